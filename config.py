@@ -1,0 +1,341 @@
+"""Every setting, in one place: edit a constant, then run `python train_pipeline.py`.
+
+Any constant can also be given on the command line as a flag in lower case (`--lr 1e-3`); the comment
+above a constant is that flag's help. Only entry scripts import this module; importing it does nothing.
+"""
+
+import difflib
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# ---------------------------------------------------------------- data
+
+# The dataset: a JSON list of objects, or JSON Lines, with text_query and motion_tokens (participant_id
+# and clip_id are optional). Change it to your own file; a relative path counts from the folder you are in.
+DATA_JSON_PATH = "data/sample_motion.json"
+
+# Folder for everything that is written: prepared data, checkpoints, the finished model. One folder, one
+# model: change it to keep an earlier model.
+WORK_DIR = "./output"
+
+# Number that fixes the split of the data, the first weights and the order of the clips. Change it to
+# measure how much a result varies.
+SEED = 0
+
+# Positions of the language model (tokens) that the longest example may take, prompt and answer together.
+# Raise it if the data check says that clips do not fit; memory and time grow with it.
+MAX_SEQ_LEN = 512
+
+# Number of codes in the codebook of the motion tokeniser. None: the largest code in the data + 1. Set it
+# if the data does not use the highest codes, so that a decoder for the whole codebook fits the model.
+CODEBOOK_SIZE = None
+
+# Share of the rows aimed at for each held-out part (there are four: seen and unseen captions, for
+# validation and for test). 0 holds nothing out. Lower it if every clip is needed for training.
+HELDOUT_SHARE = 0.05
+
+# Rows at most in each held-out part. Raise it for steadier scores; evaluation takes longer.
+HELDOUT_MAX = 100
+
+# ---------------------------------------------------------------- model
+
+# The language model to start from: a short name the project knows, a name on the model hub, or a folder.
+# Change it to a larger model if you have a GPU.
+MODEL_NAME = "smollm2-135m"
+
+# Number format of the frozen weights: auto (bfloat16 where the machine is good at it, else float32),
+# bfloat16, float32 or float16. Change it only if auto chooses badly for your machine.
+DTYPE = "auto"
+
+# Rank of the LoRA matrices. Raise it for more capacity on large data; memory and time grow with it.
+LORA_R = 16
+
+# Scale of the LoRA update: it is multiplied by LORA_ALPHA / LORA_R. Keep it at about twice LORA_R.
+LORA_ALPHA = 32
+
+# ---------------------------------------------------------------- training
+
+# Examples in a training batch. Lower it if memory runs out, and raise GRAD_ACCUM by the same factor.
+BATCH_TRAIN = 16
+
+# Batches whose gradients are added up before an update. An update sees BATCH_TRAIN x GRAD_ACCUM examples.
+GRAD_ACCUM = 1
+
+# Peak learning rate of the LoRA matrices. Lower it if the loss jumps; larger models want less.
+LR = 2e-3
+
+# Peak learning rate of the new rows of the embedding (motion codes, participants, markers). They start
+# from nothing, so it is higher than LR.
+LR_NEW_ROWS = 1e-2
+
+# Passes over the training rows in stage 1, motion alone. 0 skips the stage.
+EPOCHS_S1 = 1
+
+# Passes in stage 2, text and motion in the mix of STAGE2_MIX. 0 skips the stage.
+EPOCHS_S2 = 2
+
+# Passes in stage 3, text to motion alone. Raise it while the score on held-out clips still improves.
+EPOCHS_S3 = 3
+
+# Updates between two checkpoints. Lower it if the machine may be taken away at any time.
+SAVE_STEPS = 200
+
+# Share of each task in stage 2: t2m (text to motion), m2t (motion to text), denoise (repair a damaged
+# motion). The shares add up to 1. On the command line: t2m=0.5,m2t=0.3,denoise=0.2
+STAGE2_MIX = {"t2m": 0.5, "m2t": 0.3, "denoise": 0.2}
+
+# Share of the examples that are trained without their participant, so that the model also answers when
+# none is given. Raise it if you mostly generate without one.
+PID_DROPOUT = 0.2
+
+# Where training curves go: none, tensorboard or wandb (the last two have to be installed).
+REPORT_TO = "none"
+
+# ---------------------------------------------------------------- generation and evaluation
+
+# Randomness of generated motion: 0 always takes the likeliest code (greedy), 1 follows the model as it
+# is. Lower it for safer motion, raise it for more variety.
+GEN_TEMPERATURE = 0.8
+
+# Draw only from the likeliest codes that together have this probability. 1 = off.
+GEN_TOP_P = 0.95
+
+# Draw only from this many likeliest codes. 0 = off.
+GEN_TOP_K = 0
+
+# How much the end of a motion gains per code past the expected length (in logits). Raise it if motions
+# run on for too long; 0 leaves the end to the model.
+GEN_END_LOGIT_SLOPE = 0.5
+
+# Examples at once in evaluation and generation. Lower it if memory runs out.
+EVAL_BATCH = 32
+
+# ================================================================ nothing below needs editing
+
+
+class SettingError(ValueError):
+    """A setting that is unknown, missing or out of its range; the text names it, its value and its source."""
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """What a setting may be. accept() gives the value in its final type or raises ValueError or TypeError;
+    parse() turns command-line text into something accept() takes."""
+
+    expected: str
+    metavar: str
+    accept: Callable[[Any], Any]
+    parse: Callable[[str], Any] = str
+
+
+def _number(low: float, high: float, whole: bool = False, above: bool = False,
+            optional: bool = False) -> _Rule:
+    """A number from low to high (above: low itself is refused); whole: an integer; optional: or None."""
+
+    def accept(value: Any) -> Any:
+        if optional and value in (None, "none"):  # "none": command-line text, where None is "not given"
+            return None
+        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+            raise TypeError
+        if not low <= value <= high or (above and value == low):  # also false for nan
+            raise ValueError
+        return value if whole else float(value)
+
+    def parse(text: str) -> Any:
+        return "none" if optional and text.lower() == "none" else (int if whole else float)(text)
+
+    kind = "an integer" if whole else "a number"
+    span = f"above {low:g} and at most {high:g}" if above else f"from {low:,} to {high:,}"
+    return _Rule(f"{kind} {span}{', or None' if optional else ''}", "N" if whole else "X", accept, parse)
+
+
+def _count(low: int = 1, high: int = 1_000_000, optional: bool = False) -> _Rule:
+    return _number(low, high, whole=True, optional=optional)
+
+
+def _text(*choices: str) -> _Rule:
+    """One of the choices, or any text that is not blank if there are none."""
+
+    def accept(value: Any) -> str:
+        if not isinstance(value, str):
+            raise TypeError
+        if not value.strip() or (choices and value not in choices):
+            raise ValueError
+        return value
+
+    return _Rule("one of " + ", ".join(choices) if choices else "text that is not blank",
+                 "{" + ",".join(choices) + "}" if choices else "TEXT", accept)
+
+
+def _shares(*names: str) -> _Rule:
+    """A dict with exactly these names, shares of 0 or more that add up to 1."""
+
+    def accept(value: Any) -> dict[str, float]:
+        if not isinstance(value, Mapping):
+            raise TypeError
+        share = _number(0, 1).accept
+        shares = {name: share(value[name]) for name in names if name in value}
+        if set(value) != set(names) or not math.isclose(sum(shares.values()), 1, rel_tol=0, abs_tol=1e-6):
+            raise ValueError
+        return shares
+
+    def parse(text: str) -> dict[str, float]:
+        pairs = [part.split("=") for part in text.split(",")]
+        shares = {name.strip(): float(share) for name, share in pairs}
+        if len(shares) != len(pairs):
+            raise ValueError
+        return shares
+
+    return _Rule(f"shares of 0 or more for exactly {', '.join(names)} that add up to 1",
+                 ",".join(f"{name}=X" for name in names), accept, parse)
+
+
+_RULES: dict[str, _Rule] = {
+    "DATA_JSON_PATH": _text(),
+    "WORK_DIR": _text(),
+    "SEED": _count(0, 2**32 - 1),
+    "MAX_SEQ_LEN": _count(16),
+    "CODEBOOK_SIZE": _count(optional=True),
+    "HELDOUT_SHARE": _number(0, 0.125),  # four parts: training keeps at least half
+    "HELDOUT_MAX": _count(0),
+    "MODEL_NAME": _text(),
+    "DTYPE": _text("auto", "bfloat16", "float32", "float16"),
+    "LORA_R": _count(1, 4096),
+    "LORA_ALPHA": _count(1, 65536),
+    "BATCH_TRAIN": _count(1, 65536),
+    "GRAD_ACCUM": _count(1, 65536),
+    "LR": _number(0, 1, above=True),
+    "LR_NEW_ROWS": _number(0, 1, above=True),
+    "EPOCHS_S1": _count(0),
+    "EPOCHS_S2": _count(0),
+    "EPOCHS_S3": _count(0),
+    "SAVE_STEPS": _count(),
+    "STAGE2_MIX": _shares("t2m", "m2t", "denoise"),
+    "PID_DROPOUT": _number(0, 1),
+    "REPORT_TO": _text("none", "tensorboard", "wandb"),
+    "GEN_TEMPERATURE": _number(0, 100),
+    "GEN_TOP_P": _number(0, 1, above=True),
+    "GEN_TOP_K": _count(0),
+    "GEN_END_LOGIT_SLOPE": _number(0, 1000),
+    "EVAL_BATCH": _count(1, 65536),
+}
+
+# The settings a trained model depends on. DATA_JSON_PATH is not one: data is compared by its content.
+# WORK_DIR and what only changes how a run is watched, saved or used are none either.
+TRAINING: tuple[str, ...] = tuple(
+    name for name in _RULES if not name.startswith("GEN_")
+    and name not in ("DATA_JSON_PATH", "WORK_DIR", "SAVE_STEPS", "REPORT_TO", "EVAL_BATCH"))
+
+
+def defaults() -> dict[str, Any]:
+    """The constants above as they stand, unchecked. An UPPER_CASE name that someone added is among them:
+    check refuses it, where it would otherwise do nothing."""
+    found = {name: value for name, value in globals().items() if re.fullmatch(r"[A-Z][A-Z0-9_]*", name)}
+    return {name: dict(value) if isinstance(value, dict) else value
+            for name, value in found.items() if name != "TRAINING"}
+
+
+def check(settings: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """The settings in their final types (an int becomes a float where a number is meant).
+
+    source says where they come from ("config.py", "command line", "output/settings.json"). Raises
+    SettingError, a line for each setting that is unknown or not what its rule expects.
+    """
+    accepted, refused = {}, []
+    for name, value in settings.items():
+        if name not in _RULES:
+            close = difflib.get_close_matches(str(name).upper(), _RULES, n=1, cutoff=0.5)
+            hint = f"did you mean {close[0]}?" if close else f"the settings are {', '.join(_RULES)}"
+            refused.append(f"{source}: unknown setting {name}; {hint}")
+            continue
+        try:
+            accepted[name] = _RULES[name].accept(value)
+        except (TypeError, ValueError):
+            refused.append(f"{source}: {name} is {value!r}, expected {_RULES[name].expected}")
+    if refused:
+        raise SettingError("\n".join(refused))
+    return accepted
+
+
+def resolve(command_line: Mapping[str, Any], kept: Mapping[str, Any] | None = None,
+            kept_source: str = "settings.json") -> dict[str, Any]:
+    """Every setting: the command line's value, else the kept one (from a model's folder), else config.py's.
+
+    command_line: as `given(args)` returns it; None is "not given". Each source is checked whole, also
+    where another overrides it. Raises SettingError.
+    """
+    constants = defaults()
+    missing = [name for name in _RULES if name not in constants]
+    if missing:
+        raise SettingError(f"config.py: {', '.join(missing)} is missing; put the line back")
+    settings = check(constants, "config.py")
+    settings.update(check(kept or {}, kept_source))
+    settings.update(check({name: value for name, value in command_line.items() if value is not None},
+                          "command line"))
+    return settings
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], names: Iterable[str] = TRAINING) -> list[str]:
+    """A line for each named setting whose values differ: "LR: 0.002 before, 0.001 now"."""
+    pairs = [(name, old.get(name, "absent"), new.get(name, "absent")) for name in names]
+    return [f"{name}: {_spell(before)} before, {_spell(now)} now"
+            for name, before, now in pairs if before != now]
+
+
+def add_arguments(parser: Any, names: Iterable[str] | None = None) -> None:
+    """Add a flag for each constant (or for those named) to an argparse parser; not given, it is None.
+
+    Text that a rule refuses ends the program with status 2 and a line that names the flag. Make the parser
+    with allow_abbrev=False, so that a mistyped flag is refused instead of taken for a longer one:
+
+        parser = argparse.ArgumentParser(allow_abbrev=False)
+        config.add_arguments(parser)
+        settings = config.resolve(config.given(parser.parse_args()))
+    """
+    comments, values = _comments(), defaults()
+    for name in _RULES if names is None else names:
+        text = f"{comments.get(name, '')} Default: {_spell(values.get(name))}"
+        parser.add_argument("--" + name.lower(), type=_converter(name), default=None,
+                            metavar=_RULES[name].metavar, help=text.replace("%", "%%"))
+
+
+def given(args: Any) -> dict[str, Any]:
+    """The settings that were given on the command line, by name, from what parse_args() returned."""
+    values = {name: getattr(args, name.lower(), None) for name in _RULES}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _converter(name: str) -> Callable[[str], Any]:
+    def convert(text: str) -> Any:
+        from argparse import ArgumentTypeError  # here: only a script with a command line needs it
+
+        try:
+            value = _RULES[name].parse(text)
+            accepted = _RULES[name].accept(value)
+        except (TypeError, ValueError):
+            raise ArgumentTypeError(f"found {text!r}, expected {_RULES[name].expected}") from None
+        return value if accepted is None else accepted  # a None here would read as "not given"
+
+    return convert
+
+
+def _comments() -> dict[str, str]:
+    """The comment above each constant, as one line, from this file's own source."""
+    comments, block = {}, []
+    for line in Path(__file__).read_text(encoding="utf-8").splitlines():
+        constant = re.match(r"([A-Z][A-Z0-9_]*)\b[^=]*=", line)
+        if constant:
+            comments[constant[1]] = " ".join(block)
+        block = [*block, line[1:].strip()] if line.startswith("#") else []
+    return comments
+
+
+def _spell(value: Any) -> str:
+    """A value as the command line takes it."""
+    if isinstance(value, Mapping):
+        return ",".join(f"{name}={share:g}" for name, share in value.items())
+    return "none" if value is None else str(value)
