@@ -1,0 +1,217 @@
+"""How an example becomes ids: the motion vocabulary, and the one template that training and decoding share.
+
+    T2M      <user> <T2M> <PID_x> caption <assistant> <MOT_BEGIN> | codes <MOT_END>
+    M2T      <user> <M2T> <PID_x> <MOT_BEGIN> codes <MOT_END> <assistant> | caption <end of turn>
+    denoise  <user> <DENOISE> <PID_x> <MOT_BEGIN> noisy codes <MOT_END> <assistant> <MOT_BEGIN> | codes <MOT_END>
+    lm       <user> <MOTION_LM> <PID_x> <assistant> <MOT_BEGIN> | codes <MOT_END>
+
+What stands right of the bar is the answer, and the loss is taken there alone. <user>, <assistant> and
+<end of turn> are the base model's own turn markers; a base without a chat template gets its bos and a line break.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+
+TASK_TOKENS = {"lm": "<MOTION_LM>", "t2m": "<T2M>", "m2t": "<M2T>", "denoise": "<DENOISE>"}
+MOT_BEGIN, MOT_END, MOTION_MASK = "<MOT_BEGIN>", "<MOT_END>", "<MOTION_MASK>"
+NO_PARTICIPANT = "NULL"  # the participant of <PID_NULL>, so no one in the data may be called that
+MASKED = -1  # a lost code in the noisy side of denoising
+
+
+def motion_token(code: int | str) -> str:
+    return f"<motion_{code}>"
+
+
+def participant_token(participant_id: str) -> str:
+    return f"<PID_{participant_id}>"
+
+
+def new_tokens(codebook_size: int, participants: Sequence[str]) -> list[str]:
+    """The spellings of all new tokens, in the order of their ids.
+
+    The codes come first and <MOT_END> right behind them: the answers' alphabet is one contiguous slice of the head.
+    """
+    if NO_PARTICIPANT in participants:
+        raise ValueError(f"participant_id {NO_PARTICIPANT!r} is reserved for clips without one: rename it")
+    return [
+        *(motion_token(code) for code in range(codebook_size)), MOT_END, MOT_BEGIN, MOTION_MASK,
+        *TASK_TOKENS.values(),
+        participant_token(NO_PARTICIPANT), *(participant_token(p) for p in participants),
+    ]
+
+
+@dataclass(frozen=True)
+class MotionVocabulary:
+    """Where the new tokens lie among the model's ids; all by arithmetic from `first_motion_id`."""
+
+    first_motion_id: int
+    codebook_size: int
+    participants: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(new_tokens(self.codebook_size, self.participants))
+
+    @property
+    def new_ids(self) -> range:
+        return range(self.first_motion_id, self.first_motion_id + len(self))
+
+    @property
+    def end_id(self) -> int:
+        return self.first_motion_id + self.codebook_size
+
+    @property
+    def begin_id(self) -> int:
+        return self.end_id + 1
+
+    @property
+    def mask_id(self) -> int:
+        return self.end_id + 2
+
+    def task_id(self, task: str) -> int:
+        if task not in TASK_TOKENS:
+            raise ValueError(f"task {task!r} is unknown; there are {', '.join(TASK_TOKENS)}")
+        return self.end_id + 3 + list(TASK_TOKENS).index(task)
+
+    def participant_token_id(self, participant_id: str | None) -> int:
+        """Raises ValueError, naming those that exist, for a participant that was not in the training clips."""
+        null_id = self.end_id + 3 + len(TASK_TOKENS)
+        if participant_id is None:
+            return null_id
+        if participant_id not in self.participants:
+            known = ", ".join(self.participants) or "none (the training data names no participants)"
+            raise ValueError(f"participant {participant_id!r} is unknown; there are {known}")
+        return null_id + 1 + self.participants.index(participant_id)
+
+    def code_ids(self, codes: Sequence[int]) -> list[int]:
+        """Codes (T,) to ids (T,), `MASKED` to <MOTION_MASK>. Raises ValueError for a code outside the codebook."""
+        for position, code in enumerate(codes):
+            if not (0 <= code < self.codebook_size or code == MASKED):
+                raise ValueError(f"code {code} at position {position} is outside the codebook "
+                                 f"(0 to {self.codebook_size - 1})")
+        return [self.mask_id if code == MASKED else self.first_motion_id + int(code) for code in codes]
+
+    def to_dict(self) -> dict:
+        return asdict(self) | {"participants": list(self.participants)}
+
+    @classmethod
+    def from_dict(cls, fields: dict) -> "MotionVocabulary":
+        return cls(**fields | {"participants": tuple(fields["participants"])})
+
+
+@dataclass(frozen=True)
+class TurnMarkers:
+    """The base model's own conversation, as ids: what opens the user's turn, leads to the answer, ends a text."""
+
+    user: tuple[int, ...]
+    assistant: tuple[int, ...]
+    text_end: int
+
+
+def turn_markers(tokenizer) -> TurnMarkers:
+    """Read the markers off the tokenizer's chat template; a base without one gets bos and a line break.
+
+    A second user turn is rendered, not the first, so that a default system prompt does not come along.
+    Raises ValueError for a base with neither an end-of-turn nor an end-of-text token.
+    """
+    def ids(text: str) -> tuple[int, ...]:
+        return tuple(tokenizer.encode(text, add_special_tokens=False))
+
+    bos = tokenizer.bos_token or ""
+    if tokenizer.chat_template is None:
+        user, assistant, close = bos if _adds_bos(tokenizer) else "", "\n", tokenizer.eos_token or ""
+    else:
+        ask, reply, again = "firstquestion", "firstreply", "secondquestion"
+        turns = [{"role": "user", "content": ask}, {"role": "assistant", "content": reply}]
+        pair = tokenizer.apply_chat_template(turns, tokenize=False)
+        close = pair.split(reply)[1]
+        turns.append({"role": "user", "content": again})
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        user = text.split(reply)[1].split(again)[0].removeprefix(close)
+        assistant = text.split(ask)[1].split(reply)[0]
+        if bos and text.startswith(bos) and not user.startswith(bos):
+            user = bos + user
+    end_ids = ids(close) or ids(tokenizer.eos_token or "")
+    if not end_ids:
+        raise ValueError("the base model has neither an end-of-turn nor an end-of-text token: change MODEL_NAME")
+    return TurnMarkers(ids(user), ids(assistant), end_ids[0])
+
+
+def _adds_bos(tokenizer) -> bool:
+    return tokenizer.bos_token_id is not None and tokenizer.bos_token_id in tokenizer("a")["input_ids"]
+
+
+class PlainTextEncoder:
+    """Caption to ids with no control ids: "<MOT_END>" or "<|im_end|>" in a caption stays the characters it is.
+
+    The tokenizer's own `split_special_tokens` spares only tokens that were added as special ones, so the added
+    tokens are taken out of a copy of the tokenizer instead.
+    """
+
+    def __init__(self, tokenizer):
+        from tokenizers import Tokenizer
+
+        if not getattr(tokenizer, "is_fast", False):
+            raise ValueError(f"{type(tokenizer).__name__} has no `tokenizers` backend: choose a base model with a "
+                             "tokenizer.json")
+        state = json.loads(tokenizer.backend_tokenizer.to_str())
+        state["added_tokens"] = []
+        state["post_processor"] = None  # it may name tokens that were just taken out
+        state["truncation"] = state["padding"] = None
+        self._tokenizer = Tokenizer.from_str(json.dumps(state))
+        self._control_ids = set(tokenizer.added_tokens_decoder)
+        self._cache: dict[str, tuple[int, ...]] = {}
+
+    def __call__(self, text: str) -> tuple[int, ...]:
+        if text not in self._cache:
+            ids = tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
+            if control := sorted(self._control_ids.intersection(ids)):
+                raise ValueError(f"caption {text!r} cannot be written without the control ids {control}: reword it")
+            self._cache[text] = ids
+        return self._cache[text]
+
+
+@dataclass(frozen=True)
+class Example:
+    """ids (T,) and, for each, whether it is part of the answer (and so of the loss)."""
+
+    ids: list[int] = field(repr=False)
+    loss_mask: list[bool] = field(repr=False)
+
+
+class MotionTemplate:
+    """Renders every task, for training and for decoding alike."""
+
+    def __init__(self, tokenizer, vocabulary: MotionVocabulary):
+        self.vocabulary = vocabulary
+        self.encode_text = PlainTextEncoder(tokenizer)
+        self.markers = turn_markers(tokenizer)
+
+    def render(self, task: str, *, text: str | None = None, codes: Sequence[int] | None = None,
+               noisy: Sequence[int] | None = None, participant_id: str | None = None,
+               answer: bool = True) -> Example:
+        """An example of `task`; with `answer=False` the prompt alone, which is what decoding goes on from.
+
+        text: caption (T2M, M2T's answer). codes (T,): the motion (M2T's question, else the answer).
+        noisy (T,): denoising's question, lost codes as `MASKED`. Raises ValueError for codes outside the codebook
+        and unknown participants.
+        """
+        vocabulary, markers = self.vocabulary, self.markers
+        prompt = [*markers.user, vocabulary.task_id(task), vocabulary.participant_token_id(participant_id)]
+        if task == "t2m":
+            prompt += self.encode_text(text)
+        elif task in ("m2t", "denoise"):
+            prompt += self._motion(codes if task == "m2t" else noisy)
+        prompt += markers.assistant
+        if task != "m2t":
+            prompt.append(vocabulary.begin_id)
+        if not answer:
+            return Example(prompt, [False] * len(prompt))
+        if task == "m2t":
+            target = [*self.encode_text(text), markers.text_end]
+        else:
+            target = [*vocabulary.code_ids(codes), vocabulary.end_id]
+        return Example(prompt + target, [False] * len(prompt) + [True] * len(target))
+
+    def _motion(self, codes: Sequence[int]) -> list[int]:
+        return [self.vocabulary.begin_id, *self.vocabulary.code_ids(codes), self.vocabulary.end_id]

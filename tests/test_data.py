@@ -1,0 +1,381 @@
+"""data.py: every error and warning by its words, one content in three forms, the promises of the split."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import data
+import splits
+
+ROOT = Path(data.__file__).parent
+GOOD = {"text_query": "a person walks", "motion_tokens": "1 2 3"}
+
+
+def write(folder, content, name="toy.json"):
+    path = folder / name
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    return path
+
+
+def read(folder, content, max_seq_len=512, **options):
+    return data.read_rows(write(folder, content), max_seq_len, **options)
+
+
+def only(problems, kind):
+    """The message of the one problem, which has to be of this kind."""
+    assert [problem.kind for problem in problems] == [kind], problems
+    return problems[0].message
+
+
+def content(row):
+    return row.index, row.text_query, row.codes.tolist(), row.participant_id, row.clip_id
+
+
+# ---------------------------------------------------------------- good files
+
+RECORDS = [
+    {"text_query": "a person walks", "motion_tokens": "42 18 91", "participant_id": 7, "clip_id": "c0"},
+    {"text_query": "sép\u2028aré par une ligne", "motion_tokens": " 0\t5\n5 ", "participant_id": None},
+    {"text_query": "a person sits down.", "motion_tokens": [7], "clip_id": "12"},
+]
+ROWS = [(0, "a person walks", [42, 18, 91], "7", "c0"), (1, "sép\u2028aré par une ligne", [0, 5, 5], None, None),
+        (2, "a person sits down.", [7], None, "12")]
+
+
+def test_three_forms_of_one_content_give_equal_rows_and_fingerprints(tmp_path):
+    motions = [42, 18, 91], [0, 5, 5], [7]
+    lists = [record | {"motion_tokens": codes} for record, codes in zip(RECORDS, motions, strict=True)]
+    as_text = [record | {"motion_tokens": " ".join(map(str, record["motion_tokens"]))} for record in lists]
+    forms = {
+        "list of texts": (json.dumps(as_text, indent=3), "JSON list"),
+        "list of lists": (json.dumps(lists, ensure_ascii=False), "JSON list"),
+        "lines": ("\r\n\n".join(json.dumps(record, ensure_ascii=False) for record in as_text) + "\n",
+                  "JSON Lines"),
+        "byte order mark": ("\ufeff" + json.dumps(lists), "JSON list"),
+        "lines, byte order mark": ("\ufeff" + "\n".join(map(json.dumps, lists)), "JSON Lines"),
+        "keys reordered": (json.dumps([dict(reversed(record.items())) for record in lists]), "JSON list"),
+    }
+    reports = {}
+    for name, (text, form) in forms.items():
+        report = data.read_rows(write(tmp_path, text, f"{len(reports)}.json"), 512)
+        assert report.errors == [] and report.warnings == [], name
+        assert report.form == form, name
+        assert list(map(content, report.rows)) == ROWS, name
+        reports[name] = report
+    assert len({report.fingerprint for report in reports.values()}) == 1
+    assert reports["lines"].codebook_size == 92
+
+
+@pytest.mark.parametrize("change", [
+    {"text_query": "a person walks."}, {"motion_tokens": "42 18 92"}, {"participant_id": 8}, {"participant_id": None},
+    {"clip_id": "c1"}])
+def test_any_change_of_content_or_order_changes_the_fingerprint(tmp_path, change):
+    records = [RECORDS[0], GOOD]
+    prints = {read(tmp_path, version).fingerprint
+              for version in (records, [records[0] | change, records[1]], records[::-1])}
+    assert len(prints) == 3 and all(len(one) == 64 for one in prints)
+
+
+def test_one_row_on_one_line_is_json_lines(tmp_path):
+    assert read(tmp_path, GOOD).form == "JSON Lines"
+
+
+def test_rows_cannot_be_changed(tmp_path):
+    row = read(tmp_path, [GOOD]).rows[0]
+    assert row.codes.dtype == np.int32
+    with pytest.raises(ValueError):
+        row.codes[0] = 5
+    with pytest.raises(AttributeError):
+        row.text_query = "x"
+
+
+def test_codebook_size_is_the_setting_or_the_largest_code_and_one(tmp_path):
+    assert read(tmp_path, [GOOD]).codebook_size == 4
+    assert read(tmp_path, [GOOD], codebook_size=512).codebook_size == 512
+
+
+@pytest.mark.parametrize("tokens", ["007 0 1000000", [7, 0, 1000000], "0000000007 00 01000000"])
+def test_odd_but_plain_integers_are_read(tmp_path, tokens):
+    assert read(tmp_path, [GOOD | {"motion_tokens": tokens}]).rows[0].codes.tolist() == [7, 0, 1_000_000]
+
+
+# ---------------------------------------------------------------- errors of the whole file
+
+
+@pytest.mark.parametrize(("text", "kind", "words"), [
+    (b"", "empty-file", ["the file is empty (0 bytes)"]),
+    (b"\xef\xbb\xbf \n", "empty-file", ["the file is empty (5 bytes)"]),
+    (b'[\n{"text_query": "caf\xe9"}]', "encoding", ["not UTF-8", "byte 0xe9 at byte offset 21, line 2"]),
+    (b'\xef\xbb\xbf["\xff"]', "encoding", ["byte 0xff at byte offset 5, line 1"]),
+    ('[{"a": 1}]'.encode("utf-16"), "encoding", ["it looks like UTF-16"]),
+    ('[\n {"text_query": "a",\n  "motion_tokens": 1 2}]', "json",
+     ["broken JSON at line 3, column 22: Expecting ',' delimiter", "found '2}]'"]),
+    ('[{"text_query": "a"}', "json", ["broken JSON at line 1, column 21", "found the end"]),
+    ("walk, 1 2 3", "json", ["broken JSON at line 1, column 1", "found 'walk, 1 2 3'"]),
+    ('{"a": 1,\n "b": }', "json", ["broken JSON at line 2, column 7"]),
+    ("[" * 100_000, "json", ["broken JSON at line 1 or after it"]),
+    ("[" + "1" * 5000 + "]", "json", ["broken JSON at line 1 or after it", "4300 digits"]),
+    ('{"train": [], "test": []}', "structure",
+     ["expected a list of objects", "found an object with keys train, test"]),
+    ('{\n "text_query": "a",\n "motion_tokens": "1"\n}', "structure",
+     ["found an object with keys text_query, motion_tokens"]),
+    ("{}", "structure", ["found an object without keys"]),
+    ("[]", "structure", ["found an empty list"]),
+    ('"walk"', "structure", ["found 'walk'"]),
+    ("3.5", "structure", ["found 3.5"]),
+    ("null", "structure", ["found null"]),
+])
+def test_files_that_cannot_be_read(tmp_path, text, kind, words):
+    report = read(tmp_path, text)
+    message = only(report.errors, kind)
+    assert message.startswith(str(tmp_path / "toy.json") + ": ")
+    assert [word for word in words if word not in message] == [], message
+    assert report.rows == [] and report.fingerprint == ""
+    with pytest.raises(data.DataError):
+        data.raise_on_errors(report)
+
+
+def test_a_missing_file_and_a_folder(tmp_path):
+    assert "no such file" in only(data.read_rows(tmp_path / "no.json", 512).errors, "file")
+    assert "this is a folder, expected a JSON file" in only(data.read_rows(tmp_path, 512).errors, "file")
+
+
+def test_json_lines_name_each_broken_line_and_the_lines_of_bad_rows(tmp_path):
+    good, bad = json.dumps(GOOD), json.dumps(GOOD | {"motion_tokens": "1 -2"})
+    report = read(tmp_path, "\n".join([good, "", '{"text_query": "b", }', bad, "[1, 2", good]))
+    words = [(problem.kind, problem.message.split("toy.json: ")[1]) for problem in report.errors]
+    assert words[0][0] == words[1][0] == "json" and len(words) == 3
+    assert words[0][1].startswith("broken JSON at line 3, column 2")
+    assert words[1][1].startswith("broken JSON at line 5, column 6")
+    assert words[2] == ("negative-code", "a negative motion token, in 1 line: line 4 ('-2' at place 1)")
+
+
+def test_many_broken_lines_are_cut_short(tmp_path):
+    report = read(tmp_path, "\n".join([json.dumps(GOOD)] + ['{"a'] * 13))
+    assert len(report.errors) == 11 and "and 3 more broken lines" in report.errors[-1].message
+
+
+def test_json_lines_with_a_broken_first_line(tmp_path):
+    message = only(read(tmp_path, '{"text_query": "a"\n' + json.dumps(GOOD)).errors, "json")
+    assert "broken JSON at line 1, column 19" in message
+
+
+# ---------------------------------------------------------------- errors of rows
+
+
+@pytest.mark.parametrize(("change", "kind", "words"), [
+    ({"text_query": ""}, "text", "row 1 ('')"),
+    ({"text_query": " \n"}, "text", r"row 1 (' \n')"),
+    ({"text_query": 5}, "text", "row 1 (5)"),
+    ({"text_query": None}, "text", "row 1 (null)"),
+    ({"text_query": ["a"]}, "text", "row 1 (a list of 1)"),
+    ({"text_query": "a \ud83d b"}, "text", "row 1 (half a character, '\\ud83d'"),
+    ({"motion_tokens": ""}, "no-codes", "row 1 ('')"),
+    ({"motion_tokens": "  "}, "no-codes", "row 1 ('  ')"),
+    ({"motion_tokens": []}, "no-codes", "row 1 (a list of 0)"),
+    ({"motion_tokens": 5}, "codes-type", "row 1 (5)"),
+    ({"motion_tokens": None}, "codes-type", "row 1 (null)"),
+    ({"motion_tokens": {"a": 1}}, "codes-type", "row 1 (an object with keys a)"),
+    ({"motion_tokens": "1 -2 3"}, "negative-code", "row 1 ('-2' at place 1)"),
+    ({"motion_tokens": [1, 2, -3]}, "negative-code", "row 1 (-3 at place 2)"),
+    ({"motion_tokens": "1 3.5"}, "non-integer-code", "row 1 ('3.5' at place 1)"),
+    ({"motion_tokens": "abc 1"}, "non-integer-code", "row 1 ('abc' at place 0)"),
+    ({"motion_tokens": "1,2,3"}, "non-integer-code", "row 1 ('1,2,3' at place 0; separate tokens by spaces)"),
+    ({"motion_tokens": "1 \u0662"}, "non-integer-code", "row 1 ('\u0662' at place 1)"),
+    ({"motion_tokens": "1 1e3"}, "non-integer-code", "row 1 ('1e3' at place 1)"),
+    ({"motion_tokens": "1_0"}, "non-integer-code", "row 1 ('1_0' at place 0)"),
+    ({"motion_tokens": "+1"}, "non-integer-code", "row 1 ('+1' at place 0)"),
+    ({"motion_tokens": [1, True]}, "non-integer-code", "row 1 (true at place 1)"),
+    ({"motion_tokens": [3.0]}, "non-integer-code", "row 1 (3.0 at place 0)"),
+    ({"motion_tokens": ["3"]}, "non-integer-code", "row 1 ('3' at place 0)"),
+    ({"motion_tokens": [[3]]}, "non-integer-code", "row 1 (a list of 1 at place 0)"),
+    ({"motion_tokens": [1, None]}, "non-integer-code", "row 1 (null at place 1)"),
+    ({"motion_tokens": "1000001"}, "code-too-large", "at most 1,000,000 is allowed), in 1 row: row 1 ('1000001'"),
+    ({"motion_tokens": [10**30]}, "code-too-large", "row 1 (1000000000000000000000000000000 at place 0)"),
+    ({"motion_tokens": "1 " + "9" * 5000}, "code-too-large", "at place 1"),
+    ({"participant_id": True}, "participant", "row 1 (true; expected text or an integer)"),
+    ({"participant_id": 1.0}, "participant", "row 1 (1.0; expected"),
+    ({"participant_id": ["a"]}, "participant", "row 1 (a list of 1; expected"),
+    ({"participant_id": ""}, "participant", "row 1 (''; leave the field out where there is none)"),
+    ({"participant_id": "a>b"}, "participant", "row 1 ('a>b' holds '>')"),
+    ({"participant_id": "<a"}, "participant", "row 1 ('<a' holds '<')"),
+    ({"participant_id": "a\tb"}, "participant", r"row 1 ('a\tb' holds '\t')"),
+    ({"participant_id": "a "}, "participant", "row 1 ('a ' has spaces at its ends)"),
+    ({"participant_id": "a" * 65}, "participant", "65 characters, at most 64 are allowed"),
+    ({"clip_id": False}, "clip-id", "row 1 (false; expected text or an integer)"),
+    ({"clip_id": " "}, "clip-id", "row 1 (' '; leave the field out"),
+])
+def test_each_error_names_kind_row_and_what_was_found(tmp_path, change, kind, words):
+    report = read(tmp_path, [GOOD, GOOD | change])
+    message = only(report.errors, kind)
+    assert "in 1 row: row 1 (" in message and words in message, message
+    assert report.fingerprint == "" and [row.index for row in report.rows] == [0]
+
+
+def test_rows_that_are_no_objects_and_missing_fields(tmp_path):
+    report = read(tmp_path, [GOOD, 5, "a", {"caption": "a", "tokens": "1"}, {}])
+    assert [problem.kind for problem in report.errors] == ["not-an-object", "missing-field"]
+    assert "not an object, in 2 rows: row 1 (5), row 2 ('a')" in report.errors[0].message
+    assert ("a missing field, in 2 rows: row 3 (text_query; it has caption, tokens), row 3 (motion_tokens; it has "
+            "caption, tokens), row 4 (text_query; it has no fields)") in report.errors[1].message
+
+
+def test_a_key_given_twice(tmp_path):
+    report = read(tmp_path, '[{"text_query": "a", "text_query": "b", "motion_tokens": "1"}]')
+    assert "a key given twice, in 1 row: row 0 (text_query)" in only(report.errors, "duplicate-key")
+
+
+@pytest.mark.parametrize("record", [
+    '{"text_query": NaN, "motion_tokens": "1"}', '{"text_query": "a", "motion_tokens": [1, -Infinity]}',
+    '{"text_query": "a", "motion_tokens": "1", "length": {"s": [NaN]}}'])
+def test_constants_that_json_does_not_have(tmp_path, record):
+    message = only(read(tmp_path, f"[{json.dumps(GOOD)}, {record}]").errors, "json-constant")
+    assert "NaN or Infinity, which JSON does not have, in 1 row: row 1 (" in message
+
+
+def test_a_caption_may_say_nan(tmp_path):
+    assert read(tmp_path, [GOOD | {"text_query": "NaN Infinity"}]).errors == []
+
+
+def test_participants_of_two_types_are_counted(tmp_path):
+    records = [GOOD | {"participant_id": pid} for pid in ("A", 7, "B", None, "7")] + [GOOD]
+    message = only(read(tmp_path, records).errors, "participant-types")
+    assert ("participant_id is text in 3 rows (first: row 0, 'A') and an integer in 1 row (first: row 1, 7); "
+            "make them all one type") in message
+
+
+def test_clip_ids_of_two_types(tmp_path):
+    records = [GOOD | {"clip_id": "1"}, GOOD | {"clip_id": 1}]
+    assert "clip_id is text in 1 row (first: row 0, '1')" in only(read(tmp_path, records).errors, "clip-types")
+
+
+def test_codes_past_a_given_codebook(tmp_path):
+    message = only(read(tmp_path, [GOOD, GOOD | {"motion_tokens": "1 512"}], codebook_size=512).errors,
+                   "code-too-large")
+    assert "at most 511 is allowed, CODEBOOK_SIZE is 512), in 1 row: row 1 (512 at place 1)" in message
+    assert read(tmp_path, [GOOD | {"motion_tokens": "511"}], codebook_size=512).errors == []
+
+
+def test_all_errors_come_together_and_long_lists_are_cut(tmp_path):
+    records = [GOOD] + [GOOD | {"text_query": ""}] * 13 + [GOOD | {"motion_tokens": "x", "participant_id": ""}]
+    report = read(tmp_path, records)
+    assert [problem.kind for problem in report.errors] == ["text", "non-integer-code", "participant"]
+    text = report.errors[0].message
+    assert "in 13 rows: row 1 ('')" in text and "row 10 ('')" in text and "row 11" not in text
+    assert text.endswith(", and 3 more")
+    with pytest.raises(data.DataError) as caught:
+        data.raise_on_errors(report)
+    assert str(caught.value).startswith(f"{report.path}: 3 kinds of error; rows count from 0\n")
+    assert all(problem.message in str(caught.value) for problem in report.errors)
+
+
+def test_no_error_raises_nothing(tmp_path):
+    data.raise_on_errors(read(tmp_path, [GOOD]))
+
+
+# ---------------------------------------------------------------- what fits
+
+
+@pytest.mark.parametrize(("codes", "words", "denoise", "limit", "kinds"), [
+    (50, 3, False, 57, ("too-long", None)),   # 50 + 3 + 4 = 57 positions at least
+    (50, 3, False, 56, ("too-long", "57 or more")),
+    (50, 3, True, 106, ("too-long", None)),   # 2 * 50 + 6
+    (50, 3, True, 105, ("too-long", "106 or more")),
+    (50, 3, False, 95, ("may-not-fit", None)),  # 50 + 5 bytes + 40
+    (50, 3, False, 94, ("may-not-fit", "57 to 95")),
+    (50, 3, True, 140, ("may-not-fit", None)),  # 2 * 50 + 40
+    (50, 3, True, 139, ("may-not-fit", "106 to 140")),
+    (2, 30, True, 36, ("too-long", None)),    # the caption decides: 2 + 30 + 4
+    (2, 30, True, 35, ("too-long", "36 or more")),
+])
+def test_the_bounds_of_what_fits(tmp_path, codes, words, denoise, limit, kinds):
+    record = {"text_query": " ".join("a" * words), "motion_tokens": [1] * codes}
+    report = read(tmp_path, [record], limit, denoise=denoise)
+    problems = {problem.kind: problem.message for problem in report.errors + report.warnings}
+    kind, needs = kinds
+    assert (kind in problems) == (needs is not None)
+    if needs:
+        assert f"MAX_SEQ_LEN ({limit})" in problems[kind]
+        assert f"row 0 (needs {needs} positions: {codes} codes, {words} words)" in problems[kind]
+    if kind == "too-long":
+        assert bool(report.errors) == (needs is not None)
+    else:
+        assert report.errors == []
+
+
+# ---------------------------------------------------------------- warnings
+
+
+def test_duplicates_shared_motions_and_similar_captions(tmp_path):
+    report = read(tmp_path, [
+        GOOD, GOOD | {"motion_tokens": [1, 2, 3]}, GOOD | {"participant_id": "A"},
+        GOOD | {"text_query": "someone strolls"}, GOOD | {"text_query": "A  person walks.", "motion_tokens": "4"}])
+    assert report.errors == [] and len(report.rows) == 5
+    messages = {problem.kind: problem.message for problem in report.warnings}
+    assert set(messages) == {"duplicate", "same-motion", "similar-captions"}
+    assert "an exact duplicate of an earlier row, in 1 row: row 1 (as row 0)" in messages["duplicate"]
+    assert "in 1 row: row 3 ('someone strolls', as row 0, 'a person walks')" in messages["same-motion"]
+    assert "in 1 row: row 4 ('A  person walks.', as row 0, 'a person walks')" in messages["similar-captions"]
+
+
+def test_warnings_are_cut_short_too(tmp_path):
+    message = only(read(tmp_path, [GOOD] * 14).warnings, "duplicate")
+    assert "in 13 rows: row 1 (as row 0)" in message and message.endswith(", and 3 more")
+
+
+def test_unknown_fields_are_named_with_their_counts(tmp_path):
+    report = read(tmp_path, [GOOD | {"fps": 20, "motion_tokens": [n]} for n in range(3)]
+                  + [GOOD | {"Clip_ID": "x"}])
+    assert "unknown fields, ignored: Clip_ID (1 row), fps (3 rows)" in only(report.warnings, "ignored-field")
+    assert report.ignored_fields == {"Clip_ID": 1, "fps": 3} and len(report.rows) == 4
+
+
+@pytest.mark.parametrize(("one", "other", "same"), [
+    ("A Person walks", "a person walks", True), ("a  person\twalks ", "a person walks", True),
+    ("a person walks.", "a person walks", True), ("caf\u00e9", "cafe\u0301", True), ("STRASSE", "straße", True),
+    ("CAFE\u0301", "caf\u00e9", True), ("a person walks .", "a person walks", True),
+    ("a person walks!", "a person walks", False), ("1.5 steps", "15 steps", False), (".", "a", False)])
+def test_caption_keys(one, other, same):
+    assert (data.caption_key(one) == data.caption_key(other)) == same
+    assert data.caption_key(data.caption_key(one)) == data.caption_key(one) != ""
+
+
+# ---------------------------------------------------------------- the report
+
+
+def test_the_report_tells_what_is_in_the_file(tmp_path):
+    records = [{"text_query": f"caption {n % 3}", "motion_tokens": [n] * (n + 1), "participant_id": "AB"[n % 2]}
+               for n in range(9)] + [{"text_query": "Caption 0.", "motion_tokens": "11 11", "clip_id": "z"}]
+    report = read(tmp_path, records, codebook_size=16)
+    text = data.format_report(report, splits.split_rows(report.rows, 0, 0.1, 100))
+    for line in ("form           JSON list; rows count from 0", "rows           10", "motions        10 distinct",
+                 "motion tokens  min 1, median 4, mean 4.7, max 9 a row",
+                 "codebook       16 codes (CODEBOOK_SIZE): 10 used, 6 never used",
+                 "captions       3 distinct; motions for each: min 3, median 3, mean 3.3, max 4",
+                 "participants   2 (rows: A 5, B 4, without one 1)", "clip_id        1 distinct, in 1 row",
+                 "split          train ", "warning: ", "no errors, 1 kind of warning"):
+        assert f"  {line}" in text, line
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_the_report_of_a_bad_file_lists_its_errors(tmp_path):
+    text = data.format_report(read(tmp_path, [GOOD | {"text_query": ""}]))
+    assert "ERROR: " in text and "row 0 ('')" in text and "1 kind of error, no warnings" in text
+    assert "no such file" in data.format_report(data.read_rows("nowhere.json", 512))
+
+
+def test_checking_needs_no_heavy_import(tmp_path):
+    path = write(tmp_path, [GOOD] * 5)
+    code = (f"import sys, data, splits; report = data.read_rows({str(path)!r}, 512); data.format_report(report, "
+            "splits.split_rows(report.rows, 0, 0.05, 100)); print(*sys.modules)")
+    modules = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, check=True,
+                             capture_output=True).stdout.split()
+    assert "numpy" in modules
+    assert not {"torch", "transformers", "datasets", "pyarrow", "pandas", "unsloth"} & set(modules)
