@@ -1,0 +1,248 @@
+"""From a JSON of captions and motion tokens to a model that answers a sentence: `python train_pipeline.py`.
+
+Settings stand in config.py; any of them can be given as a flag (`--data_json_path my.json --epochs_s1 2`).
+Killed at any moment, the same command goes on where it was.
+"""
+
+import argparse
+import json
+import logging
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import config
+from data import DataError, Report, format_report, raise_on_errors, read_rows
+from splits import Split, load_prepared, prepare, prepared_matches, split_rows
+
+log = logging.getLogger("train_pipeline")
+
+SETTINGS_FILE, METRICS_FILE, DATA_FOLDER, WORK_FOLDER = "settings.json", "metrics.json", "data", "checkpoints"
+STAGE_FOLDERS = ("stage1_mlm", "stage2_multitask", "stage3_t2m_sft")
+SHOWN_CLIPS = 3
+SHOWN_ROWS = 10
+
+
+class PipelineError(ValueError):
+    """A run that cannot start as asked; the text says what differs and what can be done."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run is about."""
+
+    settings: Mapping
+    report: Report
+    split: Split
+    folder: Path
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Train a language model to answer sentences with motion tokens.", allow_abbrev=False)
+    parser.add_argument("--check", action="store_true", help="read the data, print what is in it, train nothing")
+    parser.add_argument("--fresh", action="store_true", help="start anew: remove what an earlier run left in WORK_DIR")
+    config.add_arguments(parser)
+    return parser
+
+
+def main() -> int:
+    args = _parser().parse_args()
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
+    for noisy in ("datasets", "httpx", "transformers", "accelerate"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        settings = config.resolve(config.given(args))
+    except config.SettingError as error:
+        return _refuse(error, 2)
+    try:
+        run = _read(settings)
+        if args.check:
+            print(format_report(run.report, run.split))
+            return 1 if run.report.errors else 0
+        raise_on_errors(run.report)
+        _open_work_folder(run, args.fresh)
+        train_and_evaluate(run)
+    except KeyboardInterrupt:
+        return _refuse("stopped; the same command goes on from the last checkpoint", 130)
+    except (ValueError, OSError) as error:  # what the user can mend; anything else is a defect and keeps its traceback
+        return _refuse(error, 1)
+    return 0
+
+
+def _refuse(error: object, status: int) -> int:
+    print(f"train_pipeline.py: {error}", file=sys.stderr)
+    return status
+
+
+def _read(settings: Mapping) -> Run:
+    report = read_rows(settings["DATA_JSON_PATH"], settings["MAX_SEQ_LEN"], settings["CODEBOOK_SIZE"],
+                       denoise=settings["EPOCHS_S2"] > 0 and settings["STAGE2_MIX"]["denoise"] > 0)
+    split = split_rows(report.rows, settings["SEED"], settings["HELDOUT_SHARE"], settings["HELDOUT_MAX"])
+    return Run(settings, report, split, Path(settings["WORK_DIR"]))
+
+
+def _open_work_folder(run: Run, fresh: bool) -> None:
+    """Make WORK_DIR, or check that what lies in it came from these settings and this data."""
+    if fresh:
+        for name in (SETTINGS_FILE, METRICS_FILE, DATA_FOLDER, WORK_FOLDER, *STAGE_FOLDERS):
+            path = run.folder / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    kept_path = run.folder / SETTINGS_FILE
+    if kept_path.is_file():
+        kept = json.loads(kept_path.read_text(encoding="utf-8"))
+        changed = config.differences(kept["settings"], run.settings)
+        if kept["data_fingerprint"] != run.report.fingerprint:
+            changed.append(f"the data: {kept['settings']['DATA_JSON_PATH']} with {kept['data_rows']} rows before, "
+                           f"{run.settings['DATA_JSON_PATH']} with {len(run.report.rows)} rows of other content now")
+        if changed:
+            raise PipelineError(f"{run.folder} was made otherwise:\n  " + "\n  ".join(changed) + "\n"
+                                "Go back to what it was made with, choose another --work_dir, or give --fresh to "
+                                "remove it and start anew.")
+    content = {"settings": run.settings, "data_fingerprint": run.report.fingerprint,
+               "data_rows": len(run.report.rows), "codebook_size": run.report.codebook_size}
+    _write_json(kept_path, content)
+
+
+def _write_json(path: Path, content: object) -> None:
+    aside = path.with_name(f".{path.name}.saving")
+    aside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    aside.replace(path)
+
+
+def train_and_evaluate(run: Run) -> None:
+    """The whole way: check against the tokenizer, prepare, three stages, held-out figures, three clips."""
+    started = time.monotonic()
+    log.info(format_report(run.report, run.split) + "\n")
+    from model import start_unsloth  # from here on it is slow: several seconds of imports
+
+    start_unsloth()
+    from train import stages
+
+    settings = run.settings
+    planned = stages([settings["EPOCHS_S1"], settings["EPOCHS_S2"], settings["EPOCHS_S3"]], settings["STAGE2_MIX"])
+    if not planned:
+        raise PipelineError("EPOCHS_S1, EPOCHS_S2 and EPOCHS_S3 are all 0: nothing to train")
+    _check_fit(run, {task for stage in planned for task in stage.task_mix})
+    table = _prepared(run)
+    results = train_stages(run, planned, table)
+    final = run.folder / planned[-1].folder
+    scores = _evaluate(run, final, table) if "t2m" in planned[-1].task_mix else {}
+    _write_json(run.folder / METRICS_FILE, {"heldout": scores, "stages": results})
+    print(f"\n{final} is ready after {(time.monotonic() - started) / 60:.1f} minutes. Ask it for motion:\n"
+          f"  python inference.py --model_path {final} --prompt \"{run.report.rows[0].text_query}\"")
+
+
+def _check_fit(run: Run, tasks: set[str]) -> None:
+    """Every row in every task that it may be given, against MAX_SEQ_LEN, before the weights are loaded."""
+    from model import add_motion_tokens, load_tokenizer
+    from templates import MotionTemplate
+
+    tokenizer = load_tokenizer(run.settings["MODEL_NAME"])
+    vocabulary = add_motion_tokens(tokenizer, run.report.codebook_size, _participants(run.report))
+    template = MotionTemplate(tokenizer, vocabulary)
+    positions = run.settings["MAX_SEQ_LEN"]
+    found = []
+    for row in run.report.rows:
+        needed, task = max((len(template.render(task, text=row.text_query, codes=row.codes, noisy=row.codes,
+                                                participant_id=row.participant_id).ids), task) for task in tasks)
+        if needed > positions:
+            found.append((needed, f"row {row.index} needs {needed} in {task} ({len(row.codes)} motion tokens)"))
+    if found:
+        more = f" and {len(found) - SHOWN_ROWS} more" if len(found) > SHOWN_ROWS else ""
+        raise DataError(f"{run.report.path}: {len(found)} rows do not fit MAX_SEQ_LEN {positions}: "
+                        f"{'; '.join(text for _, text in found[:SHOWN_ROWS])}{more}. Set MAX_SEQ_LEN to "
+                        f"{max(needed for needed, _ in found)} or more, or shorten them.")
+
+
+def _participants(report: Report) -> list[str]:
+    return sorted({row.participant_id for row in report.rows if row.participant_id is not None})
+
+
+def _prepared(run: Run) -> dict:
+    """part -> `datasets` table, memory-mapped."""
+    settings = run.settings
+    folder = run.folder / DATA_FOLDER
+    made_with = (run.report.fingerprint, settings["SEED"], settings["HELDOUT_SHARE"], settings["HELDOUT_MAX"],
+                 run.report.codebook_size)
+    if not prepared_matches(folder, *made_with):
+        prepare(run.report, run.split, folder)
+    return {part: load_prepared(folder, part) for part in ("train", "seen", "unseen", "test")}
+
+
+def train_stages(run: Run, planned: list, table: Mapping) -> dict:
+    """Each stage from the one before; a finished one (its folder exists) is skipped. stage folder -> its history."""
+    from model import build, load, read_motion_config, update_settings
+    from train import train_stage
+
+    settings, results, model, before = run.settings, {}, None, None
+    heldout = {part: table[part].to_list() for part in ("seen", "unseen")}
+    for stage in planned:
+        folder = run.folder / stage.folder
+        if folder.is_dir():
+            log.info("Stage %d is finished: %s", stage.number, folder)
+            update_settings(folder, {name: value for name, value in settings.items() if name not in config.TRAINING})
+            results[stage.folder] = read_motion_config(folder)["history"]
+        else:
+            if model is None:
+                model = load(before) if before else build(_model_config(settings), run.report.codebook_size,
+                                                          _participants(run.report))
+            work = run.folder / WORK_FOLDER / stage.folder
+            result = train_stage(model, stage, len(planned), table["train"], heldout, work, _options(settings))
+            results[stage.folder] = result.to_dict()
+            model.save(folder, _kept(run, stage, table["train"], results[stage.folder]))
+            shutil.rmtree(work, ignore_errors=True)
+        before = folder
+    return results
+
+
+def _model_config(settings: Mapping):
+    from model import ModelConfig
+
+    return ModelConfig(settings["MODEL_NAME"], settings["MAX_SEQ_LEN"], settings["LORA_R"], settings["LORA_ALPHA"],
+                settings["DTYPE"], settings["SEED"])
+
+
+def _options(settings: Mapping):
+    from train import TrainingOptions
+
+    return TrainingOptions(
+        batch_size=settings["BATCH_TRAIN"], grad_accum=settings["GRAD_ACCUM"], lr=settings["LR"],
+        lr_new_rows=settings["LR_NEW_ROWS"], participant_dropout=settings["PID_DROPOUT"], seed=settings["SEED"],
+        save_steps=settings["SAVE_STEPS"], eval_batch=settings["EVAL_BATCH"], report_to=settings["REPORT_TO"])
+
+
+def _kept(run: Run, stage, training, history: dict) -> dict:
+    """What a stage's folder keeps beside its weights, so that it needs nothing else."""
+    from data import caption_key
+    from lengths import LengthModel
+
+    clips = ((row["text_query"], row["participant_id"], row["codes"]) for row in training)
+    return {"stage": stage.folder, "tasks": list(stage.task_mix), "settings": dict(run.settings), "history": history,
+            "data_fingerprint": run.report.fingerprint, "length_model": LengthModel.fit(clips, caption_key).to_dict()}
+
+
+def _evaluate(run: Run, folder: Path, table: Mapping) -> dict:
+    from generate import MotionGenerator
+    from report import TrainingClips, evaluate, format_table
+
+    log.info("Held-out figures")
+    generator = MotionGenerator(folder)
+    training = table["train"].to_list()
+    parts = {part: table[part].to_list() for part in ("seen", "unseen", "test")}
+    scores = evaluate(generator, parts, TrainingClips(training), run.settings["SEED"])
+    print("\n" + format_table(scores))
+    captions = list(dict.fromkeys(row["text_query"] for row in [*parts["unseen"], *parts["seen"], *training]))
+    print("\nThree generated clips:")
+    shown = captions[:SHOWN_CLIPS]
+    for caption, motion in zip(shown, generator.generate_batch(shown, seed=run.settings["SEED"]), strict=True):
+        print(f"  {caption}\n    {motion}")
+    return scores
+
+
+if __name__ == "__main__":
+    sys.exit(main())
