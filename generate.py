@@ -15,7 +15,8 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from data import caption_key, raise_on_errors, read_rows
 from lengths import LengthLimits, LengthModel
-from model import MotionLanguageModel, load, read_motion_config
+from model import MotionLanguageModel, load
+from model_folder import read_motion_config
 from templates import MotionVocabulary
 
 log = logging.getLogger(__name__)

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import config
+from model_folder import read_motion_config
 
 log = logging.getLogger("inference")
 
@@ -78,6 +79,7 @@ def run(args: argparse.Namespace) -> list[str]:
     config.check({DECODING[flag]: value for flag, value in given.items()}, "command line")
     prompts = _prompts(args)
     model_path = args.model_path or str(Path(settings["WORK_DIR"]) / "stage3_t2m_sft")
+    read_motion_config(model_path)  # refused before seconds of imports
     generator = _motion_generator_class(args.device)(model_path, args.dataset_path, args.device)
     for flag, name in DECODING.items():
         if flag not in given and settings[name] != generator.settings[name]:

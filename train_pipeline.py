@@ -16,6 +16,7 @@ from pathlib import Path
 
 import config
 from data import DataError, Report, format_report, raise_on_errors, read_rows
+from model_folder import read_motion_config, update_settings, write_json
 from splits import Split, load_prepared, prepare, prepared_matches, split_rows
 
 log = logging.getLogger("train_pipeline")
@@ -36,7 +37,7 @@ class Run:
 
     settings: Mapping
     report: Report
-    split: Split
+    split: Split | None  # None where the report has errors
     folder: Path
 
 
@@ -81,6 +82,8 @@ def _refuse(error: object, status: int) -> int:
 def _read(settings: Mapping) -> Run:
     report = read_rows(settings["DATA_JSON_PATH"], settings["MAX_SEQ_LEN"], settings["CODEBOOK_SIZE"],
                        denoise=settings["EPOCHS_S2"] > 0 and settings["STAGE2_MIX"]["denoise"] > 0)
+    if report.errors:  # what is left is no dataset to split
+        return Run(settings, report, None, Path(settings["WORK_DIR"]))
     split = split_rows(report.rows, settings["SEED"], settings["HELDOUT_SHARE"], settings["HELDOUT_MAX"])
     return Run(settings, report, split, Path(settings["WORK_DIR"]))
 
@@ -105,13 +108,7 @@ def _open_work_folder(run: Run, fresh: bool) -> None:
                                 "remove it and start anew.")
     content = {"settings": run.settings, "data_fingerprint": run.report.fingerprint,
                "data_rows": len(run.report.rows), "codebook_size": run.report.codebook_size}
-    _write_json(kept_path, content)
-
-
-def _write_json(path: Path, content: object) -> None:
-    aside = path.with_name(f".{path.name}.saving")
-    aside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    aside.replace(path)
+    write_json(kept_path, content)
 
 
 def train_and_evaluate(run: Run) -> None:
@@ -132,7 +129,7 @@ def train_and_evaluate(run: Run) -> None:
     results = train_stages(run, planned, table)
     final = run.folder / planned[-1].folder
     scores = _evaluate(run, final, table) if "t2m" in planned[-1].task_mix else {}
-    _write_json(run.folder / METRICS_FILE, {"heldout": scores, "stages": results})
+    write_json(run.folder / METRICS_FILE, {"heldout": scores, "stages": results})
     print(f"\n{final} is ready after {(time.monotonic() - started) / 60:.1f} minutes. Ask it for motion:\n"
           f"  python inference.py --model_path {final} --prompt \"{run.report.rows[0].text_query}\"")
 
@@ -176,7 +173,7 @@ def _prepared(run: Run) -> dict:
 
 def train_stages(run: Run, planned: list, table: Mapping) -> dict:
     """Each stage from the one before; a finished one (its folder exists) is skipped. stage folder -> its history."""
-    from model import build, load, read_motion_config, update_settings
+    from model import build, load
     from train import train_stage
 
     settings, results, model, before = run.settings, {}, None, None

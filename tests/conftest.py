@@ -1,0 +1,132 @@
+"""Tiny random base models, so that tests need no download: Llama, Qwen and Gemma in miniature."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parent))
+os.environ["UNSLOTH_DISABLE_STATISTICS"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+TEXTS = ["a person walks forward", "someone waves with the left hand", "the person jumps three times", "a dance"]
+
+
+@pytest.fixture(scope="session")
+def unsloth():
+    """Unsloth, imported before transformers as it wants to be."""
+    from model import start_unsloth
+
+    return start_unsloth("cpu")
+
+
+@pytest.fixture(scope="session")
+def tiny_base(unsloth, tmp_path_factory):
+    """kind -> folder of a tiny random base model with its tokenizer."""
+    made = {}
+
+    def base(kind: str = "llama") -> str:
+        if kind not in made:
+            made[kind] = str(tmp_path_factory.mktemp(kind))
+            make_base(kind, made[kind])
+        return made[kind]
+
+    return base
+
+
+def make_base(kind: str, folder: str) -> None:
+    import torch
+    from tiny import tiny_tokenizer
+    from transformers import (
+        AutoModelForCausalLM,
+        CohereConfig,
+        Gemma2Config,
+        Gemma3TextConfig,
+        GraniteConfig,
+        LlamaConfig,
+        Qwen3Config,
+    )
+
+    config_class, tokenizer_kind, changes = {
+        "llama": (LlamaConfig, "chatml", {}),
+        "llama_untied": (LlamaConfig, "bare", {"tie_word_embeddings": False}),
+        "llama_padded": (LlamaConfig, "chatml", {"padded": 64}),
+        "qwen3": (Qwen3Config, "qwen", {}),
+        "gemma2": (Gemma2Config, "gemma", {}),  # soft-capped logits
+        "gemma3": (Gemma3TextConfig, "gemma", {}),
+        "granite": (GraniteConfig, "chatml", {"logits_scaling": 4.0, "embedding_multiplier": 3.0}),
+        "cohere": (CohereConfig, "chatml", {"logit_scale": 0.25}),
+    }[kind]
+    tokenizer = tiny_tokenizer(tokenizer_kind)
+    shape = dict(vocab_size=len(tokenizer) + changes.pop("padded", 0), hidden_size=32,
+                 intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
+                 max_position_embeddings=512, tie_word_embeddings=True,
+                 bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+                 pad_token_id=tokenizer.pad_token_id)
+    config = config_class(**shape | changes)
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+ACTIONS = ["walks forward", "walks backward", "jumps", "waves with the left hand", "waves with the right hand",
+           "sits down", "turns around", "bows", "kicks", "runs"]
+
+
+def tiny_rows(clips_per_caption: int = 6, codebook_size: int = 16) -> list[dict]:
+    """60 rows in the dataset's format: every caption has a pattern of codes of its own, repeated a few times."""
+    import random
+
+    rng = random.Random(0)
+    rows = []
+    for action in ACTIONS:
+        pattern = [rng.randrange(codebook_size) for _ in range(3)]
+        for clip in range(clips_per_caption):
+            codes = (pattern * 5)[:6 + clip] + [rng.randrange(codebook_size)]
+            rows.append({"text_query": f"a person {action}", "motion_tokens": " ".join(map(str, codes)),
+                         "participant_id": f"P{clip % 2}"})
+    rows[0]["motion_tokens"] += f" {codebook_size - 1}"  # so that the codebook has its size
+    return rows
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory) -> str:
+    import json
+
+    path = tmp_path_factory.mktemp("data") / "tiny.json"
+    path.write_text(json.dumps(tiny_rows()), encoding="utf-8")
+    return str(path)
+
+
+TINY_SETTINGS = ["--max_seq_len", "128", "--epochs_s1", "1", "--epochs_s2", "1", "--epochs_s3", "2",
+                 "--batch_train", "4", "--lora_r", "4", "--heldout_share", "0.1", "--save_steps", "5",
+                 "--dtype", "float32"]
+
+
+def run_script(module, *arguments: str) -> int:
+    """An entry script's main() with these arguments; its exit status."""
+    before = sys.argv
+    sys.argv = [f"{module.__name__}.py", *arguments]
+    try:
+        return module.main()
+    except SystemExit as error:
+        return error.code
+    finally:
+        sys.argv = before
+
+
+@pytest.fixture(scope="session")
+def tiny_arguments(tiny_base, tiny_dataset):
+    return ["--data_json_path", tiny_dataset, "--model_name", tiny_base("llama"), *TINY_SETTINGS]
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_arguments, tmp_path_factory):
+    """A WORK_DIR of a whole run on the tiny base."""
+    import train_pipeline
+
+    folder = tmp_path_factory.mktemp("run") / "output"
+    assert run_script(train_pipeline, *tiny_arguments, "--work_dir", str(folder)) == 0
+    return folder

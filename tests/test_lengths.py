@@ -1,0 +1,172 @@
+"""lengths.py: limits worked out by hand, and where they come from."""
+
+import json
+import math
+import random
+
+import numpy as np
+import pytest
+
+from data import caption_key
+from lengths import ENOUGH_CLIPS, LengthLimits, LengthModel
+
+# Two captions with clips of 10 and 20 tokens. Log lengths lie ln 2 / 2 off their mean, so the squares sum to
+# 4 (ln 2 / 2)^2 = (ln 2)^2 over two degrees of freedom: a spread of ln 2 / sqrt 2 = 0.4901.
+TWO_AND_ONE = [("walks", 10), ("walks", 20), ("turns", 10), ("turns", 20), ("a backflip", 10)]
+SPREAD = math.log(2) / math.sqrt(2)
+
+
+def fitted(captions_and_lengths, participant_id=None) -> LengthModel:
+    return LengthModel.fit([(text, participant_id, [0] * n) for text, n in captions_and_lengths], caption_key)
+
+
+def window(limits: LengthLimits) -> tuple:
+    return limits.min_tokens, limits.soft_target, limits.max_tokens
+
+
+def test_the_spread_is_pooled_within_captions():
+    assert fitted(TWO_AND_ONE).spread == pytest.approx(SPREAD)  # the caption with one clip has no say
+
+
+def test_a_caption_with_one_clip_is_widened_by_two_spreads():
+    # exp(2 x 0.4901) = 2.6651: 10 / 2.6651 = 3.75, 10 x 2.6651 = 26.65
+    assert fitted(TWO_AND_ONE).limits("a backflip") == LengthLimits(3, 10, 27, "1 clips of this caption")
+
+
+def test_two_clips_are_widened_by_half_as_much():
+    # exp(0.4901) = 1.6325: 10 / 1.6325 = 6.13, 20 x 1.6325 = 32.65
+    assert fitted(TWO_AND_ONE).limits("walks") == LengthLimits(6, 15.0, 33, "2 clips of this caption")
+
+
+def test_a_caption_with_many_clips_keeps_their_range_to_within_a_token():
+    limits = fitted([("walks", 10), ("walks", 20)] * 100).limits("walks")
+    assert 9 <= limits.min_tokens <= 10 and limits.soft_target == 15 and 20 <= limits.max_tokens <= 21
+
+
+def test_clips_of_one_length_have_that_length():
+    assert window(fitted([("walks", 12)] * 3 + [("turns", 30)] * 2).limits("walks")) == (12, 12, 12)
+
+
+def test_captions_with_one_clip_each_take_the_spread_of_all_clips():
+    model = fitted([("walks", 10), ("turns", 20)])  # (ln 2)^2 / 2 over one degree of freedom
+    assert model.spread == pytest.approx(SPREAD) and window(model.limits("walks")) == (3, 10, 27)
+
+
+def test_a_single_clip_has_no_spread():
+    assert window(fitted([("walks", 10)]).limits("walks")) == (10, 10, 10)
+
+
+def test_the_shortest_clip_allowed_has_one_token():
+    assert fitted([("walks", 1), ("turns", 50)]).limits("walks").min_tokens == 1
+
+
+def test_a_caption_is_known_by_its_key():
+    model = fitted(TWO_AND_ONE)
+    assert model.limits("  WALKS.") == model.limits("walks")
+    assert LengthModel.fit([("walks", None, [0] * 10)], str).captions.keys() == {"walks"}
+
+
+# Participants
+
+
+def people(clips_of_ana: int) -> LengthModel:
+    return LengthModel.fit([("walks", "ana", [0] * 30)] * clips_of_ana + [("walks", "bo", [0] * 10)] * 10, caption_key)
+
+
+def test_a_participants_own_clips_count_from_enough_clips_on():
+    assert ENOUGH_CLIPS == 4
+    own, others = people(4).limits("walks", "ana"), people(3).limits("walks", "ana")
+    assert own.source == "4 clips of this caption by ana"
+    assert own.soft_target == 30 and own.min_tokens > 20  # of bo's 10 tokens nothing is left
+    assert others.source == "13 clips of this caption" and others.soft_target == 10
+    assert others == people(3).limits("walks")
+
+
+def test_without_a_participant_or_with_a_stranger_all_clips_count():
+    model = people(4)
+    assert model.limits("walks").source == "14 clips of this caption" == model.limits("walks", "cy").source
+
+
+def test_clips_without_a_participant_are_no_participants():
+    model = LengthModel.fit([("walks", None, [0] * 10)] * 6, caption_key)
+    assert model.captions["walks"].by_participant == {}
+    assert model.limits("walks", "None").source == "6 clips of this caption"
+
+
+# Captions that were never trained
+
+
+SIMILAR = [("a person walks forward", 10), ("a person walks forward", 20), ("a person walks backward", 30),
+           ("a person walks", 40), ("a person runs forward", 50), ("spin", 60)]
+
+
+def test_an_unseen_caption_borrows_from_the_three_most_similar_and_names_them():
+    limits = fitted(SIMILAR).limits("Someone walks forward")
+    assert limits.source == ("the clips of the most similar captions: 'a person walks forward' (79 %), "
+                             "'a person walks backward' (64 %), 'a person walks' (63 %)")
+    # Four clips of 10 to 40 tokens, medians 15, 30, 40; exp(2 x 0.4901 / 4) = 1.2777 -> 7.8 and 51.1
+    assert window(limits) == (7, 30, 52)
+
+
+def test_the_order_of_words_does_not_make_captions_different():
+    assert fitted(SIMILAR).similar_captions("forward walks a person")[0] == ("a person walks forward", 100.0)
+
+
+def test_a_caption_like_no_other_takes_all_clips():
+    model = fitted([("walks", 10), ("walks", 20), ("turns", 15), ("turns", 35), ("spin", 60), ("spin", 40)])
+    assert model.similar_captions("zzz") == []
+    limits = model.limits("zzz")
+    assert limits.source == "all training clips, for no caption is similar"
+    assert limits.soft_target == 27.5 and limits.min_tokens <= 10 and limits.max_tokens >= 60
+
+
+# Everything else that is kept
+
+
+def test_the_codes_of_a_caption():
+    model = LengthModel.fit([("walks", None, [3, 1, 3]), ("Walks.", "ana", np.array([7, 1])), ("turns", None, [9])],
+                            caption_key)
+    assert model.codes("walks") == (1, 3, 7) and model.codes("TURNS") == (9,)
+    assert model.codes("walks on") is None
+
+
+def test_json_keeps_every_limit():
+    rng = random.Random(0)
+    clips = [(f"{verb} {way}", rng.choice(["ana", "bo", None]), [rng.randrange(50)] * rng.randrange(5, 80))
+             for verb in ("walks", "runs", "jumps") for way in ("forward", "left") for _ in range(rng.randrange(1, 20))]
+    model = LengthModel.fit(clips, caption_key)
+    again = LengthModel.from_dict(json.loads(json.dumps(model.to_dict())), caption_key)
+    assert again.captions == model.captions and (again.spread, again.overall) == (model.spread, model.overall)
+    assert any(record.by_participant for record in model.captions.values())  # else the next lines ask for too little
+    for text in ("walks forward", "Jumps LEFT.", "runs backward", "zzz"):
+        assert again.codes(text) == model.codes(text)
+        for participant_id in ("ana", "bo", "cy", None):
+            assert again.limits(text, participant_id) == model.limits(text, participant_id)
+
+
+def test_arrays_from_the_table_can_be_kept_as_json():
+    model = LengthModel.fit([("walks", "ana", np.array([4, 2], dtype=np.int32))] * 5, caption_key)
+    assert json.loads(json.dumps(model.to_dict()))["captions"]["walks"] == {
+        "lengths": [5, 2, 2, 2], "by_participant": {"ana": [5, 2, 2, 2]}, "codes": [2, 4]}
+
+
+def test_limits_are_ordered_and_hold_every_clip_whatever_the_clips():
+    rng = random.Random(0)
+    words = "walks runs turns left right slowly a person the".split()
+    for _ in range(150):
+        clips = [(" ".join(rng.choices(words, k=rng.randrange(1, 4))), rng.choice(["ana", None]),
+                  [0] * rng.choice([1, 2, rng.randrange(1, 400)])) for _ in range(rng.randrange(1, 25))]
+        model = LengthModel.fit(clips, caption_key)
+        for text in [clips[0][0], "zzz", "walks somewhere", "a person turns"]:
+            for participant_id in (None, "ana"):
+                limits = model.limits(text, participant_id)
+                assert 1 <= limits.min_tokens <= limits.soft_target <= limits.max_tokens, (clips, text)
+                assert isinstance(limits.min_tokens, int) and isinstance(limits.max_tokens, int)
+        for text, _, codes in clips:
+            limits = model.limits(text)
+            assert limits.min_tokens <= len(codes) <= limits.max_tokens, (clips, text)
+
+
+def test_no_clips_are_refused():
+    with pytest.raises(ValueError, match="^no training clips to take lengths from$"):
+        LengthModel.fit([], caption_key)

@@ -1,0 +1,222 @@
+"""train_pipeline.py and inference.py as a user meets them: what a run leaves, what it refuses, what it prints."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import TINY_SETTINGS, run_script, tiny_rows
+
+import inference
+import train_pipeline
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_a_run_leaves_three_stages_settings_and_figures(tiny_run):
+    for stage, tasks in {"stage1_mlm": ["lm"], "stage2_multitask": ["t2m", "m2t", "denoise"],
+                         "stage3_t2m_sft": ["t2m"]}.items():
+        kept = json.loads((tiny_run / stage / "motion_config.json").read_text())
+        assert kept["tasks"] == tasks
+        assert kept["history"]["losses"] and {"seen", "unseen", "epoch"} <= kept["history"]["nll"][0].keys()
+        assert (tiny_run / stage / "tokenizer.json").is_file()
+    settings = json.loads((tiny_run / "settings.json").read_text())["settings"]
+    assert settings["EPOCHS_S3"] == 2 and settings["LORA_R"] == 4
+    figures = json.loads((tiny_run / "metrics.json").read_text())
+    assert set(figures["heldout"]) == {"seen", "unseen", "test"}
+    assert set(figures["heldout"]["seen"]) == {"model", "random_clip", "nearest_caption_clip", "another_real_clip"}
+    assert figures["heldout"]["seen"]["model"]["nll_per_token"] > 0
+    assert set(figures["stages"]) == {"stage1_mlm", "stage2_multitask", "stage3_t2m_sft"}
+    assert not list((tiny_run / "checkpoints").iterdir())
+
+
+def test_lengths_come_from_training_rows_alone(tiny_run):
+    from splits import load_prepared
+
+    unseen = {row["text_query"].casefold() for row in load_prepared(tiny_run / "data", "unseen")}
+    captions = json.loads((tiny_run / "stage3_t2m_sft" / "motion_config.json").read_text())["length_model"]["captions"]
+    assert unseen and not unseen & set(captions)
+    assert sum(record["lengths"][0] for record in captions.values()) == len(load_prepared(tiny_run / "data", "train"))
+
+
+def test_a_finished_run_goes_straight_to_its_figures_and_takes_new_decoding_settings(
+        tiny_run, tiny_arguments, tmp_path, capsys, caplog):
+    copy = tmp_path / "output"
+    shutil.copytree(tiny_run, copy)
+    with caplog.at_level("INFO"):
+        assert run_script(train_pipeline, *tiny_arguments, "--work_dir", str(copy), "--gen_temperature", "0") == 0
+    assert all(f"Stage {n} is finished" in caplog.text for n in (1, 2, 3))
+    printed = capsys.readouterr().out
+    assert "this model" in printed and "another real clip" in printed and "Three generated clips:" in printed
+    kept = json.loads((copy / "stage3_t2m_sft" / "motion_config.json").read_text())
+    assert kept["settings"]["GEN_TEMPERATURE"] == 0
+
+
+def test_changed_settings_are_refused_with_the_difference(tiny_run, tiny_arguments, capsys):
+    status = run_script(train_pipeline, *tiny_arguments, "--work_dir", str(tiny_run), "--lr", "0.5")
+    assert status == 1
+    assert re.search(r"LR: 0.002 before, 0.5 now(.|\n)*--fresh", capsys.readouterr().err)
+
+
+def test_changed_data_is_refused_by_content_not_by_path(tiny_run, tiny_arguments, tmp_path, capsys):
+    moved = tmp_path / "moved.jsonl"
+    moved.write_text("\n".join(json.dumps(row) for row in tiny_rows()))
+    arguments = [*tiny_arguments, "--data_json_path", str(moved), "--work_dir", str(tiny_run)]
+    assert run_script(train_pipeline, *arguments) == 0
+    capsys.readouterr()
+    moved.write_text(json.dumps(tiny_rows()[:-1]))
+    assert run_script(train_pipeline, *arguments) == 1
+    assert re.search(r"the data: .* with 60 rows before, .* with 59 rows of other content now", capsys.readouterr().err)
+
+
+def test_fresh_removes_what_a_run_left_and_nothing_else(tiny_run, tiny_arguments, tmp_path):
+    copy = tmp_path / "output"
+    shutil.copytree(tiny_run, copy)
+    (copy / "my_notes.txt").write_text("keep me")
+    before = (copy / "stage1_mlm" / "adapter_model.safetensors").read_bytes()
+    arguments = [*tiny_arguments, "--work_dir", str(copy), "--seed", "7", "--epochs_s2", "0", "--epochs_s3", "0"]
+    assert run_script(train_pipeline, *arguments, "--fresh") == 0
+    assert (copy / "my_notes.txt").read_text() == "keep me"
+    assert (copy / "stage1_mlm" / "adapter_model.safetensors").read_bytes() != before
+    assert not (copy / "stage3_t2m_sft").exists()
+
+
+BAD = {
+    "empty file": ("", r"bad.json.*empty"),
+    "broken JSON": ('[{"text_query": "a",\n "motion_tokens" "1"}]', r"line 2.*column"),
+    "not a list of objects": ('{"clips": []}', r"list of objects|JSON list"),
+    "a missing field": ([{"text_query": "a person walks"}], r"missing field.*row 0"),
+    "an empty text": ([{"text_query": " ", "motion_tokens": "1"}], r"row 0"),
+    "a text that is none": ([{"text_query": 5, "motion_tokens": "1"}], r"row 0.*5"),
+    "no tokens": ([{"text_query": "a", "motion_tokens": ""}], r"no motion tokens"),
+    "a negative token": ([{"text_query": "a", "motion_tokens": "1 -2"}], r"negative.*row 0.*-2"),
+    "a token that is no integer": ([{"text_query": "a", "motion_tokens": "1 2.5"}], r"not an integer.*2\.5"),
+    "an absurd token": ([{"text_query": "a", "motion_tokens": "1 99999999"}], r"too large.*99999999"),
+    "mixed participants": ([{"text_query": "a", "motion_tokens": "1", "participant_id": 1},
+                            {"text_query": "b", "motion_tokens": "2", "participant_id": "1"}], r"participant_id"),
+    "a clip that does not fit": ([{"text_query": "a", "motion_tokens": "1 " * 5000}], r"MAX_SEQ_LEN"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize("check", [True, False], ids=["--check", "training"])
+def test_bad_data_gives_its_message_and_status_1(name, check, tmp_path, capsys):
+    content, said = BAD[name]
+    path = tmp_path / "bad.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    arguments = ["--data_json_path", str(path), "--work_dir", str(tmp_path / "output")] + ["--check"] * check
+    assert run_script(train_pipeline, *arguments) == 1
+    printed = capsys.readouterr()
+    assert re.search(said, " ".join((printed.out if check else printed.err).split()))
+    assert "bad.json" in printed.out + printed.err and not (tmp_path / "output").exists()
+
+
+def test_check_prints_the_report_and_trains_nothing(tiny_dataset, tmp_path, capsys):
+    arguments = ["--check", "--data_json_path", tiny_dataset, "--work_dir", str(tmp_path / "o")]
+    assert run_script(train_pipeline, *arguments) == 0
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in ("rows", "codebook", "participants", "captions", "validation", "no errors"))
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(("arguments", "said"), [
+    (["--lr", "fast"], "--lr"),
+    (["--lr", "-1"], "--lr"),
+    (["--lora_rank", "4"], "--lora_rank"),
+    (["--stage2_mix", "t2m=0.5"], "--stage2_mix"),
+    (["--batch_train", "0"], "--batch_train"),
+])
+def test_unknown_and_impossible_settings_are_refused_by_name(arguments, said, capsys):
+    assert run_script(train_pipeline, *arguments) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_clip_that_fits_by_words_but_not_by_tokens_is_refused_before_training(tiny_arguments, tmp_path, capsys):
+    path = tmp_path / "long.json"
+    rows = tiny_rows()
+    rows[3]["text_query"] = "pneumonoultramicroscopicsilicovolcanoconiosis" * 4
+    path.write_text(json.dumps(rows))
+    arguments = [*tiny_arguments, "--data_json_path", str(path), "--work_dir", str(tmp_path / "o")]
+    assert run_script(train_pipeline, *arguments) == 1
+    assert re.search(r"long.json: 1 rows do not fit MAX_SEQ_LEN 128: row 3 needs \d+ in ", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("arguments", [["train_pipeline.py", "--help"], ["train_pipeline.py", "--check"],
+                                       ["train_pipeline.py", "--lr", "x"], ["inference.py", "--help"],
+                                       ["inference.py", "--prompt", "a", "--temperature", "-1"],
+                                       ["inference.py", "--prompt", "a", "--model_path", "nowhere"]])
+def test_help_check_and_refusals_answer_within_three_seconds(arguments):
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert time.monotonic() - started < 3
+    assert "Traceback" not in done.stderr and done.returncode == (0 if arguments[-1] in ("--help", "--check") else
+                                                                  2 if "--lr" in arguments else 1)
+
+
+def test_help_explains_every_setting():
+    done = subprocess.run([sys.executable, "train_pipeline.py", "--help"], cwd=ROOT, capture_output=True, text=True)
+    import config
+
+    assert all(f"--{name.lower()}" in done.stdout for name in config.defaults())
+
+
+def answers(tiny_run, capsys, *arguments: str) -> list[str]:
+    assert run_script(inference, "--model_path", str(tiny_run / "stage3_t2m_sft"), *arguments) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+def test_inference_prints_tokens_alone_and_writes_them(tiny_run, tmp_path, capsys):
+    output = tmp_path / "deep" / "motion.txt"
+    lines = answers(tiny_run, capsys, "--prompt", "a person jumps", "--num_samples", "3", "--seed", "1",
+                    "--output", str(output))
+    assert len(lines) == 3 and all(re.fullmatch(r"\d+( \d+)*", line) for line in lines)
+    assert output.read_text().splitlines() == lines
+    assert answers(tiny_run, capsys, "--prompt", "a person jumps", "--num_samples", "3", "--seed", "1") == lines
+
+
+def test_a_prompts_file_is_answered_in_its_order_with_its_duplicates(tiny_run, tmp_path, capsys):
+    prompts = ["a person jumps", "wer weiß", "a person jumps"]
+    path = tmp_path / "prompts.txt"
+    path.write_text("\n".join(prompts) + "\n", encoding="utf-8")
+    rows = [json.loads(line) for line in answers(tiny_run, capsys, "--prompts_file", str(path), "--num_samples", "2")]
+    assert [row["text_query"] for row in rows] == [prompt for prompt in prompts for _ in range(2)]
+    assert all(re.fullmatch(r"\d+( \d+)*", row["motion_tokens"]) for row in rows)
+    path.write_text("a person jumps\n\nbows\n")
+    assert run_script(inference, "--prompts_file", str(path)) == 1
+    assert "line 2 is empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("arguments", "said"), [
+    (["--participant_id", "P9"], "participant 'P9' is unknown; there are P0, P1"),
+    (["--temperature", "-1"], "GEN_TEMPERATURE is -1"),
+    (["--num_samples", "0"], "num_samples is 0"),
+])
+def test_inference_refuses_with_what_exists(tiny_run, capsys, arguments, said):
+    status = run_script(inference, "--model_path", str(tiny_run / "stage3_t2m_sft"), "--prompt", "a", *arguments)
+    assert status == 1 and said in capsys.readouterr().err
+
+
+def test_a_call_beats_the_command_line_beats_the_folder_beats_config(tiny_run, tiny_arguments, tmp_path, monkeypatch):
+    import config
+    from generate import MotionGenerator
+
+    generator = MotionGenerator(tiny_run / "stage3_t2m_sft")
+    monkeypatch.setattr(config, "GEN_TOP_K", 99)
+    assert generator._sampling(None, None, None, None).top_k == 0  # the folder's, not config.py's
+    assert generator._sampling(None, None, 7, None).top_k == 7
+    assert config.resolve({"GEN_TOP_K": 5}, {"GEN_TOP_K": 4})["GEN_TOP_K"] == 5
+    assert config.resolve({}, {"GEN_TOP_K": 4})["GEN_TOP_K"] == 4
+    assert config.resolve({})["GEN_TOP_K"] == 99
+    assert TINY_SETTINGS  # the folder was made with other values than config.py's
+    assert generator.settings["MAX_SEQ_LEN"] == 128 != config.MAX_SEQ_LEN
+
+
+def test_motion_generator_is_handed_on_by_inference(unsloth):
+    from generate import MotionGenerator
+    from inference import MotionGenerator as handed_on
+
+    assert handed_on is MotionGenerator

@@ -1,0 +1,289 @@
+"""templates.py: every task in four families of bases, token by token; the arithmetic of the ids; captions are text."""
+
+import json
+
+import numpy as np
+import pytest
+from tiny import SYSTEM_PROMPT, tiny_tokenizer
+
+import model
+from templates import (
+    MASKED,
+    MotionTemplate,
+    MotionVocabulary,
+    PlainTextEncoder,
+    new_tokens,
+    turn_markers,
+)
+
+KINDS = ["chatml", "qwen", "gemma", "bare"]
+TEXT, CODES, NOISY = "a person walks forward", [2, 0, 3], [MASKED, 0, 1]
+MOTION = "<motion_2> <motion_0> <motion_3> <MOT_END>"
+CHATML = {
+    "t2m": ("<|im_start|> user Ċ <T2M> <PID_ana> a Ġperson Ġwalks Ġforward"
+            " <|im_end|> Ċ <|im_start|> assistant Ċ <MOT_BEGIN>", MOTION),
+    "m2t": ("<|im_start|> user Ċ <M2T> <PID_ana> <MOT_BEGIN> <motion_2> <motion_0> <motion_3> <MOT_END>"
+            " <|im_end|> Ċ <|im_start|> assistant Ċ", "a Ġperson Ġwalks Ġforward <|im_end|>"),
+    "denoise": ("<|im_start|> user Ċ <DENOISE> <PID_ana> <MOT_BEGIN> <MOTION_MASK> <motion_0> <motion_1> <MOT_END>"
+                " <|im_end|> Ċ <|im_start|> assistant Ċ <MOT_BEGIN>", MOTION),
+    "lm": ("<|im_start|> user Ċ <MOTION_LM> <PID_ana> <|im_end|> Ċ <|im_start|> assistant Ċ <MOT_BEGIN>", MOTION),
+}
+RENDERED = {  # kind -> task -> (prompt, answer)
+    "chatml": CHATML,
+    "qwen": CHATML,
+    "gemma": {
+        "t2m": ("<bos> <start_of_turn> user Ċ <T2M> <PID_ana> a Ġperson Ġwalks Ġforward"
+                " <end_of_turn> Ċ <start_of_turn> model Ċ <MOT_BEGIN>", MOTION),
+        "m2t": ("<bos> <start_of_turn> user Ċ <M2T> <PID_ana>"
+                " <MOT_BEGIN> <motion_2> <motion_0> <motion_3> <MOT_END>"
+                " <end_of_turn> Ċ <start_of_turn> model Ċ", "a Ġperson Ġwalks Ġforward <end_of_turn>"),
+        "denoise": ("<bos> <start_of_turn> user Ċ <DENOISE> <PID_ana>"
+                    " <MOT_BEGIN> <MOTION_MASK> <motion_0> <motion_1> <MOT_END>"
+                    " <end_of_turn> Ċ <start_of_turn> model Ċ <MOT_BEGIN>", MOTION),
+        "lm": ("<bos> <start_of_turn> user Ċ <MOTION_LM> <PID_ana>"
+               " <end_of_turn> Ċ <start_of_turn> model Ċ <MOT_BEGIN>", MOTION),
+    },
+    "bare": {
+        "t2m": ("<s> <T2M> <PID_ana> a Ġperson Ġwalks Ġforward Ċ <MOT_BEGIN>", MOTION),
+        "m2t": ("<s> <M2T> <PID_ana> <MOT_BEGIN> <motion_2> <motion_0> <motion_3> <MOT_END> Ċ",
+                "a Ġperson Ġwalks Ġforward </s>"),
+        "denoise": ("<s> <DENOISE> <PID_ana> <MOT_BEGIN> <MOTION_MASK> <motion_0> <motion_1> <MOT_END> Ċ <MOT_BEGIN>",
+                    MOTION),
+        "lm": ("<s> <MOTION_LM> <PID_ana> Ċ <MOT_BEGIN>", MOTION),
+    },
+}
+
+
+def template_of(tokenizer) -> MotionTemplate:
+    return MotionTemplate(tokenizer, model.add_motion_tokens(tokenizer, 4, ["ana", "bo"]))
+
+
+@pytest.fixture(scope="module")
+def made():
+    """kind -> (tokenizer with motion tokens, template), each built once."""
+    pairs = {}
+    for kind in KINDS:
+        tokenizer = tiny_tokenizer(kind)
+        pairs[kind] = tokenizer, template_of(tokenizer)
+    return pairs
+
+
+def render(template, task, **changes):
+    return template.render(task, **dict(text=TEXT, codes=CODES, noisy=NOISY, participant_id="ana") | changes)
+
+
+# What is rendered
+
+
+@pytest.mark.parametrize("task", ["t2m", "m2t", "denoise", "lm"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_task_token_by_token_with_the_loss_on_the_answer_and_its_end_alone(made, kind, task):
+    tokenizer, template = made[kind]
+    prompt, answer = (side.split() for side in RENDERED[kind][task])
+    example = render(template, task)
+    assert tokenizer.convert_ids_to_tokens(example.ids) == prompt + answer
+    assert example.ids == tokenizer.convert_tokens_to_ids(prompt + answer)
+    assert example.loss_mask == [False] * len(prompt) + [True] * len(answer)
+
+
+@pytest.mark.parametrize("task", ["t2m", "m2t", "denoise", "lm"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_prompt_of_decoding_is_the_training_examples_beginning(made, kind, task):
+    tokenizer, template = made[kind]
+    trained = render(template, task)
+    hidden = {"text": None} if task == "m2t" else {"codes": None}  # what is asked for is not known when decoding
+    asked = render(template, task, answer=False, **hidden)
+    assert tokenizer.convert_ids_to_tokens(asked.ids) == RENDERED[kind][task][0].split()
+    assert asked.ids == trained.ids[:trained.loss_mask.index(True)]
+    assert asked.loss_mask == [False] * len(asked.ids)
+
+
+def test_the_default_system_prompt_of_a_base_is_left_out(made):
+    tokenizer, template = made["chatml"]
+    assert SYSTEM_PROMPT in tokenizer.apply_chat_template([{"role": "user", "content": TEXT}], tokenize=False)
+    assert tokenizer.convert_tokens_to_ids("system") not in render(template, "t2m").ids
+    assert template.markers.user == tuple(tokenizer.convert_tokens_to_ids(["<|im_start|>", "user", "Ċ"]))
+
+
+def test_the_empty_thought_of_a_last_reply_is_left_out(made):
+    tokenizer, template = made["qwen"]
+    turns = [{"role": "user", "content": TEXT}, {"role": "assistant", "content": TEXT}]
+    assert "<think>" in tokenizer.apply_chat_template(turns, tokenize=False)
+    thought = tokenizer.convert_tokens_to_ids("<think>")
+    assert all(thought not in render(template, task).ids for task in ("t2m", "m2t", "denoise", "lm"))
+
+
+def test_a_base_that_adds_no_bos_and_has_no_chat_template_gets_none():
+    from tokenizers import processors
+
+    tokenizer = tiny_tokenizer("bare")
+    tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    tokens = tokenizer.convert_ids_to_tokens(render(template_of(tokenizer), "t2m", answer=False).ids)
+    assert tokens == "<T2M> <PID_ana> a Ġperson Ġwalks Ġforward Ċ <MOT_BEGIN>".split()
+
+
+def test_a_base_with_no_end_of_turn_and_no_end_of_text_is_refused():
+    tokenizer = tiny_tokenizer("bare")
+    tokenizer.eos_token = None
+    with pytest.raises(ValueError, match="neither an end-of-turn nor an end-of-text token: change MODEL_NAME"):
+        turn_markers(tokenizer)
+
+
+def test_without_a_participant_the_null_participant_is_named(made):
+    tokenizer, template = made["chatml"]
+    example = render(template, "lm", participant_id=None)
+    assert tokenizer.convert_ids_to_tokens(example.ids)[3:5] == ["<MOTION_LM>", "<PID_NULL>"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_saved_tokenizer_renders_the_same(made, kind, tmp_path):
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer, template = made[kind]
+    tokenizer.save_pretrained(tmp_path)
+    again = MotionTemplate(PreTrainedTokenizerFast.from_pretrained(tmp_path), template.vocabulary)
+    for task in ("t2m", "m2t", "denoise", "lm"):
+        assert render(again, task, text="a <think> <MOT_END>") == render(template, task, text="a <think> <MOT_END>")
+
+
+# Where the new tokens lie
+
+
+def test_the_new_tokens_in_order():
+    assert new_tokens(2, ["ana", "bo"]) == [
+        "<motion_0>", "<motion_1>", "<MOT_END>", "<MOT_BEGIN>", "<MOTION_MASK>",
+        "<MOTION_LM>", "<T2M>", "<M2T>", "<DENOISE>", "<PID_NULL>", "<PID_ana>", "<PID_bo>"]
+
+
+def test_ids_by_arithmetic():
+    vocabulary = MotionVocabulary(1000, 128, ("ana", "bo"))
+    assert vocabulary.code_ids([0, 1, 127, MASKED]) == [1000, 1001, 1127, 1130]
+    assert (vocabulary.end_id, vocabulary.begin_id, vocabulary.mask_id) == (1128, 1129, 1130)
+    assert [vocabulary.task_id(task) for task in ("lm", "t2m", "m2t", "denoise")] == [1131, 1132, 1133, 1134]
+    assert [vocabulary.participant_token_id(p) for p in (None, "ana", "bo")] == [1135, 1136, 1137]
+    assert vocabulary.new_ids == range(1000, 1138) and len(vocabulary) == 138
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_arithmetic_gives_the_ids_that_the_tokenizer_gave(kind):
+    tokenizer = tiny_tokenizer(kind)
+    before = len(tokenizer)
+    vocabulary = model.add_motion_tokens(tokenizer, 4, ["ana", "bo"])
+    id_of = tokenizer.convert_tokens_to_ids
+    assert vocabulary == MotionVocabulary(before, 4, ("ana", "bo"))
+    assert id_of(new_tokens(4, ["ana", "bo"])) == list(vocabulary.new_ids)
+    assert vocabulary.code_ids([0, 1, 2, 3, MASKED]) == id_of([*(f"<motion_{n}>" for n in range(4)), "<MOTION_MASK>"])
+    assert [vocabulary.begin_id, vocabulary.end_id] == id_of(["<MOT_BEGIN>", "<MOT_END>"])
+    tasks = {"lm": "<MOTION_LM>", "t2m": "<T2M>", "m2t": "<M2T>", "denoise": "<DENOISE>"}
+    assert [vocabulary.task_id(task) for task in tasks] == id_of(list(tasks.values()))
+    assert [vocabulary.participant_token_id(p) for p in (None, "ana", "bo")] == id_of(
+        ["<PID_NULL>", "<PID_ana>", "<PID_bo>"])
+
+
+def test_codes_of_an_array_become_plain_ints():
+    ids = MotionVocabulary(1000, 128).code_ids(np.array([5, MASKED, 127], dtype=np.int32))
+    assert ids == [1005, 1130, 1127] and {type(n) for n in ids} == {int}
+
+
+def test_the_layout_survives_json():
+    vocabulary = MotionVocabulary(1000, 128, ("ana", "bo"))
+    assert vocabulary.to_dict() == {"first_motion_id": 1000, "codebook_size": 128, "participants": ["ana", "bo"]}
+    again = MotionVocabulary.from_dict(json.loads(json.dumps(vocabulary.to_dict())))
+    assert again == vocabulary and hash(again) == hash(vocabulary)
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("code", [4, -2, 999])
+@pytest.mark.parametrize("task, side", [("t2m", "codes"), ("lm", "codes"), ("m2t", "codes"), ("denoise", "codes"),
+                                        ("denoise", "noisy")])
+def test_a_code_outside_the_codebook_is_refused(made, task, side, code):
+    with pytest.raises(ValueError, match=rf"^code {code} at position 1 is outside the codebook \(0 to 3\)$"):
+        render(made["chatml"][1], task, **{side: [0, code, 9]})
+
+
+def test_an_unknown_task_is_refused(made):
+    with pytest.raises(ValueError, match="^task 'dance' is unknown; there are lm, t2m, m2t, denoise$"):
+        render(made["chatml"][1], "dance")
+
+
+@pytest.mark.parametrize("name", ["cy", "NULL", "", "Ana"])
+def test_an_unknown_participant_is_refused(made, name):
+    with pytest.raises(ValueError, match=f"^participant '{name}' is unknown; there are ana, bo$"):
+        render(made["chatml"][1], "t2m", participant_id=name)
+
+
+def test_a_participant_is_refused_where_the_data_named_none():
+    with pytest.raises(ValueError, match=r"'ana' is unknown; there are none \(the training data names no"):
+        MotionVocabulary(1000, 4).participant_token_id("ana")
+
+
+def test_a_participant_called_null_is_refused():
+    with pytest.raises(ValueError, match="participant_id 'NULL' is reserved for clips without one: rename it"):
+        new_tokens(4, ["ana", "NULL"])
+
+
+# Captions are text
+
+
+SPELLINGS = ["<MOT_END>", "<MOT_BEGIN>", "<motion_3>", "<MOTION_MASK>", "<T2M>", "<PID_ana>", "<|im_start|>",
+             "<|im_end|>", "<start_of_turn>", "<end_of_turn>", "<think>", "</think>", "<bos>", "<pad>", "<s>", "</s>"]
+
+
+@pytest.mark.parametrize("text", [*SPELLINGS, "a person" + "".join(SPELLINGS) + " walks"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_caption_that_spells_control_tokens_stays_characters(made, kind, text):
+    tokenizer, template = made[kind]
+    ids = template.encode_text(text)
+    assert not set(ids) & (set(tokenizer.added_tokens_decoder) | set(tokenizer.all_special_ids))
+    assert tokenizer.decode(ids) == text
+    asked, plain = (render(template, "t2m", text=t, answer=False).ids for t in (text, "a"))
+    at = plain.index(template.encode_text("a")[0])
+    assert asked == [*plain[:at], *ids, *plain[at + 1:]]
+    answer = render(template, "m2t", text=text)
+    assert [n for n, kept in zip(answer.ids, answer.loss_mask, strict=True) if kept] == [
+        *ids, template.markers.text_end]
+
+
+def test_the_tokenizers_own_encoding_would_have_let_them_through(made):
+    tokenizer, template = made["qwen"]
+    tokens = tokenizer.convert_ids_to_tokens(tokenizer.encode("a <think><MOT_END>", split_special_tokens=True))
+    assert "<think>" in tokens  # else the test above would prove nothing for tokens that were not added as special
+    assert tokenizer.convert_ids_to_tokens(tokenizer.encode("<MOT_END>")) == ["<MOT_END>"]
+    assert template.encode_text("a person walks") == tuple(tokenizer.encode("a person walks"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("text", ["two  spaces", "the čardáš, 踊る, naïve\u200d", " leads", "trails ", "l1\nl2\t"])
+def test_a_caption_decodes_back_to_the_same_characters(made, kind, text):
+    tokenizer, template = made[kind]
+    assert tokenizer.decode(template.encode_text(text)) == text
+
+
+def test_no_bos_and_no_end_token_come_along_with_a_caption(made):
+    tokenizer, template = made["bare"]
+    assert tokenizer.convert_ids_to_tokens(tokenizer("a dance")["input_ids"]) == ["<s>", "a", "Ġdance"]
+    assert tokenizer.convert_ids_to_tokens(template.encode_text("a dance")) == ["a", "Ġdance"]
+
+
+def test_a_tokenizer_that_was_last_used_to_cut_and_pad_does_not_cut_captions():
+    tokenizer = tiny_tokenizer("chatml")
+    tokenizer(["a person walks forward"], truncation=True, max_length=2, padding="max_length")
+    encode = PlainTextEncoder(tokenizer)
+    assert tokenizer.convert_ids_to_tokens(encode("a person walks")) == ["a", "Ġperson", "Ġwalks"]
+
+
+def test_a_caption_that_only_a_control_id_can_write_is_refused():
+    from tokenizers import AddedToken
+
+    tokenizer = tiny_tokenizer("chatml")
+    tokenizer.add_tokens([AddedToken("person", special=True, normalized=False)])  # a word that BPE reaches as well
+    control = tokenizer.convert_tokens_to_ids("person")
+    with pytest.raises(ValueError, match=rf"caption 'person' cannot be written without the control ids \[{control}\]"):
+        PlainTextEncoder(tokenizer)("person")
+
+
+def test_a_tokenizer_without_a_tokenizers_backend_is_refused():
+    with pytest.raises(ValueError, match="object has no `tokenizers` backend: choose a base model with a tokenizer"):
+        PlainTextEncoder(object())

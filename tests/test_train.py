@@ -1,0 +1,155 @@
+"""train.py: accumulation, best values, and a killed run that ends as an uninterrupted one does."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+STAGES = ["stage1_mlm", "stage2_multitask", "stage3_t2m_sft"]
+
+
+def rows(count: int) -> list[dict]:
+    rng = np.random.default_rng(0)
+    return [{"text_query": f"a person {['walks', 'jumps'][i % 2]}", "codes": rng.integers(0, 8, 3 + i % 4).tolist(),
+             "participant_id": None} for i in range(count)]
+
+
+def trained(tiny_base, tmp_path, data, heldout, **changes):
+    """A freshly built tiny model after one T2M stage; its StageResult."""
+    from datasets import Dataset
+
+    from model import ModelConfig, build
+    from train import Stage, TrainingOptions, train_stage
+
+    model = build(ModelConfig(tiny_base(), 128, 4, 8, "float32"), 8, [])
+    epochs = changes.pop("epochs", 2)
+    options = dict(batch_size=8, grad_accum=1, lr=1e-3, lr_new_rows=1e-2, participant_dropout=0.0, seed=0,
+                   save_steps=100, eval_batch=4) | changes
+    stage = Stage(3, "stage3_t2m_sft", "text to motion", {"t2m": 1.0}, "t2m", epochs)
+    return model, train_stage(model, stage, 3, Dataset.from_list(data), heldout, tmp_path, TrainingOptions(**options))
+
+
+def test_eight_at_once_train_as_two_times_four_do(tiny_base, tmp_path, monkeypatch):
+    # Plain gradient descent: Adam would turn rounding in a gradient of nearly zero into a whole step.
+    monkeypatch.setattr(torch.optim, "AdamW", lambda groups, **_: torch.optim.SGD(groups))
+    data = rows(8)
+    whole, _ = trained(tiny_base, tmp_path / "whole", data, {}, batch_size=8, grad_accum=1, lr=1.0, lr_new_rows=1.0)
+    parts, _ = trained(tiny_base, tmp_path / "parts", data, {}, batch_size=2, grad_accum=4, lr=1.0, lr_new_rows=1.0)
+    start, _ = trained(tiny_base, tmp_path / "start", data, {}, lr=0.0, lr_new_rows=0.0)
+    moved = {name: value - start.trainable_state()[name] for name, value in whole.trainable_state().items()}
+    assert max(value.abs().max() for value in moved.values()) > 0.01
+    for name, value in whole.trainable_state().items():
+        torch.testing.assert_close(parts.trainable_state()[name], value, atol=1e-5, rtol=1e-4)
+
+
+def test_the_loss_falls_and_the_best_epoch_is_kept(tiny_base, tmp_path):
+    from model import mean_nll
+
+    data = rows(24)
+    model, result = trained(tiny_base, tmp_path, data, {"seen": data[:6], "unseen": data[6:9]}, epochs=4, batch_size=4,
+                            lr_new_rows=0.05)
+    assert result.losses[-1][1] < result.losses[0][1]
+    assert [entry["epoch"] for entry in result.nll] == [1, 2, 3, 4]
+    assert result.best["mean"] == min(entry["mean"] for entry in result.nll)
+    assert mean_nll(model, data[:9], "t2m", 4)[0] == pytest.approx(result.best["mean"], abs=1e-5)
+
+
+def test_held_out_loss_that_turns_up_is_said(tiny_base, tmp_path, caplog):
+    data = rows(8)
+    other = [{**row, "codes": [7 - code for code in row["codes"]]} for row in data]
+    model, result = trained(tiny_base, tmp_path, data, {"seen": other}, epochs=12, batch_size=2, lr=1e-2,
+                            lr_new_rows=0.05)
+    assert "held-out NLL turned up" in caplog.text
+    assert result.best["epoch"] < 12
+
+
+def test_a_loss_that_is_no_number_stops_with_what_to_change(tiny_base, tmp_path):
+    from train import TrainingError
+
+    with pytest.raises(TrainingError, match="the loss is .* lower LR and LR_NEW_ROWS"):
+        trained(tiny_base, tmp_path, rows(40), {}, epochs=10, batch_size=4, lr_new_rows=1e38)
+
+
+def test_tasks_are_drawn_afresh_each_epoch_whatever_the_order(tiny_base):
+    from collators import ExampleDrawer
+    from model import ModelConfig, build
+    from train import EpochBatches
+
+    model = build(ModelConfig(tiny_base(), 128, 4, 8, "float32"), 8, [])
+    drawer = ExampleDrawer(model.template, {"t2m": 0.5, "m2t": 0.3, "denoise": 0.2}, 0.2, 1)
+    batches = EpochBatches([5] * 30, drawer, 4)
+    orders = []
+    for epoch in (0, 1):
+        batches.set_epoch(epoch)
+        found = list(batches)
+        assert len(found) == len(batches) == 8
+        assert sorted(place for batch in found for place in batch) == [(epoch, i) for i in range(30)]
+        orders.append([i for batch in found for _, i in batch])
+    assert orders[0] != orders[1]
+    assert [drawer.task(0, i) for i in range(30)] != [drawer.task(1, i) for i in range(30)]
+
+
+# The pipeline in a process of its own that kills itself, as a power failure would, when the wrapped function is called
+# for the nth time.
+KILLED = """
+import logging, os, signal, sys
+logging.basicConfig(level=logging.INFO, format="%(message)s")
+sys.path.insert(0, {root!r})
+import train_pipeline
+from model import start_unsloth
+start_unsloth("cpu")
+import torch
+torch.set_num_threads(1)
+import train, splits, model
+calls = 0
+def killing(owner, name, at):
+    original = getattr(owner, name)
+    def wrapped(*args, **kwargs):
+        global calls
+        calls += 1
+        if calls == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*args, **kwargs)
+    setattr(owner, name, wrapped)
+{kill}
+sys.exit(train_pipeline.main())
+"""
+KILLS = {
+    "in a step of stage 1": "killing(train.StageCallback, 'on_step_end', 8)",
+    "in a save of stage 2, between its files": "killing(train, '_sync', 3)",
+    "before the rename of a save": "killing(train.StageTrainer, '_save_rng_state', 2)",
+    "in a step of stage 3": "killing(train.StageCallback, 'on_step_end', 17)",
+    "while the finished stage is written": "killing(model.MotionLanguageModel, 'save', 1)",
+}
+
+
+def pipeline(arguments: list[str], kill: str = "") -> subprocess.CompletedProcess:
+    code = KILLED.format(root=str(ROOT), kill=kill)
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+
+
+def test_killed_again_and_again_it_ends_as_an_uninterrupted_run(tiny_arguments, tmp_path):
+    whole = pipeline([*tiny_arguments, "--work_dir", str(tmp_path / "whole")])
+    assert whole.returncode == 0, whole.stderr
+    arguments = [*tiny_arguments, "--work_dir", str(tmp_path / "killed")]
+    for when, kill in KILLS.items():
+        assert pipeline(arguments, kill).returncode == -9, when
+    last = pipeline(arguments)
+    assert last.returncode == 0, last.stderr
+    assert "Stage 1 is finished" in last.stderr and "going on from" in last.stderr
+    for stage in STAGES:
+        one, other = (tmp_path / run / stage / "adapter_model.safetensors" for run in ("whole", "killed"))
+        assert one.read_bytes() == other.read_bytes(), stage
+    assert last.stdout.splitlines()[1:-3] == whole.stdout.splitlines()[1:-3]  # the table and the three clips
+
+
+def test_an_incomplete_checkpoint_is_ignored_with_a_line(tiny_base, tmp_path, caplog):
+    (tmp_path / "saving" / "checkpoint-3").mkdir(parents=True)
+    (tmp_path / "saving" / "checkpoint-3" / "trainer_state.json").write_text("{")
+    with caplog.at_level("INFO"):
+        trained(tiny_base, tmp_path, rows(8), {})
+    assert "incomplete checkpoint" in caplog.text
