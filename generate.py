@@ -15,7 +15,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from data import caption_key, raise_on_errors, read_rows
 from lengths import LengthLimits, LengthModel
-from model import MotionLanguageModel, load
+from model import MotionLanguageModel, load, start_unsloth
 from model_folder import read_motion_config
 from templates import MotionVocabulary
 
@@ -147,9 +147,7 @@ class MotionGenerator:
             self.length_model = LengthModel.from_dict(content["length_model"], caption_key)
         else:
             self.length_model = self._lengths_of(dataset_path)
-        self.network = self.model.merged().eval()
-        if device is not None:
-            self.network.to(device)
+        self.network = start_unsloth().for_inference(self.model.merged())
         # What the base's own configuration would add (penalties, sampling) is not what the settings say.
         self.network.generation_config = GenerationConfig()
 

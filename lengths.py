@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from rapidfuzz import fuzz, process
 
 ENOUGH_CLIPS = 4  # clips of a caption by one participant from which their own lengths are used
-SIMILAR_CAPTIONS = 3  # captions that an unseen one borrows its lengths from
+SIMILAR_CAPTIONS = 5  # captions that an unseen one borrows its lengths from; chosen by length error (BENCHMARKS.md)
 LEAST_SIMILARITY = 60.0  # per cent; below it a caption is like no other, and all lengths count
 
 
@@ -91,8 +91,8 @@ class LengthModel:
         if record is not None:
             own = record.by_participant.get(participant_id) if participant_id is not None else None
             if own is not None:
-                return self._window([own], f"{own.count} clips of this caption by {participant_id}")
-            return self._window([record.lengths], f"{record.lengths.count} clips of this caption")
+                return self._window([own], f"{_clips(own.count)} of this caption by {participant_id}")
+            return self._window([record.lengths], f"{_clips(record.lengths.count)} of this caption")
         similar = self.similar_captions(text)
         if not similar:
             return self._window([self.overall], "all training clips, for no caption is similar")
@@ -145,6 +145,10 @@ class LengthModel:
             for caption, fields in content["captions"].items()
         }
         return cls(captions, content["spread"], LengthStatistics(*content["overall"]), key)
+
+
+def _clips(count: int) -> str:
+    return f"{count} training clip{'s' * (count != 1)}"
 
 
 def _pooled_log_spread(groups: Sequence[Sequence[int]]) -> float:

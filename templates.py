@@ -83,10 +83,10 @@ class MotionVocabulary:
             raise ValueError(f"participant {participant_id!r} is unknown; there are {known}")
         return null_id + 1 + self.participants.index(participant_id)
 
-    def code_ids(self, codes: Sequence[int]) -> list[int]:
-        """Codes (T,) to ids (T,), `MASKED` to <MOTION_MASK>. Raises ValueError for a code outside the codebook."""
+    def code_ids(self, codes: Sequence[int], masked: bool = False) -> list[int]:
+        """Codes (T,) to ids (T,); with `masked`, `MASKED` to <MOTION_MASK>. Raises ValueError for any other code."""
         for position, code in enumerate(codes):
-            if not (0 <= code < self.codebook_size or code == MASKED):
+            if not (0 <= code < self.codebook_size or (masked and code == MASKED)):
                 raise ValueError(f"code {code} at position {position} is outside the codebook "
                                  f"(0 to {self.codebook_size - 1})")
         return [self.mask_id if code == MASKED else self.first_motion_id + int(code) for code in codes]
@@ -159,7 +159,8 @@ class PlainTextEncoder:
         state["post_processor"] = None  # it may name tokens that were just taken out
         state["truncation"] = state["padding"] = None
         self._tokenizer = Tokenizer.from_str(json.dumps(state))
-        self._control_ids = set(tokenizer.added_tokens_decoder)
+        # Special ones only: Gemma lists pieces of plain text ("\n", double spaces) among its added tokens.
+        self._control_ids = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
         self._cache: dict[str, tuple[int, ...]] = {}
 
     def __call__(self, text: str) -> tuple[int, ...]:
@@ -201,7 +202,7 @@ class MotionTemplate:
         if task == "t2m":
             prompt += self.encode_text(text)
         elif task in ("m2t", "denoise"):
-            prompt += self._motion(codes if task == "m2t" else noisy)
+            prompt += self._motion(codes) if task == "m2t" else self._motion(noisy, masked=True)
         prompt += markers.assistant
         if task != "m2t":
             prompt.append(vocabulary.begin_id)
@@ -213,5 +214,5 @@ class MotionTemplate:
             target = [*vocabulary.code_ids(codes), vocabulary.end_id]
         return Example(prompt + target, [False] * len(prompt) + [True] * len(target))
 
-    def _motion(self, codes: Sequence[int]) -> list[int]:
-        return [self.vocabulary.begin_id, *self.vocabulary.code_ids(codes), self.vocabulary.end_id]
+    def _motion(self, codes: Sequence[int], masked: bool = False) -> list[int]:
+        return [self.vocabulary.begin_id, *self.vocabulary.code_ids(codes, masked), self.vocabulary.end_id]

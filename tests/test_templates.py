@@ -157,7 +157,7 @@ def test_the_new_tokens_in_order():
 
 def test_ids_by_arithmetic():
     vocabulary = MotionVocabulary(1000, 128, ("ana", "bo"))
-    assert vocabulary.code_ids([0, 1, 127, MASKED]) == [1000, 1001, 1127, 1130]
+    assert vocabulary.code_ids([0, 1, 127, MASKED], masked=True) == [1000, 1001, 1127, 1130]
     assert (vocabulary.end_id, vocabulary.begin_id, vocabulary.mask_id) == (1128, 1129, 1130)
     assert [vocabulary.task_id(task) for task in ("lm", "t2m", "m2t", "denoise")] == [1131, 1132, 1133, 1134]
     assert [vocabulary.participant_token_id(p) for p in (None, "ana", "bo")] == [1135, 1136, 1137]
@@ -172,7 +172,8 @@ def test_the_arithmetic_gives_the_ids_that_the_tokenizer_gave(kind):
     id_of = tokenizer.convert_tokens_to_ids
     assert vocabulary == MotionVocabulary(before, 4, ("ana", "bo"))
     assert id_of(new_tokens(4, ["ana", "bo"])) == list(vocabulary.new_ids)
-    assert vocabulary.code_ids([0, 1, 2, 3, MASKED]) == id_of([*(f"<motion_{n}>" for n in range(4)), "<MOTION_MASK>"])
+    spelled = id_of([*(f"<motion_{n}>" for n in range(4)), "<MOTION_MASK>"])
+    assert vocabulary.code_ids([0, 1, 2, 3, MASKED], masked=True) == spelled
     assert [vocabulary.begin_id, vocabulary.end_id] == id_of(["<MOT_BEGIN>", "<MOT_END>"])
     tasks = {"lm": "<MOTION_LM>", "t2m": "<T2M>", "m2t": "<M2T>", "denoise": "<DENOISE>"}
     assert [vocabulary.task_id(task) for task in tasks] == id_of(list(tasks.values()))
@@ -180,8 +181,13 @@ def test_the_arithmetic_gives_the_ids_that_the_tokenizer_gave(kind):
         ["<PID_NULL>", "<PID_ana>", "<PID_bo>"])
 
 
+def test_a_lost_code_belongs_in_denoisings_question_alone():
+    with pytest.raises(ValueError, match="code -1 at position 1"):
+        MotionVocabulary(1000, 128).code_ids([5, MASKED])
+
+
 def test_codes_of_an_array_become_plain_ints():
-    ids = MotionVocabulary(1000, 128).code_ids(np.array([5, MASKED, 127], dtype=np.int32))
+    ids = MotionVocabulary(1000, 128).code_ids(np.array([5, MASKED, 127], dtype=np.int32), masked=True)
     assert ids == [1005, 1130, 1127] and {type(n) for n in ids} == {int}
 
 
@@ -287,3 +293,13 @@ def test_a_caption_that_only_a_control_id_can_write_is_refused():
 def test_a_tokenizer_without_a_tokenizers_backend_is_refused():
     with pytest.raises(ValueError, match="object has no `tokenizers` backend: choose a base model with a tokenizer"):
         PlainTextEncoder(object())
+
+
+def test_plain_pieces_among_the_added_tokens_do_not_make_a_caption_unwritable():
+    """Gemma lists line breaks and runs of spaces as added tokens, which ordinary merges reach too."""
+    from tokenizers import AddedToken
+
+    tokenizer = tiny_tokenizer("gemma")
+    piece = tokenizer.convert_ids_to_tokens(tokenizer.encode("walks", add_special_tokens=False))[0]
+    tokenizer.add_tokens([AddedToken(piece, special=False, normalized=False)])
+    assert PlainTextEncoder(tokenizer)("walks  forward")

@@ -50,6 +50,9 @@ def tiny_tokenizer(kind: str):
     an added token but no special one. gemma: bos first, the role "model", no system role. bare: no chat template,
     bos added by the tokenizer, nothing to pad with.
     """
+    from model import start_unsloth
+
+    start_unsloth("cpu")  # before transformers, as it wants to be
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
