@@ -90,6 +90,19 @@ def _baselines(rows: Sequence[Mapping], references: Sequence[Sequence], training
     return found | {ANOTHER: score_motions(clips, own)}
 
 
+def format_stages(stages: Mapping[str, Mapping]) -> str:
+    """What the stages did, as text: training loss at start and end, held-out NLL a token of the epoch that was kept."""
+    head = f"{'stage':<18}{'training loss':>16}{'kept epoch':>12}{'NLL seen':>10}{'unseen':>8}{'minutes':>9}"
+    lines = [head, "-" * len(head)]
+    for name, history in stages.items():
+        losses, best = [loss for _, loss in history["losses"]], history["best"]
+        fell = f"{losses[0]:.2f} to {losses[-1]:.2f}" if losses else ""
+        seen, unseen = (f"{best[kind]:.3f}" if kind in best else "" for kind in ("seen", "unseen"))
+        lines.append(f"{name:<18}{fell:>16}{best.get('epoch', ''):>12}{seen:>10}{unseen:>8}"
+                     f"{history['seconds'] / 60:>9.1f}")
+    return "\n".join(lines)
+
+
 def format_table(table: Mapping[str, Mapping[str, Mapping]]) -> str:
     """The table as text; lower is better but for length accuracy, and a length ratio is best at 1."""
     head = f"{'':<8}{'':<38}{'edit':>6}{'norm.':>7}{'length':>8}{'length':>8}{'length':>8}{'NLL/':>7}{'':>6}"

@@ -127,6 +127,9 @@ def train_and_evaluate(run: Run) -> None:
     _check_fit(run, {task for stage in planned for task in stage.task_mix})
     table = _prepared(run)
     results = train_stages(run, planned, table)
+    from report import format_stages
+
+    print("\n" + format_stages(results))
     final = run.folder / planned[-1].folder
     scores = _evaluate(run, final, table) if "t2m" in planned[-1].task_mix else {}
     write_json(run.folder / METRICS_FILE, {"heldout": scores, "stages": results})

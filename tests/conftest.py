@@ -75,19 +75,20 @@ ACTIONS = ["walks forward", "walks backward", "jumps", "waves with the left hand
            "sits down", "turns around", "bows", "kicks", "runs"]
 
 
-def tiny_rows(clips_per_caption: int = 6, codebook_size: int = 16) -> list[dict]:
-    """60 rows in the dataset's format: every caption has a pattern of codes of its own, repeated a few times."""
+def tiny_rows(clips_per_caption: int = 6) -> list[dict]:
+    """60 rows in the dataset's format: every caption has a pattern of codes of its own, repeated a few times; one
+    row has the last code of a codebook of 128."""
     import random
 
     rng = random.Random(0)
     rows = []
     for action in ACTIONS:
-        pattern = [rng.randrange(codebook_size) for _ in range(3)]
+        pattern = [rng.randrange(16) for _ in range(3)]
         for clip in range(clips_per_caption):
-            codes = (pattern * 5)[:6 + clip] + [rng.randrange(codebook_size)]
+            codes = (pattern * 5)[:6 + clip] + [rng.randrange(16)]
             rows.append({"text_query": f"a person {action}", "motion_tokens": " ".join(map(str, codes)),
-                         "participant_id": f"P{clip % 2}"})
-    rows[0]["motion_tokens"] += f" {codebook_size - 1}"  # so that the codebook has its size
+                         "participant_id": f"P00{1 + clip % 2}"})
+    rows[0]["motion_tokens"] += " 127"
     return rows
 
 

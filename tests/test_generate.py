@@ -126,7 +126,7 @@ def test_motions_keep_their_limits_in_the_datasets_format(generator):
 
 def test_a_batch_gives_what_each_prompt_gives_alone(generator):
     prompts = ["a person jumps", "a person waves with the left hand", "bows"]
-    people = ["P0", None, "P1"]
+    people = ["P001", None, "P002"]
     alone = [generator.generate(p, participant_id=q, temperature=0) for p, q in zip(prompts, people, strict=True)]
     assert generator.generate_batch(prompts, people, temperature=0) == alone
 
@@ -166,7 +166,7 @@ def test_per_prompt_vocab_allows_the_captions_codes_alone_and_says_when_it_has_n
 
 
 @pytest.mark.parametrize(("request_", "said"), [
-    (dict(prompt="a person bows", participant_id="P9"), "participant 'P9' is unknown; there are P0, P1"),
+    (dict(prompt="a person bows", participant_id="P009"), "participant 'P009' is unknown; there are P001, P002"),
     (dict(prompt="  "), "expected a sentence"),
     (dict(prompt="a person bows", max_new_tokens=0), "max_new_tokens is 0"),
     (dict(prompt="a person bows", temperature=-1), "temperature is -1"),
@@ -200,8 +200,8 @@ def test_captions_are_plain_words(tiny_run):
     for motion in ("1 2 3", [4, 5, 6]):
         text = generator.caption(motion)
         assert not any(token in text for token in tokenizer.get_added_vocab())
-    with pytest.raises(ValueError, match="code 99 at position 1"):
-        generator.caption("1 99")
+    with pytest.raises(ValueError, match="code 999 at position 1"):
+        generator.caption("1 999")
 
 
 def test_lengths_and_codes_come_from_a_dataset_where_one_is_given(tiny_run, tmp_path):

@@ -191,7 +191,7 @@ def test_a_prompts_file_is_answered_in_its_order_with_its_duplicates(tiny_run, t
 
 
 @pytest.mark.parametrize(("arguments", "said"), [
-    (["--participant_id", "P9"], "participant 'P9' is unknown; there are P0, P1"),
+    (["--participant_id", "P009"], "participant 'P009' is unknown; there are P001, P002"),
     (["--temperature", "-1"], "GEN_TEMPERATURE is -1"),
     (["--num_samples", "0"], "num_samples is 0"),
 ])

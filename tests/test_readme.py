@@ -1,0 +1,56 @@
+"""README.md: its commands and code run, its tables name what there is."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^(?:\.venv/bin/)?python ((?:train_pipeline|inference)\.py.*)$", README, re.MULTILINE)
+INLINE = re.findall(r"`python ((?:train_pipeline|inference)\.py[^`]*)`", README)
+
+
+@pytest.mark.parametrize("command", COMMANDS + INLINE)
+def test_every_command_is_understood(command):
+    import inference
+    import train_pipeline
+
+    script, *arguments = shlex.split(command)
+    module = {"train_pipeline.py": train_pipeline, "inference.py": inference}[script]
+    module._parser().parse_args(arguments)
+
+
+def test_there_are_commands_to_check():
+    assert len(COMMANDS) >= 3 and INLINE
+
+
+def test_the_python_code_runs_as_it_stands(tiny_run, tmp_path, monkeypatch, unsloth):
+    (tmp_path / "output").symlink_to(tiny_run)
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    exec(compile(code, "README.md", "exec"), {})
+
+
+def test_the_json_example_is_a_good_dataset(tmp_path):
+    import data
+
+    (example,) = re.findall(r"```json\n(.*?)```", README, re.DOTALL)
+    path = tmp_path / "example.json"
+    path.write_text(example, encoding="utf-8")
+    report = data.read_rows(path, 512)
+    assert len(report.rows) == 2 and not report.errors and not report.warnings
+
+
+def test_the_table_of_files_names_every_module():
+    table = README.split("## Files")[1]
+    assert {path.name for path in ROOT.glob("*.py")} == set(re.findall(r"`(\w+\.py)`", table.split("## ")[0]))
+
+
+def test_settings_that_the_readme_names_exist():
+    import config
+
+    prefixes = "GEN|LR|EPOCHS|BATCH|GRAD|MAX|HELDOUT|STAGE2|REPORT|LORA|WORK|MODEL|DATA"
+    named = set(re.findall(rf"\b(?:{prefixes})_[A-Z0-9_]+\b", README))
+    assert named <= set(config.defaults()) and len(named) > 10
