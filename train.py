@@ -35,8 +35,8 @@ WEIGHTS = "trainable.safetensors"
 TURNED_UP = 1.01  # a held-out NLL this many times the best one so far is worth a warning
 
 
-class TrainingError(RuntimeError):
-    """Training that cannot go on; the text says at which step, what was found and what to change."""
+class TrainingError(ValueError):
+    """Training that cannot go on as set; the text says at which step, what was found and what to change."""
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,8 @@ class StageTrainer(Trainer):
         _sync(folder)
         for old in whole_checkpoints(folder)[:-1]:
             # Renamed before it is removed, so that a half-removed one is never taken for a whole one.
-            shutil.rmtree(old.rename(folder / "saving" / old.name))
+            old.rename(folder / "saving" / old.name)
+        shutil.rmtree(folder / "saving")
 
     def _save(self, output_dir=None, state_dict=None) -> None:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
@@ -238,7 +239,8 @@ class StageCallback(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.title, unit="step",
-                        file=sys.stderr, dynamic_ncols=True, mininterval=0.5 if sys.stderr.isatty() else 30)
+                        file=sys.stderr, dynamic_ncols=True, miniters=1,
+                        mininterval=0.5 if sys.stderr.isatty() else 30)
 
     def on_step_end(self, args, state, control, **kwargs):
         self.bar.update(1)
@@ -301,7 +303,14 @@ def train_stage(model: MotionLanguageModel, stage: Stage, stage_count: int, rows
                                  math.ceil(len(batches) / options.grad_accum))])
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)
-    trainer.train(resume_from_checkpoint=_resume_point(work))
+    try:
+        trainer.train(resume_from_checkpoint=_resume_point(work))
+    except RuntimeError as error:
+        if not (isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)):
+            raise
+        raise TrainingError(f"{stage.folder}: memory ran out at update {trainer.state.global_step}: lower BATCH_TRAIN "
+                            f"(now {options.batch_size}) and raise GRAD_ACCUM (now {options.grad_accum}) by the same "
+                            "factor, or take a smaller MODEL_NAME") from error
     result = _result(trainer.state.log_history)
     if result.best:
         _load_best(model, work, result.best["step"])

@@ -5,6 +5,7 @@ Killed at any moment, the same command goes on where it was.
 """
 
 import argparse
+import importlib.util
 import json
 import logging
 import shutil
@@ -80,6 +81,9 @@ def _refuse(error: object, status: int) -> int:
 
 
 def _read(settings: Mapping) -> Run:
+    reporter = settings["REPORT_TO"]
+    if reporter != "none" and importlib.util.find_spec(reporter) is None:
+        raise PipelineError(f"REPORT_TO is {reporter!r}, but that package is not installed: pip install {reporter}")
     report = read_rows(settings["DATA_JSON_PATH"], settings["MAX_SEQ_LEN"], settings["CODEBOOK_SIZE"],
                        denoise=settings["EPOCHS_S2"] > 0 and settings["STAGE2_MIX"]["denoise"] > 0)
     if report.errors:  # what is left is no dataset to split

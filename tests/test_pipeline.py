@@ -135,6 +135,12 @@ def test_unknown_and_impossible_settings_are_refused_by_name(arguments, said, ca
     assert said in capsys.readouterr().err
 
 
+def test_a_reporter_that_is_not_installed_is_refused(tiny_arguments, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(train_pipeline.importlib.util, "find_spec", lambda name: None)
+    assert run_script(train_pipeline, *tiny_arguments, "--report_to", "wandb", "--work_dir", str(tmp_path / "o")) == 1
+    assert "REPORT_TO is 'wandb', but that package is not installed" in capsys.readouterr().err
+
+
 def test_a_clip_that_fits_by_words_but_not_by_tokens_is_refused_before_training(tiny_arguments, tmp_path, capsys):
     path = tmp_path / "long.json"
     rows = tiny_rows()

@@ -74,6 +74,18 @@ def test_a_loss_that_is_no_number_stops_with_what_to_change(tiny_base, tmp_path)
         trained(tiny_base, tmp_path, rows(40), {}, epochs=10, batch_size=4, lr_new_rows=1e38)
 
 
+def test_memory_that_runs_out_is_said_with_the_settings_to_change(tiny_base, tmp_path, monkeypatch):
+    import model
+    from train import TrainingError
+
+    def full(*args, **kwargs):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(model.MotionLanguageModel, "forward", full)
+    with pytest.raises(TrainingError, match=r"memory ran out at update 0: lower BATCH_TRAIN \(now 8\)"):
+        trained(tiny_base, tmp_path, rows(8), {})
+
+
 def test_tasks_are_drawn_afresh_each_epoch_whatever_the_order(tiny_base):
     from collators import ExampleDrawer
     from model import ModelConfig, build
