@@ -296,12 +296,18 @@ def _load(path: Path, report: Report) -> tuple[list[Any], _Findings]:
 def _text(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
         raise _Bad("text", _show(value))
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:  # "\ud83d" without its other half: no tokenizer takes it
-            raise _Bad("text", f"half a character, {value[error.start]!r}, in {_show(value)}") from error
+    if not any(char.isprintable() and not char.isspace() for char in value):
+        raise _Bad("text", f"{_show(value)}, in which nothing can be seen")
+    _refuse_half_characters(value, "text")
     return value
+
+
+def _refuse_half_characters(value: str, kind: str) -> None:
+    """Half a character, such as "\\ud83d" without its other half: no tokenizer takes it, no file stores it."""
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise _Bad(kind, f"half a character, {value[error.start]!r}, in {_show(value)}") from error
 
 
 _CODES = re.compile(r"\s*\d{1,6}(?:\s+\d{1,6})*\s*", re.ASCII)
@@ -347,12 +353,15 @@ def _slow_codes(value: Any, largest: int) -> list[int]:
 
 def _identifier(value: Any, kind: str) -> str | None:
     """participant_id or clip_id as text; null counts as not given."""
-    if value is None or type(value) is int:
-        return None if value is None else str(value)
+    if value is None:
+        return None
+    if type(value) is int and abs(value) < 10**18:
+        return str(value)
     if not isinstance(value, str):
         raise _Bad(kind, f"{_show(value)}; expected text or an integer")
     if not value.strip():
         raise _Bad(kind, f"{_show(value)}; leave the field out where there is none")
+    _refuse_half_characters(value, kind)
     if kind == "participant":  # it becomes a token, <PID_x>
         if len(value) > 64:
             raise _Bad(kind, f"{_show(value)}: {len(value)} characters, at most 64 are allowed")
@@ -366,8 +375,13 @@ def _identifier(value: Any, kind: str) -> str | None:
 
 
 def _has_constant(value: Any) -> bool:
-    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return isinstance(value, _Constant) or any(map(_has_constant, children))
+    waiting = [value]  # not recursive: a field may be nested deeper than Python's calls
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, _Constant):
+            return True
+        waiting += one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
+    return False
 
 
 def _read_row(record: Any, index: int, largest: int, findings: _Findings) -> Row | None:

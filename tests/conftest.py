@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 sys.path.insert(0, str(Path(__file__).parent))
 os.environ["UNSLOTH_DISABLE_STATISTICS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"  # tiny models gain nothing from threads, and lose much on a busy machine
 
 TEXTS = ["a person walks forward", "someone waves with the left hand", "the person jumps three times", "a dance"]
 

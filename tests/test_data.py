@@ -379,3 +379,19 @@ def test_checking_needs_no_heavy_import(tmp_path):
                              capture_output=True).stdout.split()
     assert "numpy" in modules
     assert not {"torch", "transformers", "datasets", "pyarrow", "pandas", "unsloth"} & set(modules)
+
+
+@pytest.mark.parametrize(("record", "said"), [
+    (GOOD | {"text_query": "\u200b\ufeff"}, "in which nothing can be seen"),
+    (GOOD | {"clip_id": "\ud83d"}, "half a character"),
+    (GOOD | {"participant_id": 10**4000}, "participant_id that cannot be used"),
+    (GOOD | {"participant_id": "NULL"}, "reserved"),
+])
+def test_what_cannot_be_seen_stored_or_named_is_refused(tmp_path, record, said):
+    path = tmp_path / "odd.json"
+    path.write_text(json.dumps([record]), encoding="utf-8")
+    assert said in read_message(path)
+
+
+def read_message(path):
+    return data.read_rows(path, 512).errors[0].message

@@ -141,6 +141,19 @@ def test_a_seed_repeats_and_leaves_the_callers_random_state_alone(generator):
     assert generator.generate_batch(["a person kicks"], num_samples=6, seed=4) != first
 
 
+def test_without_a_seed_motions_differ_from_call_to_call(generator):
+    def fresh():
+        torch.manual_seed(0)  # what building a model does
+        return tuple(generator.generate_batch(["a person kicks"], num_samples=6))
+
+    assert len({fresh() for _ in range(3)}) == 3
+
+
+@pytest.mark.parametrize("temperature", [2, 1e-300, 100.0])
+def test_any_temperature_of_its_range_works(generator, temperature):
+    assert codes_of(generator.generate("a person kicks", temperature=temperature))
+
+
 def test_samples_follow_one_another_in_the_order_of_the_prompts(generator):
     prompts = ["a person runs", "a person jumps", "a person runs"]
     motions = generator.generate_batch(prompts, num_samples=2, temperature=0)
@@ -173,6 +186,12 @@ def test_per_prompt_vocab_allows_the_captions_codes_alone_and_says_when_it_has_n
     (dict(prompt="a person bows", temperature=float("nan")), "temperature is nan"),
     (dict(prompt="a person bows", top_p=0), "top_p is 0"),
     (dict(prompt="a person bows", top_k=-1), "top_k is -1"),
+    (dict(prompt="a person bows", top_k=True), "top_k is True"),
+    (dict(prompt="a person bows", temperature="0.5"), "temperature is '0.5'"),
+    (dict(prompt="a person bows", max_new_tokens=1.5), "max_new_tokens is 1.5"),
+    (dict(prompt="a person bows", end_logit_slope=float("inf")), "end_logit_slope is inf"),
+    (dict(prompt="a person bows", seed=2**70), "seed is"),
+    (dict(prompt="a person \ud83d bows"), "half a character"),
     (dict(prompt="long " * 200), "of the model's 128 positions"),
 ])
 def test_a_request_that_cannot_be_answered_is_refused(generator, request_, said):
@@ -202,6 +221,11 @@ def test_captions_are_plain_words(tiny_run):
         assert not any(token in text for token in tokenizer.get_added_vocab())
     with pytest.raises(ValueError, match="code 999 at position 1"):
         generator.caption("1 999")
+    for odd in ("", "1,2", [1.7], "1 -1"):
+        with pytest.raises(ValueError, match="expected codes such as"):
+            generator.caption(odd)
+    with pytest.raises(ValueError, match="200 motion tokens and 64 for the caption do not fit"):
+        generator.caption([1] * 200)
 
 
 def test_lengths_and_codes_come_from_a_dataset_where_one_is_given(tiny_run, tmp_path):

@@ -17,7 +17,7 @@ ROWS = [
     {"text_query": "someone waves with the left hand", "codes": [5, 0, 7], "participant_id": None},
     {"text_query": "a dance", "codes": [4, 6], "participant_id": "P1"},
 ]
-EXTRA = {"stage": "test", "tasks": ["t2m"], "settings": {}}
+EXTRA = {"stage": "test", "tasks": ["t2m"], "settings": {}, "length_model": {}, "history": {}}
 
 
 def made(base: str, seed: int = 0):

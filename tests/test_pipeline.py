@@ -37,10 +37,11 @@ def test_a_run_leaves_three_stages_settings_and_figures(tiny_run):
 def test_lengths_come_from_training_rows_alone(tiny_run):
     from splits import load_prepared
 
-    unseen = {row["text_query"].casefold() for row in load_prepared(tiny_run / "data", "unseen")}
+    unseen = {row["text_query"].casefold() for row in load_prepared(tiny_run / "prepared_data", "unseen")}
     captions = json.loads((tiny_run / "stage3_t2m_sft" / "motion_config.json").read_text())["length_model"]["captions"]
     assert unseen and not unseen & set(captions)
-    assert sum(record["lengths"][0] for record in captions.values()) == len(load_prepared(tiny_run / "data", "train"))
+    training = load_prepared(tiny_run / "prepared_data", "train")
+    assert sum(record["lengths"][0] for record in captions.values()) == len(training)
 
 
 def test_a_finished_run_goes_straight_to_its_figures_and_takes_new_decoding_settings(
@@ -83,6 +84,81 @@ def test_fresh_removes_what_a_run_left_and_nothing_else(tiny_run, tiny_arguments
     assert (copy / "my_notes.txt").read_text() == "keep me"
     assert (copy / "stage1_mlm" / "adapter_model.safetensors").read_bytes() != before
     assert not (copy / "stage3_t2m_sft").exists()
+
+
+def test_what_no_run_left_in_work_dir_is_never_touched(tiny_arguments, tmp_path, capsys):
+    mine = tmp_path / "mine" / "checkpoints" / "precious.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("keep me")
+    for fresh in ([], ["--fresh"]):
+        assert run_script(train_pipeline, *tiny_arguments, "--work_dir", str(tmp_path / "mine"), *fresh) == 1
+        assert "holds checkpoints but no settings.json" in capsys.readouterr().err
+    assert mine.read_text() == "keep me"
+
+
+@pytest.mark.parametrize(("arguments", "said"), [
+    (["--model_name", "nope"], "MODEL_NAME 'nope' is neither"),
+    (["--epochs_s1", "0", "--epochs_s2", "0", "--epochs_s3", "0"], "nothing to train"),
+    (["--max_seq_len", "30"], "do not fit MAX_SEQ_LEN 30"),
+])
+def test_fresh_removes_nothing_before_all_else_was_checked(
+        tiny_run, tiny_arguments, tmp_path, capsys, arguments, said):
+    copy = tmp_path / "output"
+    shutil.copytree(tiny_run, copy)
+    assert run_script(train_pipeline, *tiny_arguments, "--work_dir", str(copy), "--fresh", *arguments) == 1
+    assert said in capsys.readouterr().err
+    assert (copy / "stage3_t2m_sft" / "adapter_model.safetensors").is_file() and (copy / "metrics.json").is_file()
+
+
+def test_fresh_does_not_remove_the_dataset_it_is_to_train_on(tiny_run, tiny_arguments, tmp_path, capsys):
+    copy = tmp_path / "output"
+    shutil.copytree(tiny_run, copy)
+    inside = copy / "checkpoints" / "mine.json"
+    inside.write_text(json.dumps(tiny_rows()))
+    arguments = [*tiny_arguments, "--data_json_path", str(inside), "--work_dir", str(copy), "--fresh"]
+    assert run_script(train_pipeline, *arguments) == 1
+    assert "and the dataset with it" in capsys.readouterr().err and inside.is_file()
+
+
+def test_a_stage_that_is_gone_from_between_is_refused(tiny_run, tiny_arguments, tmp_path, capsys):
+    copy = tmp_path / "output"
+    shutil.copytree(tiny_run, copy)
+    shutil.rmtree(copy / "stage2_multitask")
+    assert run_script(train_pipeline, *tiny_arguments, "--work_dir", str(copy)) == 1
+    assert "stage2_multitask, which came before, is gone" in capsys.readouterr().err
+
+
+def test_a_second_run_in_the_same_folder_is_refused(tiny_run, tiny_arguments, capsys):
+    with train_pipeline._locked(tiny_run):
+        assert run_script(train_pipeline, *tiny_arguments, "--work_dir", str(tiny_run)) == 1
+    assert "another run is using" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("file", "content", "said"), [
+    ("settings.json", "[]", "settings.json holds a list"),
+    ("settings.json", '{"settings": nul', "settings.json is broken"),
+    ("settings.json", '{"settings": null}', "settings.json is damaged"),
+    ("stage3_t2m_sft/motion_config.json", "{}", "motion_config.json has no stage"),
+    ("stage3_t2m_sft/adapter_model.safetensors", "x", "adapter_model.safetensors are broken"),
+])
+def test_damaged_files_of_a_run_are_named(tiny_run, tiny_arguments, tmp_path, capsys, file, content, said):
+    copy = tmp_path / "output"
+    shutil.copytree(tiny_run, copy)
+    (copy / file).write_text(content)
+    assert run_script(train_pipeline, *tiny_arguments, "--work_dir", str(copy)) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_missing_adapter_values_are_noticed(tiny_run, tmp_path, capsys):
+    from safetensors.torch import load_file, save_file
+
+    copy = tmp_path / "stage3_t2m_sft"
+    shutil.copytree(tiny_run / "stage3_t2m_sft", copy)
+    weights = load_file(copy / "adapter_model.safetensors")
+    weights.pop(next(name for name in weights if "lora_A" in name))
+    save_file(weights, copy / "adapter_model.safetensors")
+    assert run_script(inference, "--model_path", str(copy), "--prompt", "a person jumps") == 1
+    assert "it is damaged, or of another model" in capsys.readouterr().err
 
 
 BAD = {
@@ -148,7 +224,11 @@ def test_a_clip_that_fits_by_words_but_not_by_tokens_is_refused_before_training(
     path.write_text(json.dumps(rows))
     arguments = [*tiny_arguments, "--data_json_path", str(path), "--work_dir", str(tmp_path / "o")]
     assert run_script(train_pipeline, *arguments) == 1
-    assert re.search(r"long.json: 1 rows do not fit MAX_SEQ_LEN 128: row 3 needs \d+ in ", capsys.readouterr().err)
+    said = capsys.readouterr().err
+    assert re.search(r"long.json: 1 rows .* do not fit MAX_SEQ_LEN 128: row 3 needs \d+ in ", said)
+    # Nothing was made yet, so the advice that was given can be followed in the same folder.
+    arguments += ["--max_seq_len", "400", "--epochs_s2", "0", "--epochs_s3", "0"]
+    assert run_script(train_pipeline, *arguments) == 0
 
 
 @pytest.mark.parametrize("arguments", [["train_pipeline.py", "--help"], ["train_pipeline.py", "--check"],
@@ -172,7 +252,7 @@ def test_help_explains_every_setting():
 
 def answers(tiny_run, capsys, *arguments: str) -> list[str]:
     assert run_script(inference, "--model_path", str(tiny_run / "stage3_t2m_sft"), *arguments) == 0
-    return capsys.readouterr().out.splitlines()
+    return capsys.readouterr().out.removesuffix("\n").split("\n")
 
 
 def test_inference_prints_tokens_alone_and_writes_them(tiny_run, tmp_path, capsys):
@@ -191,6 +271,12 @@ def test_a_prompts_file_is_answered_in_its_order_with_its_duplicates(tiny_run, t
     rows = [json.loads(line) for line in answers(tiny_run, capsys, "--prompts_file", str(path), "--num_samples", "2")]
     assert [row["text_query"] for row in rows] == [prompt for prompt in prompts for _ in range(2)]
     assert all(re.fullmatch(r"\d+( \d+)*", row["motion_tokens"]) for row in rows)
+    path.write_bytes("a person jumps\u2028and bows\r\n".encode())  # one caption, with a separator inside
+    (only,) = answers(tiny_run, capsys, "--prompts_file", str(path))
+    assert json.loads(only)["text_query"] == "a person jumps\u2028and bows"
+    path.write_bytes(b"a person \xfc")
+    assert run_script(inference, "--model_path", str(tiny_run / "stage3_t2m_sft"), "--prompts_file", str(path)) == 1
+    assert "prompts.txt: not UTF-8 (byte 9)" in capsys.readouterr().err
     path.write_text("a person jumps\n\nbows\n")
     assert run_script(inference, "--prompts_file", str(path)) == 1
     assert "line 2 is empty" in capsys.readouterr().err
@@ -200,6 +286,10 @@ def test_a_prompts_file_is_answered_in_its_order_with_its_duplicates(tiny_run, t
     (["--participant_id", "P009"], "participant 'P009' is unknown; there are P001, P002"),
     (["--temperature", "-1"], "GEN_TEMPERATURE is -1"),
     (["--num_samples", "0"], "num_samples is 0"),
+    (["--max_new_tokens", "0"], "max_new_tokens is 0"),
+    (["--output", "."], "is a folder, expected a file"),
+    (["--seed", "-1"], "seed is -1"),
+    (["--device", "cuda"], "torch finds no GPU"),
 ])
 def test_inference_refuses_with_what_exists(tiny_run, capsys, arguments, said):
     status = run_script(inference, "--model_path", str(tiny_run / "stage3_t2m_sft"), "--prompt", "a", *arguments)

@@ -86,6 +86,26 @@ def test_memory_that_runs_out_is_said_with_the_settings_to_change(tiny_base, tmp
         trained(tiny_base, tmp_path, rows(8), {})
 
 
+def test_a_full_disk_is_said_before_anything_is_half_written(tiny_base, tmp_path, monkeypatch):
+    import train
+
+    monkeypatch.setattr(train.shutil, "disk_usage", lambda path: train.shutil._ntuple_diskusage(10, 9, 1))
+    with pytest.raises(train.TrainingError, match="0 MB are free on the disk, a checkpoint takes"):
+        trained(tiny_base, tmp_path, rows(8), {})
+    assert not list(tmp_path.glob("checkpoint-*"))
+
+
+def test_a_damaged_checkpoint_is_named(tiny_base, tmp_path, monkeypatch):
+    import train
+
+    monkeypatch.setattr(train.StageCallback, "on_train_end", lambda *args, **kwargs: None)
+    trained(tiny_base, tmp_path, rows(8), {})
+    (checkpoint,) = train.whole_checkpoints(tmp_path)
+    (checkpoint / "optimizer.pt").write_bytes((checkpoint / "optimizer.pt").read_bytes()[:1000])
+    with pytest.raises(train.TrainingError, match=f"{checkpoint.name} is damaged"):
+        trained(tiny_base, tmp_path, rows(8), {})
+
+
 def test_tasks_are_drawn_afresh_each_epoch_whatever_the_order(tiny_base):
     from collators import ExampleDrawer
     from model import ModelConfig, build
