@@ -109,7 +109,7 @@ GEN_TOP_K = 0
 
 # How much the end of a motion gains per code past the expected length (in logits). Raise it if motions
 # run on for too long; 0 leaves the end to the model.
-GEN_END_LOGIT_SLOPE = 0.5
+GEN_END_LOGIT_SLOPE = 1.0
 
 # Examples at once in evaluation and generation. Lower it if memory runs out.
 EVAL_BATCH = 32

@@ -245,7 +245,7 @@ def train_stages(run: Run, planned: list, table: Mapping) -> dict:
     settings, results, model, before = run.settings, {}, None, None
     heldout = {part: table[part].to_list() for part in ("seen", "unseen")}
     for stage in planned:
-        folder = run.folder / stage.folder
+        folder, work = run.folder / stage.folder, run.folder / WORK_FOLDER / stage.folder
         if folder.is_dir():
             log.info("Stage %d is finished: %s", stage.number, folder)
             update_settings(folder, {name: value for name, value in settings.items() if name not in config.TRAINING})
@@ -254,11 +254,10 @@ def train_stages(run: Run, planned: list, table: Mapping) -> dict:
             if model is None:
                 model = load(before) if before else build(_model_config(settings), run.report.codebook_size,
                                                           _participants(run.report))
-            work = run.folder / WORK_FOLDER / stage.folder
             result = train_stage(model, stage, len(planned), table["train"], heldout, work, _options(settings))
             results[stage.folder] = result.to_dict()
             model.save(folder, _kept(run, stage, table["train"], results[stage.folder]))
-            shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(work, ignore_errors=True)  # its checkpoints are of no more use
         before = folder
     return results
 
@@ -267,7 +266,7 @@ def _model_config(settings: Mapping):
     from model import ModelConfig
 
     return ModelConfig(settings["MODEL_NAME"], settings["MAX_SEQ_LEN"], settings["LORA_R"], settings["LORA_ALPHA"],
-                settings["DTYPE"], settings["SEED"])
+                       settings["DTYPE"], settings["SEED"])
 
 
 def _options(settings: Mapping):
