@@ -76,7 +76,7 @@ LR_NEW_ROWS = 1e-2
 EPOCHS_S1 = 1
 
 # Passes in stage 2, text and motion in the mix of STAGE2_MIX. 0 skips the stage.
-EPOCHS_S2 = 4
+EPOCHS_S2 = 3
 
 # Passes in stage 3, text to motion alone. Raise it while the score on held-out clips still improves.
 EPOCHS_S3 = 5
