@@ -35,7 +35,8 @@ MAX_SEQ_LEN = 512
 CODEBOOK_SIZE = None
 
 # Share of the rows aimed at for each held-out part (there are four: seen and unseen captions, for
-# validation and for test). 0 holds nothing out. Lower it if every clip is needed for training.
+# validation and for test), at most 0.125, so that training keeps half. 0 holds nothing out. Lower it if
+# every clip is needed for training.
 HELDOUT_SHARE = 0.05
 
 # Rows at most in each held-out part. Raise it for steadier scores; evaluation takes longer.
@@ -43,8 +44,8 @@ HELDOUT_MAX = 100
 
 # ---------------------------------------------------------------- model
 
-# The language model to start from: a short name the project knows, a name on the model hub, or a folder.
-# Change it to a larger model if you have a GPU.
+# The language model to start from: smollm2-135m (bundled), a name on the model hub such as
+# unsloth/Qwen3-1.7B, or a folder. Change it to a larger model if you have a GPU, and lower LR with it.
 MODEL_NAME = "smollm2-135m"
 
 # Number format of the frozen weights: auto (bfloat16 where the machine is good at it, else float32),
@@ -107,8 +108,8 @@ GEN_TOP_P = 0.95
 # Draw only from this many likeliest codes. 0 = off.
 GEN_TOP_K = 0
 
-# How much the end of a motion gains per code past the expected length (in logits). Raise it if motions
-# run on for too long; 0 leaves the end to the model.
+# How strongly the end is held back before the expected length and pushed after it (logits a token). Raise
+# it for lengths nearer to the expected one; 0 leaves the end to the model.
 GEN_END_LOGIT_SLOPE = 1.0
 
 # Examples at once in evaluation and generation. Lower it if memory runs out.

@@ -262,7 +262,7 @@ class MotionGenerator:
             raise GenerationError(f"the prompt takes {prompt_length} of the model's {positions} positions "
                                   "(MAX_SEQ_LEN) and leaves none for motion: shorten it")
         if cap is not None and cap > room:
-            log.info("max_new_tokens %d lowered to %d: MAX_SEQ_LEN is %d and the prompt takes %d", cap, room,
+            log.warning("max_new_tokens %d lowered to %d: MAX_SEQ_LEN is %d and the prompt takes %d", cap, room,
                      positions, prompt_length)
         longest = min(limits.max_tokens, room, room if cap is None else cap)
         return LengthLimits(min(limits.min_tokens, longest), min(limits.soft_target, longest), longest, limits.source)

@@ -99,6 +99,7 @@ def run(args: argparse.Namespace) -> list[str]:
     kept = read_motion_config(model_path)
     config.check(kept["settings"], f"{model_path}/motion_config.json")
     _refuse_early(args, prompts, kept)
+    log.info("model %s, trained on %s", model_path, kept["settings"]["DATA_JSON_PATH"])
     generator = _motion_generator_class(args.device)(model_path, args.dataset_path, args.device)
     for flag, name in DECODING.items():
         if flag not in given and settings[name] != generator.settings[name]:
@@ -129,6 +130,9 @@ def main() -> int:
             Path(args.output).write_text("\n".join(lines) + "\n", encoding="utf-8")
     except (ValueError, OSError) as error:
         print(f"inference.py: {error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        print(f"inference.py: the package {error.name} is missing: run it with .venv/bin/python", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

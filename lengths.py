@@ -148,7 +148,7 @@ class LengthModel:
 
 
 def _clips(count: int) -> str:
-    return f"{count} training clip{'s' * (count != 1)}"
+    return f"{count} clip{'s' * (count != 1)}"
 
 
 def _pooled_log_spread(groups: Sequence[Sequence[int]]) -> float:

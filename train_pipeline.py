@@ -77,6 +77,8 @@ def main() -> int:
         return _refuse(f"stopped; the same command{without} goes on from the last checkpoint", 130)
     except (ValueError, OSError) as error:  # what the user can mend; anything else is a defect and keeps its traceback
         return _refuse(error, 1)
+    except ModuleNotFoundError as error:
+        return _refuse(f"the package {error.name} is missing: run it with .venv/bin/python", 1)
     return 0
 
 

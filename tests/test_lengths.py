@@ -30,12 +30,12 @@ def test_the_spread_is_pooled_within_captions():
 
 def test_a_caption_with_one_clip_is_widened_by_two_spreads():
     # exp(2 x 0.4901) = 2.6651: 10 / 2.6651 = 3.75, 10 x 2.6651 = 26.65
-    assert fitted(TWO_AND_ONE).limits("a backflip") == LengthLimits(3, 10, 27, "1 training clip of this caption")
+    assert fitted(TWO_AND_ONE).limits("a backflip") == LengthLimits(3, 10, 27, "1 clip of this caption")
 
 
 def test_two_clips_are_widened_by_half_as_much():
     # exp(0.4901) = 1.6325: 10 / 1.6325 = 6.13, 20 x 1.6325 = 32.65
-    assert fitted(TWO_AND_ONE).limits("walks") == LengthLimits(6, 15.0, 33, "2 training clips of this caption")
+    assert fitted(TWO_AND_ONE).limits("walks") == LengthLimits(6, 15.0, 33, "2 clips of this caption")
 
 
 def test_a_caption_with_many_clips_keeps_their_range_to_within_a_token():
@@ -76,21 +76,21 @@ def people(clips_of_ana: int) -> LengthModel:
 def test_a_participants_own_clips_count_from_enough_clips_on():
     assert ENOUGH_CLIPS == 4
     own, others = people(4).limits("walks", "ana"), people(3).limits("walks", "ana")
-    assert own.source == "4 training clips of this caption by ana"
+    assert own.source == "4 clips of this caption by ana"
     assert own.soft_target == 30 and own.min_tokens > 20  # of bo's 10 tokens nothing is left
-    assert others.source == "13 training clips of this caption" and others.soft_target == 10
+    assert others.source == "13 clips of this caption" and others.soft_target == 10
     assert others == people(3).limits("walks")
 
 
 def test_without_a_participant_or_with_a_stranger_all_clips_count():
     model = people(4)
-    assert model.limits("walks").source == "14 training clips of this caption" == model.limits("walks", "cy").source
+    assert model.limits("walks").source == "14 clips of this caption" == model.limits("walks", "cy").source
 
 
 def test_clips_without_a_participant_are_no_participants():
     model = LengthModel.fit([("walks", None, [0] * 10)] * 6, caption_key)
     assert model.captions["walks"].by_participant == {}
-    assert model.limits("walks", "None").source == "6 training clips of this caption"
+    assert model.limits("walks", "None").source == "6 clips of this caption"
 
 
 # Captions that were never trained
