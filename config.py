@@ -82,6 +82,11 @@ EPOCHS_S2 = 3
 # Passes in stage 3, text to motion alone. Raise it while the score on held-out clips still improves.
 EPOCHS_S3 = 5
 
+# Minutes of training (measuring on held-out clips included) that the three stages share by their epochs, which then
+# are no bound themselves; the learning rates end where the minutes do. None: the epochs decide. Set it to what you
+# have: the model is as good as that time can make it.
+MAX_MINUTES = None
+
 # Updates between two checkpoints. Lower it if the machine may be taken away at any time.
 SAVE_STEPS = 200
 
@@ -214,6 +219,7 @@ _RULES: dict[str, _Rule] = {
     "EPOCHS_S1": _count(0),
     "EPOCHS_S2": _count(0),
     "EPOCHS_S3": _count(0),
+    "MAX_MINUTES": _number(0, 1_000_000, above=True, optional=True),
     "SAVE_STEPS": _count(),
     "STAGE2_MIX": _shares("t2m", "m2t", "denoise"),
     "PID_DROPOUT": _number(0, 1),

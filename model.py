@@ -16,7 +16,9 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 
+from code_vectors import as_rows
 from collators import IGNORED, collate
+from fused import fuse, unfuse
 from model_folder import BUNDLED_MODEL, MOTION_CONFIG, ModelError, check_model_name, read_motion_config, write_json
 from templates import MotionTemplate, MotionVocabulary, new_tokens
 
@@ -187,15 +189,20 @@ def _load_base(config: ModelConfig, device: str | None):
     return network, tokenizer
 
 
-def _start_new_rows(weight, new_ids: range, seed: int) -> None:
-    """New rows drawn around the old rows' mean with their spread, in each dimension; weight (V, D), in place."""
+def _start_new_rows(weight, new_ids: range, seed: int, code_vectors=None) -> None:
+    """New rows around the old rows' mean with their spread, in each dimension; weight (V, D), in place.
+
+    The first of them, the codes, lie as code_vectors (K, d) do; the others, and all without such vectors, are drawn.
+    """
     generator = torch.Generator().manual_seed(seed)
     old = weight[:new_ids.start].float()
-    noise = torch.randn(len(new_ids), old.shape[1], generator=generator).to(old.device)
-    weight[new_ids.start:new_ids.stop] = (old.mean(0) + noise * old.std(0)).to(weight.dtype)
+    shape = torch.randn(len(new_ids), old.shape[1], generator=generator)
+    if code_vectors is not None:
+        shape[:len(code_vectors)] = as_rows(code_vectors, old.shape[1], seed)
+    weight[new_ids.start:new_ids.stop] = (old.mean(0) + shape.to(old.device) * old.std(0)).to(weight.dtype)
 
 
-def _with_new_rows_and_lora(network, tokenizer, vocabulary: MotionVocabulary, config: ModelConfig):
+def _with_new_rows_and_lora(network, tokenizer, vocabulary: MotionVocabulary, config: ModelConfig, code_vectors):
     fast_language_model = start_unsloth()
     rows = network.get_input_embeddings().weight.shape[0]
     # Some bases are padded past their tokenizer and must not shrink.
@@ -203,10 +210,11 @@ def _with_new_rows_and_lora(network, tokenizer, vocabulary: MotionVocabulary, co
     tied = network.get_input_embeddings().weight is network.get_output_embeddings().weight
     indices = {"embed_tokens": list(vocabulary.new_ids)}
     with torch.no_grad():
-        _start_new_rows(network.get_input_embeddings().weight, vocabulary.new_ids, config.seed)
+        _start_new_rows(network.get_input_embeddings().weight, vocabulary.new_ids, config.seed, code_vectors)
         if not tied:
             indices["lm_head"] = list(vocabulary.new_ids)
-            _start_new_rows(network.get_output_embeddings().weight, vocabulary.new_ids, config.seed + 1)
+            _start_new_rows(network.get_output_embeddings().weight, vocabulary.new_ids, config.seed + 1,
+                            code_vectors)
     with contextlib.redirect_stdout(sys.stderr):
         network = fast_language_model.get_peft_model(
             network, r=config.lora_r, lora_alpha=config.lora_alpha, lora_dropout=0.0, bias="none",
@@ -214,7 +222,7 @@ def _with_new_rows_and_lora(network, tokenizer, vocabulary: MotionVocabulary, co
             trainable_token_indices=indices)
     for module in network.modules():
         if hasattr(module, "lora_A"):
-            module.cast_input_dtype_enabled = False  # autocast does it, on the small matrices instead of the input
+            module.cast_input_dtype_enabled = False  # the small matrices are cast, not the input
     network.peft_config["default"].base_model_name_or_path = config.model_name
     return network
 
@@ -257,6 +265,12 @@ class MotionLanguageModel(nn.Module):
         self.pad_id = tokenizer.pad_token_id
 
     @property
+    def tied(self) -> bool:
+        """Whether the rows that codes are read by are those that they are scored with."""
+        return not any(".lm_head." in name or name.startswith("lm_head") for name, p in self.named_parameters()
+                       if p.requires_grad)
+
+    @property
     def device(self):
         return next(self.network.parameters()).device
 
@@ -271,7 +285,9 @@ class MotionLanguageModel(nn.Module):
     def hidden_states(self, input_ids, attention_mask):
         """(B, T) ids to (B, T, D), in the precision of the frozen weights."""
         base = self.network.get_base_model() if hasattr(self.network, "get_base_model") else self.network
-        with torch.autocast(self.device.type, dtype=base.dtype, enabled=base.dtype != torch.float32):
+        # On a CPU `fused` multiplies in that precision; on a GPU autocast brings the LoRA matrices, in float32, to it.
+        mixed = self.device.type != "cpu" and base.dtype != torch.float32
+        with torch.autocast(self.device.type, dtype=base.dtype, enabled=mixed):
             return base.get_decoder()(input_ids=input_ids, attention_mask=attention_mask,
                                       use_cache=False).last_hidden_state
 
@@ -293,8 +309,7 @@ class MotionLanguageModel(nn.Module):
             logits = scale_logits(self.network.config, logits).float()
             nll = nll.masked_scatter(motion, functional.cross_entropy(logits, answer[motion], reduction="none"))
         if not motion.all():
-            with torch.autocast(self.device.type, dtype=hidden.dtype, enabled=hidden.dtype != torch.float32):
-                logits = self.network.get_output_embeddings()(hidden[~motion])
+            logits = self.network.get_output_embeddings()(hidden[~motion])
             logits = scale_logits(self.network.config, logits).float()
             nll = nll.masked_scatter(~motion, functional.cross_entropy(logits, target[~motion], reduction="none"))
         return nll
@@ -322,6 +337,7 @@ class MotionLanguageModel(nn.Module):
 
     def merged(self):
         """The base's own architecture with LoRA and the new rows merged in; this model is used up by it."""
+        unfuse(self.network)
         self.network = self.network.merge_and_unload()
         return self.network
 
@@ -340,8 +356,8 @@ class MotionLanguageModel(nn.Module):
         aside.rename(folder)
 
 
-def mean_nll(model: MotionLanguageModel, rows: Sequence[Mapping], task: str, batch_size: int) -> tuple[float, int]:
-    """Mean negative log-likelihood of the answers' tokens (nats a token, <MOT_END> included) and their number.
+def sum_nll(model: MotionLanguageModel, rows: Sequence[Mapping], task: str, batch_size: int) -> tuple[float, int]:
+    """Negative log-likelihood of all the answers' tokens (nats, <MOT_END> included) and the number of those tokens.
 
     rows: {"text_query", "codes", "participant_id"} each. Deterministic: nothing is drawn.
     """
@@ -357,16 +373,29 @@ def mean_nll(model: MotionLanguageModel, rows: Sequence[Mapping], task: str, bat
             total += nll.double().sum().item()
             count += len(nll)
     model.train(training)
+    return total, count
+
+
+def mean_nll(model: MotionLanguageModel, rows: Sequence[Mapping], task: str, batch_size: int) -> tuple[float, int]:
+    """`sum_nll` as a mean a token, and the number of tokens."""
+    total, count = sum_nll(model, rows, task, batch_size)
     return total / count, count
 
 
-def build(config: ModelConfig, codebook_size: int, participants: Sequence[str], device: str | None = None):
-    """A MotionLanguageModel with fresh LoRA and new rows. Raises ModelError for a base that cannot carry them."""
+def build(config: ModelConfig, codebook_size: int, participants: Sequence[str], device: str | None = None,
+          code_vectors=None):
+    """A MotionLanguageModel with fresh LoRA and new rows. Raises ModelError for a base that cannot carry them.
+
+    code_vectors (K, d): which codes are alike (code_vectors.py), where their rows start; None: anywhere.
+    """
     network, tokenizer = _load_base(config, device)
     vocabulary = add_motion_tokens(tokenizer, codebook_size, participants)
-    network = _with_new_rows_and_lora(network, tokenizer, vocabulary, config)
+    network = _with_new_rows_and_lora(network, tokenizer, vocabulary, config, code_vectors)
     unfreeze(network)
-    return MotionLanguageModel(network, tokenizer, vocabulary, config)
+    model = MotionLanguageModel(network, tokenizer, vocabulary, config)
+    if model.device.type == "cpu":
+        fuse(network, vocabulary.first_motion_id)
+    return model
 
 
 def load(folder: str | Path, device: str | None = None):

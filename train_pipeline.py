@@ -241,12 +241,12 @@ def _prepared(run: Run) -> dict:
 
 def train_stages(run: Run, planned: list, table: Mapping) -> dict:
     """Each stage from the one before; a finished one (its folder exists) is skipped. stage folder -> its history."""
-    from model import build, load
+    from model import load
     from train import train_stage
 
-    settings, results, model, before = run.settings, {}, None, None
+    settings, results, model, before, used = run.settings, {}, None, None, 0.0
     heldout = {part: table[part].to_list() for part in ("seen", "unseen")}
-    for stage in planned:
+    for place, stage in enumerate(planned):
         folder, work = run.folder / stage.folder, run.folder / WORK_FOLDER / stage.folder
         if folder.is_dir():
             log.info("Stage %d is finished: %s", stage.number, folder)
@@ -254,21 +254,24 @@ def train_stages(run: Run, planned: list, table: Mapping) -> dict:
             results[stage.folder] = read_motion_config(folder)["history"]
         else:
             if model is None:
-                model = load(before) if before else build(_model_config(settings), run.report.codebook_size,
-                                                          _participants(run.report))
-            result = train_stage(model, stage, len(planned), table["train"], heldout, work, _options(settings))
+                model = load(before) if before else _new_model(run, table["train"])
+            result = train_stage(model, planned, place, table["train"], heldout, work, _options(settings), used)
             results[stage.folder] = result.to_dict()
             model.save(folder, _kept(run, stage, table["train"], results[stage.folder]))
         shutil.rmtree(work, ignore_errors=True)  # its checkpoints are of no more use
-        before = folder
+        before, used = folder, used + results[stage.folder]["seconds"]
     return results
 
 
-def _model_config(settings: Mapping):
-    from model import ModelConfig
+def _new_model(run: Run, training):
+    from code_vectors import cooccurrence_vectors
+    from model import ModelConfig, build
 
-    return ModelConfig(settings["MODEL_NAME"], settings["MAX_SEQ_LEN"], settings["LORA_R"], settings["LORA_ALPHA"],
-                       settings["DTYPE"], settings["SEED"])
+    settings, size = run.settings, run.report.codebook_size
+    config = ModelConfig(settings["MODEL_NAME"], settings["MAX_SEQ_LEN"], settings["LORA_R"], settings["LORA_ALPHA"],
+                         settings["DTYPE"], settings["SEED"])
+    vectors = cooccurrence_vectors((row["codes"] for row in training), size, settings["SEED"])
+    return build(config, size, _participants(run.report), code_vectors=vectors)
 
 
 def _options(settings: Mapping):
@@ -277,7 +280,8 @@ def _options(settings: Mapping):
     return TrainingOptions(
         batch_size=settings["BATCH_TRAIN"], grad_accum=settings["GRAD_ACCUM"], lr=settings["LR"],
         lr_new_rows=settings["LR_NEW_ROWS"], participant_dropout=settings["PID_DROPOUT"], seed=settings["SEED"],
-        save_steps=settings["SAVE_STEPS"], eval_batch=settings["EVAL_BATCH"], report_to=settings["REPORT_TO"])
+        save_steps=settings["SAVE_STEPS"], eval_batch=settings["EVAL_BATCH"],
+        max_seq_len=settings["MAX_SEQ_LEN"], minutes=settings["MAX_MINUTES"], report_to=settings["REPORT_TO"])
 
 
 def _kept(run: Run, stage, training, history: dict) -> dict:

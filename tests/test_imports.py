@@ -20,18 +20,22 @@ EDGES = {
     "lengths": set(),
     "sample_data": set(),
     "model_folder": set(),
+    "fused": set(),
+    "code_vectors": set(),
     "collators": {"templates"},
     # material
     "data": {"templates"},
     "splits": {"data"},
-    "model": {"collators", "model_folder", "templates"},
+    "model": {"code_vectors", "collators", "fused", "model_folder", "templates"},
+    "memory": {"model", "model_folder"},
     # work
-    "train": {"collators", "model"},
+    "stage_trainer": {"collators", "model", "model_folder"},
+    "train": {"collators", "memory", "model", "stage_trainer"},
     "generate": {"data", "lengths", "model", "model_folder", "templates"},
     "report": {"data", "generate", "metrics", "model"},
     # entry scripts: no more than this
-    "train_pipeline": {"config", "data", "generate", "lengths", "model", "model_folder", "report", "splits",
-                       "templates", "train"},
+    "train_pipeline": {"code_vectors", "config", "data", "generate", "lengths", "model", "model_folder", "report",
+                       "splits", "templates", "train"},
     "inference": {"config", "generate", "model", "model_folder"},
 }
 MODULES = sorted(path.stem for path in ROOT.glob("*.py"))
