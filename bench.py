@@ -1,6 +1,7 @@
 """Measurements of this project on your machine, one table each: `python bench.py train`, `data`, `wordings`.
 
-Every measurement runs in this one process and says what it compares; --output keeps its figures as JSON.
+Every measurement says what it compares and runs in this one process, but for the training of `wordings`; --output
+keeps its figures as JSON.
 """
 
 import argparse
