@@ -46,11 +46,14 @@ def add_arguments(parser) -> None:
                         help="what the dataset's captions mean, and what is held out. Default: that of the sample")
     parser.add_argument("--model_path", metavar="FOLDER",
                         help="measure this trained stage's folder, which stays in its run's folder; train nothing")
+    parser.add_argument("--fresh", action="store_true", help="start anew: remove what an earlier run left in WORK_DIR")
     parser.add_argument("--samples", type=int, default=1, metavar="N", help="clips for each caption. Default: 1")
 
 
 def run(args, settings: Mapping) -> dict:
     """Figures by set. Raises ValueError (its subclasses included) and OSError for what cannot be measured."""
+    if args.fresh and args.model_path is not None:
+        raise ValueError("--fresh is for training, and --model_path trains nothing: give one of them")
     if args.samples < 1:
         raise ValueError(f"--samples is {args.samples}, expected 1 or more")
     wordings = read_wordings(args.wordings_json)
@@ -61,7 +64,7 @@ def run(args, settings: Mapping) -> dict:
              len(split.trained), len(split.combinations), len(wordings.heldout_combinations), len(split.phrases),
              len(wordings.heldout_phrases), len(split.dropped))
     if args.model_path is None:
-        _train(settings, split, report.codebook_size)
+        _train(settings, split, report.codebook_size, args.fresh)
         model_path = _final_stage(settings)
     else:
         model_path = Path(args.model_path)
@@ -73,14 +76,15 @@ def run(args, settings: Mapping) -> dict:
 # ---------------------------------------------------------------- training
 
 
-def _train(settings: Mapping, split: WordingSplit, codebook_size: int) -> None:
+def _train(settings: Mapping, split: WordingSplit, codebook_size: int, fresh: bool) -> None:
     """train_pipeline.py with these settings on what is not held out; it skips the stages that are finished."""
     path = Path(settings["WORK_DIR"]) / TRAINING_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps([_record(row) for row in split.trained], ensure_ascii=False), encoding="utf-8")
     # The codebook stays whole, also where only held-out clips use its last codes.
     changed = {**settings, "DATA_JSON_PATH": str(path), "CODEBOOK_SIZE": codebook_size}
-    command = [sys.executable, str(Path(__file__).with_name("train_pipeline.py")), *flags(changed)]
+    command = [sys.executable, str(Path(__file__).with_name("train_pipeline.py")), *flags(changed),
+               *["--fresh"] * fresh]
     log.info("training: train_pipeline.py on %s, into %s", path, settings["WORK_DIR"])
     status = subprocess.run(command, stdout=2, check=False).returncode  # to stderr: stdout is for the figures
     if status:

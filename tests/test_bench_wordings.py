@@ -120,6 +120,12 @@ def test_training_that_fails_is_told(files, capfd):
     assert "'/nowhere'" in told.err and "ended with status 1; the reason stands above" in told.err
 
 
+@pytest.mark.parametrize("arguments, message", [
+    (["--samples", "0"], "--samples is 0, expected 1 or more"), (["--fresh", "--model_path", "x"], "give one of them")])
+def test_what_makes_no_sense_is_refused_at_once(arguments, message, capsys):
+    assert run_script(bench, "wordings", *arguments) == 1 and message in capsys.readouterr().err
+
+
 def test_settings_survive_the_command_line():
     settings = config.resolve({"LR": 1.2345678e-5, "CODEBOOK_SIZE": None, "WORK_DIR": "a folder",
                                "STAGE2_MIX": {"t2m": 1 / 3, "m2t": 1 / 3, "denoise": 1 / 3}})
