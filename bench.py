@@ -5,7 +5,6 @@ keeps its figures as JSON.
 """
 
 import argparse
-import importlib
 import json
 import logging
 import os
@@ -13,12 +12,15 @@ import platform
 import sys
 from pathlib import Path
 
+import bench_train
+import bench_wordings
 import config
 
-# What each command measures lies in a module of its own with add_arguments(parser), run(args, settings) -> figures
-# (JSON-able), and format_figures(figures) -> text. They import torch only when they run.
+# A module for each command: add_arguments(parser), run(args, settings) -> figures (JSON-able), format_figures(figures)
+# -> text. They import torch only when they run.
 COMMANDS = {
-    "wordings": ("bench_wordings", "wordings and combinations of action and style that were never trained"),
+    "train": (bench_train, "how fast training is, beside the usual recipe of this field"),
+    "wordings": (bench_wordings, "wordings and combinations of action and style that were never trained"),
 }
 
 
@@ -42,7 +44,7 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="|".join(COMMANDS))
     for name, (module, text) in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-        importlib.import_module(module).add_arguments(command)
+        module.add_arguments(command)
         command.add_argument("--output", metavar="FILE", help="also write the figures there, as JSON")
         config.add_arguments(command)
     args = parser.parse_args()
@@ -51,7 +53,7 @@ def main() -> int:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         settings = config.resolve(config.given(args))
-        module = importlib.import_module(COMMANDS[args.command][0])
+        module = COMMANDS[args.command][0]
         figures = module.run(args, settings)
     except config.SettingError as error:
         print(f"bench.py: {error}", file=sys.stderr)
