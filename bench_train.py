@@ -201,7 +201,7 @@ def _ours(settings: Mapping, rows, codebook_size: int, people) -> _Recipe:
     from model import ModelConfig, build
 
     config = ModelConfig(settings["MODEL_NAME"], settings["MAX_SEQ_LEN"], settings["LORA_R"], settings["LORA_ALPHA"],
-                         settings["DTYPE"], settings["SEED"])
+                         settings["DTYPE"], settings["SEED"], settings["LOAD_IN_4BIT"])
     model = build(config, codebook_size, people)
     model.train()
     room = make_room(model, config.max_seq_len)

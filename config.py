@@ -52,6 +52,10 @@ MODEL_NAME = "smollm2-135m"
 # bfloat16, float32 or float16. Change it only if auto chooses badly for your machine.
 DTYPE = "auto"
 
+# True: the frozen weights are kept in 4 bits (bitsandbytes), for models that do not fit otherwise. Slower, and a
+# little worse; refused where bitsandbytes does not work.
+LOAD_IN_4BIT = False
+
 # Rank of the LoRA matrices. Raise it for more capacity on large data; memory and time grow with it.
 LORA_R = 16
 
@@ -163,6 +167,20 @@ def _count(low: int = 1, high: int = 1_000_000, optional: bool = False) -> _Rule
     return _number(low, high, whole=True, optional=optional)
 
 
+def _switch() -> _Rule:
+    """True or False."""
+
+    def accept(value: Any) -> bool:
+        if not isinstance(value, bool):
+            raise TypeError
+        return value
+
+    def parse(text: str) -> bool:
+        return {"true": True, "false": False}[text.lower()]
+
+    return _Rule("True or False", "{true,false}", accept, parse)
+
+
 def _text(*choices: str) -> _Rule:
     """One of the choices, or any text that is not blank if there are none."""
 
@@ -210,6 +228,7 @@ _RULES: dict[str, _Rule] = {
     "HELDOUT_MAX": _count(0),
     "MODEL_NAME": _text(),
     "DTYPE": _text("auto", "bfloat16", "float32", "float16"),
+    "LOAD_IN_4BIT": _switch(),
     "LORA_R": _count(1, 4096),
     "LORA_ALPHA": _count(1, 65536),
     "BATCH_TRAIN": _count(1, 65536),
@@ -323,7 +342,7 @@ def _converter(name: str) -> Callable[[str], Any]:
         try:
             value = _RULES[name].parse(text)
             accepted = _RULES[name].accept(value)
-        except (TypeError, ValueError):
+        except (KeyError, TypeError, ValueError):
             raise ArgumentTypeError(f"found {text!r}, expected {_RULES[name].expected}") from None
         return value if accepted is None else accepted  # a None here would read as "not given"
 

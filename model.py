@@ -38,6 +38,7 @@ class ModelConfig:
     lora_alpha: int
     dtype: str = "auto"  # of the frozen weights; auto: bfloat16 where the processor has it, else float32
     seed: int = 0
+    load_in_4bit: bool = False  # the frozen weights, by bitsandbytes
 
 
 def start_unsloth(device: str | None = None):
@@ -164,6 +165,9 @@ def _load_base(config: ModelConfig, device: str | None):
     import transformers
 
     source = base_source(config.model_name)
+    if config.load_in_4bit and importlib.util.find_spec("bitsandbytes") is None:
+        raise ModelError("LOAD_IN_4BIT is True, but the package bitsandbytes is not installed: "
+                         "pip install --no-deps -r requirements-gpu.txt, or set it to False")
     if Path(source).is_dir():
         _stay_local()
     transformers.utils.logging.disable_progress_bar()
@@ -171,8 +175,11 @@ def _load_base(config: ModelConfig, device: str | None):
     on_cpu = {} if torch.cuda.is_available() and device != "cpu" else {"attn_implementation": "eager"}
     with contextlib.redirect_stdout(sys.stderr), _naming_broken_weights(source):
         network, tokenizer = fast_language_model.from_pretrained(
-            source, max_seq_length=config.max_seq_len, load_in_4bit=False, use_gradient_checkpointing=False,
-            dtype=None if config.dtype == "auto" else getattr(torch, config.dtype), **on_cpu)
+            source, max_seq_length=config.max_seq_len, load_in_4bit=config.load_in_4bit,
+            use_gradient_checkpointing=False, dtype=None if config.dtype == "auto" else getattr(torch, config.dtype),
+            **on_cpu)
+    if config.load_in_4bit and not getattr(network, "is_loaded_in_4bit", False):  # Unsloth goes on in 16 bits then
+        raise ModelError("LOAD_IN_4BIT is True, but bitsandbytes cannot do it on this machine: set it to False")
     if tokenizer.pad_token_id is None:
         raise ModelError(f"the tokenizer of {config.model_name} has neither a pad nor an end token: its "
                          "tokenizer_config.json is missing or incomplete")
@@ -286,7 +293,8 @@ class MotionLanguageModel(nn.Module):
         """(B, T) ids to (B, T, D), in the precision of the frozen weights."""
         base = self.network.get_base_model() if hasattr(self.network, "get_base_model") else self.network
         # On a CPU `fused` multiplies in that precision; on a GPU autocast brings the LoRA matrices, in float32, to it.
-        mixed = self.device.type != "cpu" and base.dtype != torch.float32
+        plain = self.device.type == "cpu" and not self.model_config.load_in_4bit
+        mixed = not plain and base.dtype != torch.float32
         with torch.autocast(self.device.type, dtype=base.dtype, enabled=mixed):
             return base.get_decoder()(input_ids=input_ids, attention_mask=attention_mask,
                                       use_cache=False).last_hidden_state
@@ -336,8 +344,11 @@ class MotionLanguageModel(nn.Module):
                 parameter.copy_(state[name])
 
     def merged(self):
-        """The base's own architecture with LoRA and the new rows merged in; this model is used up by it."""
+        """The base's own architecture with LoRA and the new rows merged in; this model is used up by it. What was in 4
+        bits is in 16 then."""
         unfuse(self.network)
+        if self.model_config.load_in_4bit:
+            _merge_unquantised(self.network)
         self.network = self.network.merge_and_unload()
         return self.network
 
@@ -354,6 +365,23 @@ class MotionLanguageModel(nn.Module):
         if folder.exists():
             shutil.rmtree(folder)
         aside.rename(folder)
+
+
+def _merge_unquantised(network) -> None:
+    """Put a plain linear layer in place of each quantised one with LoRA. PEFT's own merge would round the sum to 4 bits
+    again, which loses most of what LoRA learned."""
+    from bitsandbytes.functional import dequantize_4bit
+
+    for path, layer in [(path, layer) for path, layer in network.named_modules() if hasattr(layer, "lora_A")]:
+        base = layer.base_layer
+        weight = dequantize_4bit(base.weight.data, base.weight.quant_state).to(network.dtype)
+        plain = nn.Linear(base.in_features, base.out_features, base.bias is not None, weight.device, weight.dtype)
+        with torch.no_grad():
+            plain.weight.copy_(weight.float() + layer.get_delta_weight("default").float())
+            if base.bias is not None:
+                plain.bias.copy_(base.bias)
+        parent, _, name = path.rpartition(".")
+        setattr(network.get_submodule(parent), name, plain)
 
 
 def sum_nll(model: MotionLanguageModel, rows: Sequence[Mapping], task: str, batch_size: int) -> tuple[float, int]:

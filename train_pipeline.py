@@ -269,7 +269,7 @@ def _new_model(run: Run, training):
 
     settings, size = run.settings, run.report.codebook_size
     config = ModelConfig(settings["MODEL_NAME"], settings["MAX_SEQ_LEN"], settings["LORA_R"], settings["LORA_ALPHA"],
-                         settings["DTYPE"], settings["SEED"])
+                         settings["DTYPE"], settings["SEED"], settings["LOAD_IN_4BIT"])
     vectors = cooccurrence_vectors((row["codes"] for row in training), size, settings["SEED"])
     return build(config, size, _participants(run.report), code_vectors=vectors)
 

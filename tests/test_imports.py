@@ -21,6 +21,7 @@ EDGES = {
     "sample_data": set(),
     "model_folder": set(),
     "fused": set(),
+    "processes": set(),
     "code_vectors": set(),
     "collators": {"templates"},
     "recogniser": set(),
