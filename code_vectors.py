@@ -1,10 +1,13 @@
-"""Where the new rows of the codes start: codes that are used alike start alike.
+"""Where the new rows of the codes start: codes that are alike start alike.
 
 Random rows have to learn first which codes resemble each other. The clips know it before training: two codes with the
-same neighbours in time are much the same movement, as words with the same neighbours are of like meaning.
+same neighbours in time are much the same movement, as words with the same neighbours are of like meaning. And where the
+codec's codebook is at hand, its vectors say it directly.
 """
 
+import zipfile
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,6 +15,7 @@ import torch
 NEIGHBOURS = {1: 1.0, 2: 0.5, 3: 0.33}  # distance in tokens -> weight
 ENOUGH_TOKENS = 2_000_000  # of the clips; more do not change the statistics
 DIMENSIONS = 64
+NAMES = ("centers", "centres", "codebook", "embedding")  # of a codebook in a .npz file
 
 
 def cooccurrence_vectors(clips: Iterable[Sequence[int]], codebook_size: int, seed: int) -> torch.Tensor:
@@ -38,6 +42,39 @@ def cooccurrence_vectors(clips: Iterable[Sequence[int]], codebook_size: int, see
     vectors[used] -= vectors[used].mean(0)
     vectors[~used] = 0
     return vectors / vectors[used].square().sum(1).mean().sqrt().clamp(min=1e-12)
+
+
+def codebook_vectors(path: str | Path, codebook_size: int) -> torch.Tensor:
+    """The codec's own vectors (K, d), row i for code i, from a .npy file or the one fitting array of a .npz file.
+
+    Less their mean, mean square length 1. An array whose name is one of NAMES is taken before others; further
+    dimensions count as one. Raises ValueError naming the file and what it holds.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"CODEBOOK_PATH {path}: there is no such file")
+    try:
+        found = np.load(path, allow_pickle=False)
+        arrays = {"": found} if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"CODEBOOK_PATH {path}: expected a .npy or .npz file of numbers ({error})") from error
+    fitting = [name for name, array in arrays.items() if array.ndim > 1 and array.shape[0] >= codebook_size
+               and np.issubdtype(array.dtype, np.number)]
+    named = [name for name in NAMES if name in fitting]
+    if len(named or fitting) != 1:
+        shapes = ", ".join(f"{name or 'array'} {array.shape}" for name, array in arrays.items())
+        raise ValueError(f"CODEBOOK_PATH {path} holds {shapes}: expected one array of {codebook_size} rows (codes) or "
+                         f"more, or one called {', '.join(NAMES)}")
+    vectors = torch.from_numpy(arrays[(named or fitting)[0]][:codebook_size].reshape(codebook_size, -1).astype(np.float32))
+    if not torch.isfinite(vectors).all():
+        raise ValueError(f"CODEBOOK_PATH {path}: it holds numbers that are not finite")
+    vectors = vectors - vectors.mean(0)
+    return vectors / vectors.square().sum(1).mean().sqrt().clamp(min=1e-12)
+
+
+def joined(*vectors: torch.Tensor) -> torch.Tensor:
+    """Several views of the codes, each (K, d_i), as one of equal weights, (K, sum of d_i)."""
+    return torch.cat([view / len(vectors)**0.5 for view in vectors], dim=1)
 
 
 def _positive_information(clips: Sequence[np.ndarray], codebook_size: int) -> torch.Tensor:

@@ -34,6 +34,10 @@ MAX_SEQ_LEN = 512
 # if the data does not use the highest codes, so that a decoder for the whole codebook fits the model.
 CODEBOOK_SIZE = None
 
+# File with the codec's own vectors, row i for code i (.npy, or .npz with an array called centers, codebook or
+# embedding). Codes that are near in it start alike: the model learns faster. None: what the clips say.
+CODEBOOK_PATH = None
+
 # Share of the rows aimed at for each held-out part (there are four: seen and unseen captions, for
 # validation and for test), at most 0.125, so that training keeps half. 0 holds nothing out. Lower it if
 # every clip is needed for training.
@@ -181,17 +185,20 @@ def _switch() -> _Rule:
     return _Rule("True or False", "{true,false}", accept, parse)
 
 
-def _text(*choices: str) -> _Rule:
-    """One of the choices, or any text that is not blank if there are none."""
+def _text(*choices: str, optional: bool = False) -> _Rule:
+    """One of the choices, or any text that is not blank if there are none; optional: or None."""
 
-    def accept(value: Any) -> str:
+    def accept(value: Any) -> str | None:
+        if optional and value in (None, "none"):
+            return None
         if not isinstance(value, str):
             raise TypeError
         if not value.strip() or (choices and value not in choices):
             raise ValueError
         return value
 
-    return _Rule("one of " + ", ".join(choices) if choices else "text that is not blank",
+    expected = "one of " + ", ".join(choices) if choices else "text that is not blank"
+    return _Rule(expected + ", or None" * optional,
                  "{" + ",".join(choices) + "}" if choices else "TEXT", accept)
 
 
@@ -224,6 +231,7 @@ _RULES: dict[str, _Rule] = {
     "SEED": _count(0, 2**32 - 1),
     "MAX_SEQ_LEN": _count(16),
     "CODEBOOK_SIZE": _count(optional=True),
+    "CODEBOOK_PATH": _text(optional=True),
     "HELDOUT_SHARE": _number(0, 0.125),  # four parts: training keeps at least half
     "HELDOUT_MAX": _count(0),
     "MODEL_NAME": _text(),

@@ -91,6 +91,8 @@ def _read(settings: Mapping) -> Run:
     check_model_name(settings["MODEL_NAME"])
     if not settings["EPOCHS_S1"] + settings["EPOCHS_S2"] + settings["EPOCHS_S3"]:
         raise PipelineError("EPOCHS_S1, EPOCHS_S2 and EPOCHS_S3 are all 0: nothing to train")
+    if settings["CODEBOOK_PATH"] and not Path(settings["CODEBOOK_PATH"]).is_file():
+        raise PipelineError(f"CODEBOOK_PATH {settings['CODEBOOK_PATH']}: there is no such file")
     reporter = settings["REPORT_TO"]
     if reporter != "none" and importlib.util.find_spec(reporter) is None:
         raise PipelineError(f"REPORT_TO is {reporter!r}, but that package is not installed: pip install {reporter}")
@@ -264,13 +266,15 @@ def train_stages(run: Run, planned: list, table: Mapping) -> dict:
 
 
 def _new_model(run: Run, training):
-    from code_vectors import cooccurrence_vectors
+    from code_vectors import codebook_vectors, cooccurrence_vectors, joined
     from model import ModelConfig, build
 
     settings, size = run.settings, run.report.codebook_size
     config = ModelConfig(settings["MODEL_NAME"], settings["MAX_SEQ_LEN"], settings["LORA_R"], settings["LORA_ALPHA"],
                          settings["DTYPE"], settings["SEED"], settings["LOAD_IN_4BIT"])
     vectors = cooccurrence_vectors((row["codes"] for row in training), size, settings["SEED"])
+    if settings["CODEBOOK_PATH"]:
+        vectors = joined(vectors, codebook_vectors(settings["CODEBOOK_PATH"], size))
     return build(config, size, _participants(run.report), code_vectors=vectors)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from code_vectors import as_rows, cooccurrence_vectors
+from code_vectors import as_rows, codebook_vectors, cooccurrence_vectors, joined
 
 
 def clips() -> list[list[int]]:
@@ -62,3 +62,51 @@ def test_a_model_starts_its_codes_so_and_its_other_rows_anywhere(tiny_base):
     assert likeness(rows[:8] - middle, 1, 2) > 0.6 > 0.3 > likeness(rows[:8] - middle, 1, 5)
     drawn = build(config, 10, []).answer_rows()
     assert likeness(drawn - drawn.mean(0), 1, 2) < 0.6
+
+
+# The codec's own vectors
+
+
+def test_codebook_vectors_keep_the_codecs_distances(tmp_path):
+    centers = np.random.default_rng(0).normal(3, 2, (12, 5))
+    np.savez(tmp_path / "codebook.npz", centers=centers, mean=np.zeros((20, 5)), names=np.array(["hip"]))
+    vectors = codebook_vectors(tmp_path / "codebook.npz", 10)
+    assert vectors.shape == (10, 5)
+    scale = (vectors[0] - vectors[1]).norm().item() / np.linalg.norm(centers[0] - centers[1])
+    assert (vectors[2] - vectors[9]).norm().item() == pytest.approx(scale * np.linalg.norm(centers[2] - centers[9]))
+    np.save(tmp_path / "codebook.npy", centers[:10])
+    assert torch.equal(codebook_vectors(tmp_path / "codebook.npy", 10), vectors)
+
+
+def test_the_samples_codebook_is_one():
+    from sample_data import CODEBOOK_PATH, NUM_CODES
+
+    assert len(codebook_vectors(CODEBOOK_PATH, NUM_CODES)) == NUM_CODES
+
+
+@pytest.mark.parametrize("arrays, found", [
+    ({"centers": np.zeros((5, 3))}, r"holds centers \(5, 3\): expected one array of 10 rows"),
+    ({"a": np.zeros((10, 3)), "b": np.zeros((10, 3))}, r"holds a \(10, 3\), b \(10, 3\)"),
+    ({"a": np.full((10, 3), np.nan)}, "not finite"),
+    ({"a": np.array([["x"]] * 10)}, r"holds a \(10, 1\)"),
+    ({"a": np.array([[{}]] * 10)}, "expected a .npy or .npz file of numbers"),  # a pickle
+])
+def test_other_files_are_refused_by_name(tmp_path, arrays, found):
+    np.savez(tmp_path / "book.npz", **arrays)
+    with pytest.raises(ValueError, match="book.npz.*" + found):
+        codebook_vectors(tmp_path / "book.npz", 10)
+
+
+def test_no_file_and_no_archive_are_refused(tmp_path):
+    (tmp_path / "text.npz").write_text("hello")
+    for name, found in (("none.npz", "there is no such file"), ("text.npz", "expected a .npy or .npz file")):
+        with pytest.raises(ValueError, match=f"{name}.*{found}"):
+            codebook_vectors(tmp_path / name, 10)
+
+
+def test_views_count_alike_when_they_are_joined():
+    one, other = torch.eye(3), torch.tensor([[1.0], [1.0], [-1.0]])
+    both = joined(one, other)
+    assert both.shape == (3, 4)
+    assert (both[0] - both[1]).square().sum().item() == pytest.approx(1.0)
+    assert (both[0] - both[2]).square().sum().item() == pytest.approx(3.0)
