@@ -65,7 +65,8 @@ def codebook_vectors(path: str | Path, codebook_size: int) -> torch.Tensor:
         shapes = ", ".join(f"{name or 'array'} {array.shape}" for name, array in arrays.items())
         raise ValueError(f"CODEBOOK_PATH {path} holds {shapes}: expected one array of {codebook_size} rows (codes) or "
                          f"more, or one called {', '.join(NAMES)}")
-    vectors = torch.from_numpy(arrays[(named or fitting)[0]][:codebook_size].reshape(codebook_size, -1).astype(np.float32))
+    rows = arrays[(named or fitting)[0]][:codebook_size].reshape(codebook_size, -1)
+    vectors = torch.from_numpy(rows.astype(np.float32))
     if not torch.isfinite(vectors).all():
         raise ValueError(f"CODEBOOK_PATH {path}: it holds numbers that are not finite")
     vectors = vectors - vectors.mean(0)
