@@ -28,6 +28,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from collators import ExampleDrawer, collate, length_sorted_batches
 from model import MotionLanguageModel, mean_nll, read_weights
+from rows import token_counts
 
 log = logging.getLogger(__name__)
 
@@ -297,7 +298,7 @@ def train_stage(model: MotionLanguageModel, stage: Stage, stage_count: int, rows
     started = time.monotonic()
     drawer = ExampleDrawer(model.template, stage.task_mix, options.participant_dropout,
                            seed=10 * options.seed + stage.number)
-    batches = EpochBatches([len(codes) for codes in rows["codes"]], drawer, options.batch_size)
+    batches = EpochBatches(token_counts(rows), drawer, options.batch_size)
     on_gpu = model.device.type != "cpu"
     half = next(p for p in model.network.parameters() if not p.requires_grad).dtype == torch.float16
     trainer = StageTrainer(

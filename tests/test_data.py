@@ -137,7 +137,7 @@ def test_files_that_cannot_be_read(tmp_path, text, kind, words):
     message = only(report.errors, kind)
     assert message.startswith(str(tmp_path / "toy.json") + ": ")
     assert [word for word in words if word not in message] == [], message
-    assert report.rows == [] and report.fingerprint == ""
+    assert list(report.rows) == [] and report.fingerprint == ""
     with pytest.raises(data.DataError):
         data.raise_on_errors(report)
 

@@ -35,13 +35,13 @@ def test_a_run_leaves_three_stages_settings_and_figures(tiny_run):
 
 
 def test_lengths_come_from_training_rows_alone(tiny_run):
-    from splits import load_prepared
+    from prepared import load_prepared
 
     unseen = {row["text_query"].casefold() for row in load_prepared(tiny_run / "prepared_data", "unseen")}
     captions = json.loads((tiny_run / "stage3_t2m_sft" / "motion_config.json").read_text())["length_model"]["captions"]
     assert unseen and not unseen & set(captions)
     training = load_prepared(tiny_run / "prepared_data", "train")
-    assert sum(record["lengths"][0] for record in captions.values()) == len(training)
+    assert sum(int(figures.split()[0]) for figures in captions.values()) == len(training)
 
 
 def test_a_finished_run_goes_straight_to_its_figures_and_takes_new_decoding_settings(

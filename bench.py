@@ -1,0 +1,68 @@
+"""Measurements of this project on your machine, one table each: `python bench.py train`, `data`, `wordings`.
+
+Every measurement runs in this one process and says what it compares; --output keeps its figures as JSON.
+"""
+
+import argparse
+import importlib
+import json
+import logging
+import os
+import platform
+import sys
+from pathlib import Path
+
+import config
+
+# What each command measures lies in a module of its own with add_arguments(parser), run(args, settings) -> figures
+# (JSON-able), and format_figures(figures) -> text. They import torch only when they run.
+COMMANDS = {
+}
+
+
+def machine() -> dict:
+    """What the figures depend on."""
+    import torch
+
+    name = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").is_file():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), name)
+    found = {"processor": name, "threads": torch.get_num_threads(), "cores": os.cpu_count(),
+             "python": platform.python_version(), "torch": torch.__version__}
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="|".join(COMMANDS))
+    for name, (module, text) in COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        importlib.import_module(module).add_arguments(command)
+        command.add_argument("--output", metavar="FILE", help="also write the figures there, as JSON")
+        config.add_arguments(command)
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
+    for noisy in ("datasets", "httpx", "transformers", "accelerate"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        settings = config.resolve(config.given(args))
+        module = importlib.import_module(COMMANDS[args.command][0])
+        figures = module.run(args, settings)
+    except config.SettingError as error:
+        print(f"bench.py: {error}", file=sys.stderr)
+        return 2
+    except (ValueError, OSError) as error:
+        print(f"bench.py: {error}", file=sys.stderr)
+        return 1
+    print(module.format_figures(figures))
+    if args.output:
+        content = {"command": sys.argv[1:], "machine": machine(), "figures": figures}
+        Path(args.output).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
