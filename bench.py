@@ -17,6 +17,7 @@ import config
 # What each command measures lies in a module of its own with add_arguments(parser), run(args, settings) -> figures
 # (JSON-able), and format_figures(figures) -> text. They import torch only when they run.
 COMMANDS = {
+    "data": ("bench_data", "how a large dataset is prepared: time and memory"),
 }
 
 

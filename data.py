@@ -15,7 +15,7 @@ import numpy as np
 
 from checks import FIELDS, LARGEST_CODE, Checker, Found
 from reader import SHOWN, Bad, Records, show
-from rows import Marks, Row, Rows, caption_key, group
+from rows import Marks, Row, Rows, caption_key, distinct, group
 
 __all__ = ["DataError", "Problem", "Report", "Row", "Rows", "caption_key", "format_report", "raise_on_errors",
            "read_rows"]
@@ -232,7 +232,7 @@ def format_report(report: Report, split=None) -> str:
 def _facts(report: Report) -> list[tuple[str, str]]:
     rows, size = report.rows, report.codebook_size
     motions, keys, ids = rows.motions, rows.keys, rows.clips
-    pairs = np.unique(keys.ids * motions.count + motions.ids)  # a caption with each of its motions
+    pairs = distinct(keys.ids * motions.count + motions.ids)  # a caption with each of its motions
     clips = np.bincount(pairs // motions.count)
     counts = np.bincount(rows.participant + 1, minlength=1)
     nobody, counts = counts[0], counts[1:]

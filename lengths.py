@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from caption_index import CaptionIndex
-from rows import Columns, Groups, group, offsets
+from rows import Columns, Groups, distinct, group, offsets
 
 ENOUGH_CLIPS = 4  # clips of a caption by one participant from which their own lengths are used
 SIMILAR_CAPTIONS = 5  # captions that an unseen one borrows its lengths from; chosen by length error (BENCHMARKS.md)
@@ -180,8 +180,8 @@ def _statistics(ids: np.ndarray, lengths: np.ndarray, count: int) -> Callable[[i
 
     def of(place: int) -> LengthStatistics:
         start, end = int(ends[place]), int(ends[place + 1])
-        middle = ordered[(start + end - 1) // 2:(start + end) // 2 + 1]
-        return LengthStatistics(end - start, int(ordered[start]), float(middle.mean()), int(ordered[end - 1]))
+        median = (int(ordered[(start + end - 1) // 2]) + int(ordered[(start + end) // 2])) / 2
+        return LengthStatistics(end - start, int(ordered[start]), median, int(ordered[end - 1]))
 
     return of
 
@@ -249,13 +249,13 @@ class _Clips:
             done += len(chunk)
             owners = np.repeat(ids, np.diff(chunk.ends))
             inside = keeps[owners]
-            pairs.append(np.unique(owners[inside] << 32 | chunk.codes[inside]))
+            pairs.append(distinct(owners[inside] << 32 | chunk.codes[inside]))
             if sum(map(len, pairs[1:])) > len(pairs[0]) + 2**22:  # so that memory does not grow with the rows
-                pairs = [np.unique(np.concatenate(pairs))]
-        together = np.unique(np.concatenate(pairs))
+                pairs = [distinct(np.concatenate(pairs))]
+        together = distinct(np.concatenate(pairs))
         owners = together >> 32
         found = np.split(together & 0xFFFFFFFF, np.flatnonzero(np.diff(owners)) + 1)
-        return dict(zip(np.unique(owners).tolist(), found, strict=True))
+        return dict(zip(distinct(owners).tolist(), found, strict=True))
 
     def texts(self, chunks: Iterable[Columns], kept: np.ndarray, key: Callable[[str], str]) -> dict[int, str]:
         """caption -> its key."""

@@ -32,9 +32,9 @@ def prepare(report: Report, split: Split, folder: str | Path, made_with: Mapping
     """Write rows and split as an Arrow table, with fingerprint.json in the same folder.
 
     Columns: index, text_query, codes (list of int32), participant_id, clip_id, split (train, seen, unseen, test) and
-    kind (seen, unseen; null in training); a record for each row, in file order. made_with: the settings that the rows
-    were checked and split with, for prepared_matches(). text: kept for later starts. The folder appears whole or not
-    at all; an earlier one is replaced. Raises DataError if the report has errors.
+    kind (seen, unseen; null in training); a record for each row, part after part, each in file order. made_with: the
+    settings that the rows were checked and split with, for prepared_matches(). text: kept for later starts. The folder
+    appears whole or not at all; an earlier one is replaced. Raises DataError if the report has errors.
     """
     raise_on_errors(report)
     folder = Path(folder)
@@ -59,22 +59,31 @@ def prepare(report: Report, split: Split, folder: str | Path, made_with: Mapping
 
 
 def _write_table(path: Path, rows: Rows, split: Split) -> None:
+    """The parts one after another, none in the same batch as another, so that each can be read by itself."""
     import pyarrow as pa
 
-    text, done = pa.string(), 0
+    text, done, later = pa.string(), 0, {part: [] for part in PARTS[1:]}
     schema = pa.schema([("index", pa.int64()), ("text_query", text), ("codes", pa.list_(pa.int32())),
                         ("participant_id", text), ("clip_id", text), ("split", text), ("kind", text)])
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
         for chunk in rows.chunks:
             places = slice(done, done + len(chunk))
             done += len(chunk)
+            parts = split.part[places]
             # A kind of -1 takes the last of its names, None.
-            parts, kinds = (pa.array(np.array(names, object)[numbers[places]], text)
-                            for names, numbers in ((PARTS, split.part), ((*KINDS, None), split.kind)))
+            names = (pa.array(np.array(names, object)[numbers], text)
+                     for names, numbers in ((PARTS, parts), ((*KINDS, None), split.kind[places])))
             codes = pa.ListArray.from_arrays(pa.array(chunk.ends), pa.array(chunk.codes))
-            columns = [pa.array(chunk.index), _strings(chunk.texts), codes, _strings(chunk.participants),
-                       _strings(chunk.clips), parts, kinds]
-            writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
+            batch = pa.RecordBatch.from_arrays([
+                pa.array(chunk.index), _strings(chunk.texts), codes, _strings(chunk.participants),
+                _strings(chunk.clips), *names], schema=schema)
+            writer.write_batch(batch.filter(pa.array(parts == 0)) if parts.any() else batch)
+            for number, part in enumerate(PARTS[1:], 1):
+                if (parts == number).any():
+                    later[part].append(batch.filter(pa.array(parts == number)))
+        for part in PARTS[1:]:
+            for batch in later[part]:
+                writer.write_batch(batch)
 
 
 def _strings(texts: Texts) -> "pyarrow.StringArray":
@@ -101,11 +110,10 @@ class PreparedChunks:
 
     def __iter__(self) -> Iterator[Columns]:
         import pyarrow as pa
-        import pyarrow.compute as pc
 
         for batch in pa.ipc.open_stream(pa.memory_map(str(self.folder / TABLE))):
-            if self.part is not None:
-                batch = batch.filter(pc.equal(batch.column("split"), self.part))
+            if not len(batch) or self.part not in (None, batch.column("split")[0].as_py()):
+                continue
             index, text, codes, participants, clips = (batch.column(name) for name in (
                 "index", "text_query", "codes", "participant_id", "clip_id"))
             ends = codes.offsets.to_numpy()
@@ -155,8 +163,10 @@ def load_prepared(folder: str | Path, part: str | None = None, kind: str | None 
     prepared_info(folder)
     disable_progress_bars()
     table = Dataset.from_file(str(Path(folder) / TABLE))
-    chosen = np.ones(len(table), bool)
-    for name, value in (("split", part), ("kind", kind)):
-        if value is not None:
-            chosen &= pc.equal(table.data.column(name), value).fill_null(False).to_numpy()
-    return table if chosen.all() else table.select(np.flatnonzero(chosen))
+    if part is not None:
+        sizes = prepared_info(folder)["sizes"]
+        start = sum(sizes[before] for before in PARTS[:PARTS.index(part)])
+        table = table.select(range(start, start + sizes[part]))  # a slice: rows are then found without an index
+    if kind is not None:
+        table = table.select(np.flatnonzero(pc.equal(table.data.column("kind"), kind).fill_null(False).to_numpy()))
+    return table

@@ -63,6 +63,14 @@ def offsets(sizes: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(sizes)])
 
 
+def distinct(numbers: np.ndarray) -> np.ndarray:
+    """The different ones, ascending; many times faster than np.unique (numpy 2.4), which hashes."""
+    ordered = np.sort(numbers)
+    new = np.ones(len(ordered), bool)
+    new[1:] = ordered[1:] != ordered[:-1]
+    return ordered[new]
+
+
 @dataclass(frozen=True)
 class Columns:
     """Some consecutive rows. index: int64, (N,), positions in the file. codes: int32, those of all rows one after

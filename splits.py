@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rows import Rows, caption_key, offsets
+from rows import Rows, caption_key, distinct, offsets
 
 PARTS = ("train", "seen", "unseen", "test")
 KINDS = ("seen", "unseen")
@@ -134,7 +134,7 @@ class _Splitter:
         self.order = hashes[by_hash]  # (clips, 32); a clip is its position here
         self.clip = np.argsort(by_hash)[clip]  # (N,)
         self.members = Lists.by(self.clip, np.arange(self.count), count)
-        pairs = np.unique(self.clip * rows.keys.count + self.keys)
+        pairs = distinct(self.clip * rows.keys.count + self.keys)
         clips, keys = pairs // rows.keys.count, pairs % rows.keys.count
         self.captions = Lists.by(clips, keys, count)
         self.clips_of = Lists.by(keys, clips, rows.keys.count)

@@ -18,10 +18,9 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-import numpy as np
-
 import config
 from data import DataError, Report, caption_key, format_report, raise_on_errors, read_rows
+from fit import find_unfit
 from model_folder import check_model_name, read_json, read_motion_config, update_settings, write_json
 from prepared import PreparedChunks, load_prepared, prepare, prepared_info, prepared_matches, prepared_report
 from splits import Split, split_rows
@@ -32,7 +31,6 @@ SETTINGS_FILE, METRICS_FILE, DATA_FOLDER, WORK_FOLDER = "settings.json", "metric
 STAGE_FOLDERS = ("stage1_mlm", "stage2_multitask", "stage3_t2m_sft")
 OWN = (DATA_FOLDER, WORK_FOLDER, *STAGE_FOLDERS, METRICS_FILE)  # what a run leaves beside settings.json
 SHOWN_CLIPS = 3
-SHOWN_ROWS = 10
 
 
 class PipelineError(ValueError):
@@ -226,24 +224,12 @@ def _check_fit(run: Run, tasks: set[str]) -> None:
     tokenizer = load_tokenizer(run.settings["MODEL_NAME"])
     participants = sorted(run.report.rows.participants)
     vocabulary = add_motion_tokens(tokenizer, run.report.codebook_size, participants)
-    template, positions = MotionTemplate(tokenizer, vocabulary), run.settings["MAX_SEQ_LEN"]
-    found, count, largest = [], 0, 0
-    for chunk in run.report.rows.chunks:
-        texts, codes = chunk.texts.to_list(), np.diff(chunk.ends)
-        distinct = list(set(texts))
-        tokens = dict(zip(distinct, template.encode_text.counts(distinct), strict=True))
-        needed = {task: template.length(task, np.array([tokens[text] for text in texts]), codes) for task in tasks}
-        longest = np.max(list(needed.values()), axis=0)
-        for place in np.flatnonzero(longest > positions).tolist():
-            count, largest = count + 1, max(largest, int(longest[place]))
-            if count <= SHOWN_ROWS:
-                task = max(task for task in tasks if needed[task][place] == longest[place])
-                found.append(f"row {chunk.index[place]} needs {longest[place]} in {task} ({codes[place]} motion "
-                             f"tokens, {texts[place][:40]!r})")
-    if count:
-        more = f" and {count - SHOWN_ROWS} more" if count > SHOWN_ROWS else ""
-        raise DataError(f"{run.report.path}: {count} rows (counted from 0) do not fit MAX_SEQ_LEN {positions}: "
-                        f"{'; '.join(found)}{more}. Set MAX_SEQ_LEN to {largest} or more, or shorten them.")
+    positions = run.settings["MAX_SEQ_LEN"]
+    unfit = find_unfit(run.report.rows.chunks, MotionTemplate(tokenizer, vocabulary), tasks, positions)
+    if unfit.count:
+        more = f" and {unfit.count - len(unfit.first)} more" if unfit.count > len(unfit.first) else ""
+        raise DataError(f"{run.report.path}: {unfit.count} rows (counted from 0) do not fit MAX_SEQ_LEN {positions}: "
+                        f"{'; '.join(unfit.first)}{more}. Set MAX_SEQ_LEN to {unfit.largest} or more, or shorten them.")
 
 
 def _prepared(run: Run) -> dict:
@@ -251,6 +237,7 @@ def _prepared(run: Run) -> dict:
     folder = run.folder / DATA_FOLDER
     if run.split is not None:
         prepare(run.report, run.split, folder, _made_with(run.settings), run.text)
+        run.report.rows = prepared_report(folder).rows  # memory-mapped, so that training has the memory
     return {part: load_prepared(folder, part) for part in ("train", "seen", "unseen", "test")}
 
 

@@ -21,6 +21,7 @@ EDGES = {
     "reader": set(),
     "caption_index": set(),
     "lengths": {"caption_index", "rows"},
+    "fit": {"rows", "templates"},
     "sample_data": set(),
     "model_folder": set(),
     "collators": {"templates"},
@@ -33,10 +34,12 @@ EDGES = {
     # work
     "train": {"collators", "model", "rows"},
     "generate": {"data", "lengths", "model", "model_folder", "templates"},
+    "bench_data": {"collators", "data", "fit", "lengths", "model", "model_folder", "prepared", "rows", "splits",
+                   "templates", "train"},
     "report": {"caption_index", "generate", "metrics", "model", "rows"},
     # entry scripts: no more than this
     "bench": {"config"},
-    "train_pipeline": {"config", "data", "generate", "lengths", "model", "model_folder", "prepared", "report",
+    "train_pipeline": {"config", "data", "fit", "generate", "lengths", "model", "model_folder", "prepared", "report",
                        "splits", "templates", "train"},
     "inference": {"config", "generate", "model", "model_folder"},
 }

@@ -57,6 +57,27 @@ def test_a_finished_run_goes_straight_to_its_figures_and_takes_new_decoding_sett
     assert kept["settings"]["GEN_TEMPERATURE"] == 0
 
 
+def test_a_later_start_uses_the_prepared_data_while_the_file_is_the_same(
+        tiny_run, tiny_arguments, tiny_dataset, tmp_path, monkeypatch):
+    import config
+
+    changed = tmp_path / "changed.json"
+    shutil.copy(tiny_dataset, changed)
+    parser = train_pipeline._parser()
+
+    def start(*more: str, **options):
+        args = parser.parse_args([*tiny_arguments, "--work_dir", str(tiny_run), *more])
+        return train_pipeline._read(config.resolve(config.given(args)), **options)
+
+    first, again = start(reuse=False), start(reuse=True)
+    assert again.split is None and again.report.fingerprint == first.report.fingerprint
+    assert again.text.startswith(first.text) and "has not changed since it was checked" in again.text
+    assert start("--seed", "9", reuse=True).split is not None
+    assert start("--data_json_path", str(changed), reuse=True).split is not None  # messages name the file
+    monkeypatch.setattr(train_pipeline, "read_rows", lambda *args, **options: pytest.fail("the file is read again"))
+    assert sorted(start(reuse=True).report.rows.participants) == sorted(first.report.rows.participants)
+
+
 def test_changed_settings_are_refused_with_the_difference(tiny_run, tiny_arguments, capsys):
     status = run_script(train_pipeline, *tiny_arguments, "--work_dir", str(tiny_run), "--lr", "0.5")
     assert status == 1
