@@ -12,6 +12,7 @@ import platform
 import sys
 from pathlib import Path
 
+import bench_data
 import bench_train
 import bench_wordings
 import config
@@ -20,6 +21,7 @@ import config
 # -> text. They import torch only when they run.
 COMMANDS = {
     "train": (bench_train, "how fast training is, beside the usual recipe of this field"),
+    "data": (bench_data, "how a large dataset is prepared: time and memory"),
     "wordings": (bench_wordings, "wordings and combinations of action and style that were never trained"),
 }
 

@@ -164,8 +164,7 @@ class MotionGenerator:
     def _lengths_of(self, dataset_path: str | Path) -> LengthModel:
         report = read_rows(dataset_path, self.settings["MAX_SEQ_LEN"], self.vocabulary.codebook_size, denoise=False)
         raise_on_errors(report)
-        clips = ((row.text_query, row.participant_id, row.codes) for row in report.rows)
-        return LengthModel.fit(clips, caption_key)
+        return LengthModel.fit(report.rows.chunks, caption_key)
 
     def _require(self, task: str, what: str) -> None:
         if task in self.tasks:

@@ -3,16 +3,22 @@
 Kept in the model's folder, so that decoding never needs the training data.
 """
 
+import hashlib
 import math
 import statistics
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
-from rapidfuzz import fuzz, process
+import numpy as np
+
+from caption_index import CaptionIndex
+from rows import Columns, Groups, distinct, group, offsets
 
 ENOUGH_CLIPS = 4  # clips of a caption by one participant from which their own lengths are used
 SIMILAR_CAPTIONS = 5  # captions that an unseen one borrows its lengths from; chosen by length error (BENCHMARKS.md)
+MOST_CAPTIONS = 50_000  # captions that are kept: about 3 MB in the model's folder
+MOST_DETAILS = 400_000  # codes, and clips' lengths by participant, that are kept of them: about 2 MB
 LEAST_SIMILARITY = 60.0  # per cent; below it a caption is like no other, and all lengths count
 
 
@@ -35,18 +41,22 @@ class LengthStatistics:
     median: float
     longest: int
 
+    def to_text(self) -> str:
+        return f"{self.count} {self.shortest} {self.median:.15g} {self.longest}"
+
     @classmethod
-    def of(cls, lengths: Sequence[int]) -> "LengthStatistics":
-        return cls(len(lengths), min(lengths), statistics.median(lengths), max(lengths))
+    def from_text(cls, text: str) -> "LengthStatistics":
+        count, shortest, median, longest = text.split()
+        return cls(int(count), int(shortest), float(median), int(longest))
 
 
 @dataclass(frozen=True)
 class CaptionRecord:
-    """What is kept of a caption's training clips. codes: those that occur in them, ascending."""
+    """What is kept of a caption's training clips. codes: those that occur in them, ascending; None: not kept."""
 
     lengths: LengthStatistics
     by_participant: dict[str, LengthStatistics]
-    codes: tuple[int, ...]
+    codes: tuple[int, ...] | None
 
 
 class LengthModel:
@@ -54,6 +64,10 @@ class LengthModel:
 
     captions: caption key -> CaptionRecord. spread: the standard deviation of log length among clips of one
     caption, pooled over captions. key: the function that makes captions comparable (case, spaces).
+
+    Of more than MOST_CAPTIONS captions those with most clips are kept (of equal ones, those that a hash chooses), so
+    that the model stays small; the others are then like captions that were never trained. Codes and the lengths by
+    participant are kept for the first of them, up to MOST_DETAILS in all.
     """
 
     def __init__(self, captions: dict[str, CaptionRecord], spread: float, overall: LengthStatistics,
@@ -64,25 +78,28 @@ class LengthModel:
         self._key = key
 
     @classmethod
-    def fit(cls, clips: Iterable[tuple[str, str | None, Sequence[int]]], key: Callable[[str], str]) -> "LengthModel":
-        """clips: (text_query, participant_id, codes (T,)) of the training rows, at least one."""
-        lengths, codes = defaultdict(lambda: defaultdict(list)), defaultdict(set)
-        for text, participant_id, clip in clips:
-            lengths[key(text)][participant_id].append(len(clip))
-            codes[key(text)].update(int(code) for code in clip)
-        if not lengths:
+    def fit(cls, chunks: Iterable[Columns], key: Callable[[str], str]) -> "LengthModel":
+        """chunks: the training clips, at least one; they are gone through twice. Raises ValueError for none."""
+        clips = _Clips.of(chunks, key)
+        if not len(clips.lengths):
             raise ValueError("no training clips to take lengths from")
-        pooled = {caption: [n for group in groups.values() for n in group] for caption, groups in lengths.items()}
-        captions = {
-            caption: CaptionRecord(
-                LengthStatistics.of(pooled[caption]),
-                {str(p): LengthStatistics.of(group) for p, group in groups.items()
-                 if p is not None and len(group) >= ENOUGH_CLIPS},
-                tuple(sorted(codes[caption])))
-            for caption, groups in lengths.items()
-        }
-        everything = [n for group in pooled.values() for n in group]
-        return cls(captions, _pooled_log_spread(list(pooled.values())), LengthStatistics.of(everything), key)
+        of_caption = _statistics(clips.captions.ids, clips.lengths, clips.captions.count)
+        kept = clips.most_frequent(MOST_CAPTIONS)
+        people = clips.by_participant(kept)
+        codes = clips.codes(chunks, kept)
+        texts = clips.texts(chunks, kept, key)
+        room, details = MOST_DETAILS, set()
+        for caption in kept.tolist():
+            room -= len(codes[caption]) + 4 * len(people.get(caption, ()))
+            if room < 0:
+                break
+            details.add(caption)
+        captions = {texts[caption]: CaptionRecord(
+            of_caption(caption), people.get(caption, {}) if caption in details else {},
+            tuple(codes[caption].tolist()) if caption in details else None)
+            for caption in sorted(kept.tolist(), key=lambda caption: clips.captions.first[caption])}
+        everything = _statistics(np.zeros(len(clips.lengths), np.int64), clips.lengths, 1)
+        return cls(captions, _pooled_log_spread(clips.lengths, clips.captions.ids), everything(0), key)
 
     def limits(self, text: str, participant_id: str | None = None) -> LengthLimits:
         """Limits for a caption: from its own clips (and the participant's, where there are enough), else from the
@@ -100,14 +117,16 @@ class LengthModel:
         return self._window([self.captions[caption].lengths for caption, _ in similar],
                             f"the clips of the most similar captions: {named}")
 
+    @cached_property
+    def _index(self) -> CaptionIndex:
+        return CaptionIndex(list(self.captions))
+
     def similar_captions(self, text: str) -> list[tuple[str, float]]:
         """The training captions most like `text` with their similarity in per cent, best first; may be empty."""
-        found = process.extract(self._key(text), self.captions.keys(), scorer=fuzz.token_sort_ratio,
-                                limit=SIMILAR_CAPTIONS, score_cutoff=LEAST_SIMILARITY)
-        return [(caption, score) for caption, score, _ in found]
+        return self._index.nearest(self._key(text), SIMILAR_CAPTIONS, LEAST_SIMILARITY)
 
     def codes(self, text: str) -> tuple[int, ...] | None:
-        """The codes seen in training with this caption; None when it was never seen."""
+        """The codes seen in training with this caption; None when they are not known (never seen, or not kept)."""
         record = self.captions.get(self._key(text))
         return None if record is None else record.codes
 
@@ -122,44 +141,128 @@ class LengthModel:
         return LengthLimits(max(1, math.floor(shortest)), target, math.ceil(longest), source)
 
     def to_dict(self) -> dict:
-        def pack(s: LengthStatistics) -> list:
-            return [s.count, s.shortest, s.median, s.longest]
-
+        """As JSON; figures as text, for a list would take a line for each of them."""
+        records = self.captions.items()
         return {
             "spread": self.spread,
-            "overall": pack(self.overall),
-            "captions": {
-                caption: {"lengths": pack(record.lengths),
-                          "by_participant": {p: pack(s) for p, s in record.by_participant.items()},
-                          "codes": list(record.codes)}
-                for caption, record in self.captions.items()
-            },
+            "overall": self.overall.to_text(),
+            "captions": {caption: record.lengths.to_text() for caption, record in records},
+            "participants": {caption: {name: own.to_text() for name, own in record.by_participant.items()}
+                             for caption, record in records if record.by_participant},
+            "codes": {caption: " ".join(map(str, record.codes)) for caption, record in records
+                      if record.codes is not None},
         }
 
     @classmethod
     def from_dict(cls, content: dict, key: Callable[[str], str]) -> "LengthModel":
+        """Raises ValueError for statistics in another form."""
+        if not {"spread", "overall", "captions", "participants", "codes"} <= content.keys():
+            raise ValueError("the model's length statistics are of an earlier version of this project: train it again")
+        read, codes = LengthStatistics.from_text, content["codes"]
         captions = {
-            caption: CaptionRecord(LengthStatistics(*fields["lengths"]),
-                                   {p: LengthStatistics(*s) for p, s in fields["by_participant"].items()},
-                                   tuple(fields["codes"]))
-            for caption, fields in content["captions"].items()
+            caption: CaptionRecord(
+                read(lengths),
+                {name: read(own) for name, own in content["participants"].get(caption, {}).items()},
+                tuple(map(int, codes[caption].split())) if caption in codes else None)
+            for caption, lengths in content["captions"].items()
         }
-        return cls(captions, content["spread"], LengthStatistics(*content["overall"]), key)
+        return cls(captions, content["spread"], read(content["overall"]), key)
 
 
 def _clips(count: int) -> str:
     return f"{count} clip{'s' * (count != 1)}"
 
 
-def _pooled_log_spread(groups: Sequence[Sequence[int]]) -> float:
+def _statistics(ids: np.ndarray, lengths: np.ndarray, count: int) -> Callable[[int], LengthStatistics]:
+    """Statistics of the lengths in each of `count` groups; ids: (N,), the group of each length."""
+    ordered = lengths[np.lexsort((lengths, ids))]
+    ends = offsets(np.bincount(ids, minlength=count))
+
+    def of(place: int) -> LengthStatistics:
+        start, end = int(ends[place]), int(ends[place + 1])
+        median = (int(ordered[(start + end - 1) // 2]) + int(ordered[(start + end) // 2])) / 2
+        return LengthStatistics(end - start, int(ordered[start]), median, int(ordered[end - 1]))
+
+    return of
+
+
+def _pooled_log_spread(lengths: np.ndarray, ids: np.ndarray) -> float:
     """Standard deviation of log length within groups, pooled; that of all clips where no group has two."""
-    repeated = [group for group in groups if len(group) > 1]
-    if not repeated:
-        repeated = [[n for group in groups for n in group]]
-    squares, freedom = 0.0, 0
-    for group in repeated:
-        logs = [math.log(n) for n in group]
-        mean = sum(logs) / len(logs)
-        squares += sum((value - mean) ** 2 for value in logs)
-        freedom += len(logs) - 1
-    return math.sqrt(squares / freedom) if freedom else 0.0
+    counts = np.bincount(ids)
+    if counts.max() < 2:
+        ids, counts = np.zeros_like(ids), np.array([len(ids)])
+    first = np.zeros(len(counts), lengths.dtype)
+    first[ids[::-1]] = lengths[::-1]
+    logs = np.log(lengths / first[ids])  # from the group's first, so that equal lengths are exactly 0
+    means = np.bincount(ids, logs) / np.maximum(counts, 1)
+    freedom = int((counts - 1).clip(0).sum())
+    return math.sqrt(float(((logs - means[ids]) ** 2).sum()) / freedom) if freedom else 0.0
+
+
+@dataclass(frozen=True)
+class _Clips:
+    """Training clips as numbers. captions: clips with the same caption key. hashes: uint64, (N, 2), of the keys.
+    names: of participants; people: (N,), places among them, -1 for none."""
+
+    lengths: np.ndarray
+    captions: Groups
+    hashes: np.ndarray
+    names: list[str]
+    people: np.ndarray
+
+    @classmethod
+    def of(cls, chunks: Iterable[Columns], key: Callable[[str], str]) -> "_Clips":
+        lengths, hashes, people = [np.empty(0, np.int32)], [np.empty((0, 2), np.uint64)], [np.empty(0, np.int64)]
+        names: dict[str | None, int] = {None: -1}
+        for chunk in chunks:
+            texts = chunk.texts.to_list()
+            known = {text: hashlib.blake2b(key(text).encode(), digest_size=16).digest() for text in set(texts)}
+            hashes.append(np.frombuffer(b"".join(known[text] for text in texts), "<u8").reshape(-1, 2))
+            lengths.append(np.diff(chunk.ends))
+            people.append(np.array([names.setdefault(name, len(names) - 1) for name in chunk.participants.to_list()],
+                                   np.int64))
+        together = np.concatenate(hashes)
+        return cls(np.concatenate(lengths), group(together), together, list(names)[1:], np.concatenate(people))
+
+    def most_frequent(self, limit: int) -> np.ndarray:
+        """Captions by number of clips, most first, then by hash; at most `limit`."""
+        counts = np.bincount(self.captions.ids, minlength=self.captions.count)
+        return np.lexsort((self.hashes[self.captions.first, 0], -counts))[:limit]
+
+    def by_participant(self, kept: np.ndarray) -> dict[int, dict[str, LengthStatistics]]:
+        """caption -> participant -> lengths, where there are ENOUGH_CLIPS."""
+        inside = (self.people >= 0) & np.isin(self.captions.ids, kept)
+        pairs, ids, counts = np.unique(self.captions.ids[inside] * max(len(self.names), 1) + self.people[inside],
+                                       return_inverse=True, return_counts=True)
+        of_pair = _statistics(ids, self.lengths[inside], len(pairs))
+        found: dict[int, dict[str, LengthStatistics]] = {}
+        for place in np.flatnonzero(counts >= ENOUGH_CLIPS).tolist():
+            caption, person = divmod(int(pairs[place]), len(self.names))
+            found.setdefault(caption, {})[self.names[person]] = of_pair(place)
+        return found
+
+    def codes(self, chunks: Iterable[Columns], kept: np.ndarray) -> dict[int, np.ndarray]:
+        """caption -> the codes that occur in its clips, ascending."""
+        keeps, pairs, done = np.isin(np.arange(self.captions.count), kept), [np.empty(0, np.int64)], 0
+        for chunk in chunks:
+            ids = self.captions.ids[done:done + len(chunk)]
+            done += len(chunk)
+            owners = np.repeat(ids, np.diff(chunk.ends))
+            inside = keeps[owners]
+            pairs.append(distinct(owners[inside] << 32 | chunk.codes[inside]))
+            if sum(map(len, pairs[1:])) > len(pairs[0]) + 2**22:  # so that memory does not grow with the rows
+                pairs = [distinct(np.concatenate(pairs))]
+        together = distinct(np.concatenate(pairs))
+        owners = together >> 32
+        found = np.split(together & 0xFFFFFFFF, np.flatnonzero(np.diff(owners)) + 1)
+        return dict(zip(distinct(owners).tolist(), found, strict=True))
+
+    def texts(self, chunks: Iterable[Columns], kept: np.ndarray, key: Callable[[str], str]) -> dict[int, str]:
+        """caption -> its key."""
+        found, done = {}, 0
+        first = {int(self.captions.first[caption]): caption for caption in kept.tolist()}
+        for chunk in chunks:
+            for place in [place for place in range(done, done + len(chunk)) if place in first]:
+                found[first[place]] = key(chunk.texts[place - done])
+            done += len(chunk)
+        return found

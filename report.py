@@ -2,15 +2,17 @@
 
 import random
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
-from rapidfuzz import fuzz, process
+import numpy as np
 
-from data import caption_key
+from caption_index import CaptionIndex
 from generate import MotionGenerator
 from metrics import MotionScores, score_motions
 from model import mean_nll
+from rows import Columns, caption_key
 
+MOST_CLIPS = 50_000
 MODEL, RANDOM, NEAREST, ANOTHER = "model", "random_clip", "nearest_caption_clip", "another_real_clip"
 TITLES = {
     MODEL: "this model",
@@ -21,18 +23,31 @@ TITLES = {
 
 
 class TrainingClips:
-    """Training clips by caption, to draw baselines from. rows: {"text_query", "codes"} each."""
+    """Training clips by caption, to draw baselines from.
 
-    def __init__(self, rows: Sequence[Mapping]):
-        self.clips = [row["codes"] for row in rows]
-        self.by_caption: dict[str, list] = defaultdict(list)
-        for row in rows:
-            self.by_caption[caption_key(row["text_query"])].append(row["codes"])
+    chunks: all training clips, gone through twice. Of more than MOST_CLIPS a sample of about so many is taken, by
+    `seed`: random clips and most similar captions then come from it. All clips of `captions` (caption keys) are kept.
+    """
+
+    def __init__(self, chunks: Iterable[Columns], captions: Container[str] = (), seed: int = 0):
+        share = MOST_CLIPS / max(1, sum(map(len, chunks)))
+        rng = np.random.default_rng(seed)
+        self.clips: list[list[int]] = []
+        self.by_caption: dict[str, list[list[int]]] = defaultdict(list)
+        for chunk in chunks:
+            sampled = rng.random(len(chunk)) < share
+            for place, text in enumerate(chunk.texts.to_list()):
+                key = caption_key(text)
+                if sampled[place] or key in captions:
+                    codes = chunk.row(place).codes.tolist()
+                    self.by_caption[key].append(codes)
+                    self.clips += [codes] * int(sampled[place])
+        self._index = CaptionIndex(list(self.by_caption))
         self._nearest: dict[str, str] = {}
 
     def nearest_caption(self, key: str) -> str:
         if key not in self._nearest:
-            self._nearest[key] = process.extractOne(key, self.by_caption.keys(), scorer=fuzz.token_sort_ratio)[0]
+            self._nearest[key] = self._index.nearest(key, 1)[0][0]
         return self._nearest[key]
 
 

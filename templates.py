@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 TASK_TOKENS = {"lm": "<MOTION_LM>", "t2m": "<T2M>", "m2t": "<M2T>", "denoise": "<DENOISE>"}
 MOT_BEGIN, MOT_END, MOTION_MASK = "<MOT_BEGIN>", "<MOT_END>", "<MOTION_MASK>"
 NO_PARTICIPANT = "NULL"  # the participant of <PID_NULL>, so no one in the data may be called that
+MOST_CACHED = 100_000  # captions whose ids are remembered
 MASKED = -1  # a lost code in the noisy side of denoising
 
 
@@ -165,11 +166,20 @@ class PlainTextEncoder:
 
     def __call__(self, text: str) -> tuple[int, ...]:
         if text not in self._cache:
-            ids = tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
-            if control := sorted(self._control_ids.intersection(ids)):
-                raise ValueError(f"caption {text!r} cannot be written without the control ids {control}: reword it")
-            self._cache[text] = ids
+            if len(self._cache) >= MOST_CACHED:
+                self._cache.clear()
+            self._cache[text] = self._checked(text, self._tokenizer.encode(text, add_special_tokens=False).ids)
         return self._cache[text]
+
+    def counts(self, texts: Sequence[str]) -> list[int]:
+        """The number of ids of each text; all at once is several times faster than one by one."""
+        found = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [len(self._checked(text, one.ids)) for text, one in zip(texts, found, strict=True)]
+
+    def _checked(self, text: str, ids: list[int]) -> tuple[int, ...]:
+        if control := sorted(self._control_ids.intersection(ids)):
+            raise ValueError(f"caption {text!r} cannot be written without the control ids {control}: reword it")
+        return tuple(ids)
 
 
 @dataclass(frozen=True)
@@ -213,6 +223,14 @@ class MotionTemplate:
         else:
             target = [*vocabulary.code_ids(codes), vocabulary.end_id]
         return Example(prompt + target, [False] * len(prompt) + [True] * len(target))
+
+    def length(self, task: str, text_tokens, motion_tokens):
+        """The number of ids that `render` gives an example of `task`, whose caption has text_tokens ids and whose
+        motion has motion_tokens codes; works for arrays as well."""
+        turns = len(self.markers.user) + 2 + len(self.markers.assistant)  # with the task and the participant
+        motion = motion_tokens + 2  # from <MOT_BEGIN> to <MOT_END>
+        return turns + {"lm": motion, "t2m": text_tokens + motion, "m2t": motion + text_tokens + 1,
+                        "denoise": 2 * motion}[task]
 
     def _motion(self, codes: Sequence[int], masked: bool = False) -> list[int]:
         return [self.vocabulary.begin_id, *self.vocabulary.code_ids(codes, masked), self.vocabulary.end_id]

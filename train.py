@@ -22,6 +22,7 @@ from transformers.trainer_callback import PrinterCallback
 from collators import DrawnExamples, EpochBatches, ExampleDrawer, collate
 from memory import make_room
 from model import MotionLanguageModel, read_weights
+from rows import token_counts
 from stage_trainer import Clock, StageCallback, StageTrainer, StepOptions, TrainingError, whole_checkpoints
 
 log = logging.getLogger(__name__)
@@ -160,7 +161,7 @@ def _trainer(model, stage: Stage, stage_count: int, rows, heldout, work: Path, o
     arguments = _arguments(stage, work, options, model)
     drawer = ExampleDrawer(model.template, stage.task_mix, options.participant_dropout,
                            seed=10 * options.seed + stage.number)
-    batches = EpochBatches([len(codes) for codes in rows["codes"]], drawer, options.batch_size,
+    batches = EpochBatches(token_counts(rows), drawer, options.batch_size,
                            arguments.world_size, arguments.process_index)
     steps = StepOptions(options.lr, options.lr_new_rows, options.eval_batch, tokens)
     evaluations = 1 if clock.seconds is None else max(1, round(EVALUATIONS * clock.seconds / 60 / options.minutes))

@@ -15,12 +15,15 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import config
-from data import DataError, Report, format_report, raise_on_errors, read_rows
+from data import DataError, Report, caption_key, format_report, raise_on_errors, read_rows
+from fit import find_unfit
 from model_folder import check_model_name, read_json, read_motion_config, update_settings, write_json
-from splits import Split, load_prepared, prepare, prepared_matches, split_rows
+from prepared import PreparedChunks, load_prepared, prepare, prepared_info, prepared_matches, prepared_report
+from splits import Split, split_rows
 
 log = logging.getLogger("train_pipeline")
 
@@ -28,7 +31,6 @@ SETTINGS_FILE, METRICS_FILE, DATA_FOLDER, WORK_FOLDER = "settings.json", "metric
 STAGE_FOLDERS = ("stage1_mlm", "stage2_multitask", "stage3_t2m_sft")
 OWN = (DATA_FOLDER, WORK_FOLDER, *STAGE_FOLDERS, METRICS_FILE)  # what a run leaves beside settings.json
 SHOWN_CLIPS = 3
-SHOWN_ROWS = 10
 
 
 class PipelineError(ValueError):
@@ -37,12 +39,14 @@ class PipelineError(ValueError):
 
 @dataclass(frozen=True)
 class Run:
-    """What a run is about."""
+    """What a run is about. split: None where the report has errors, or the data was prepared by an earlier start.
+    text: what is in the data, for people."""
 
     settings: Mapping
     report: Report
-    split: Split | None  # None where the report has errors
+    split: Split | None
     folder: Path
+    text: str
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -64,9 +68,9 @@ def main() -> int:
     except config.SettingError as error:
         return _refuse(error, 2)
     try:
-        run = _read(settings)
+        run = _read(settings, reuse=not (args.check or args.fresh))
         if args.check:
-            print(format_report(run.report, run.split))
+            print(run.text)
             return 1 if run.report.errors else 0
         raise_on_errors(run.report)
         _check_work_folder(run, args.fresh)
@@ -87,7 +91,7 @@ def _refuse(error: object, status: int) -> int:
     return status
 
 
-def _read(settings: Mapping) -> Run:
+def _read(settings: Mapping, reuse: bool) -> Run:
     check_model_name(settings["MODEL_NAME"])
     if not settings["EPOCHS_S1"] + settings["EPOCHS_S2"] + settings["EPOCHS_S3"]:
         raise PipelineError("EPOCHS_S1, EPOCHS_S2 and EPOCHS_S3 are all 0: nothing to train")
@@ -96,12 +100,23 @@ def _read(settings: Mapping) -> Run:
     reporter = settings["REPORT_TO"]
     if reporter != "none" and importlib.util.find_spec(reporter) is None:
         raise PipelineError(f"REPORT_TO is {reporter!r}, but that package is not installed: pip install {reporter}")
-    report = read_rows(settings["DATA_JSON_PATH"], settings["MAX_SEQ_LEN"], settings["CODEBOOK_SIZE"],
-                       denoise=settings["EPOCHS_S2"] > 0 and settings["STAGE2_MIX"]["denoise"] > 0)
-    if report.errors:  # what is left is no dataset to split
-        return Run(settings, report, None, Path(settings["WORK_DIR"]))
-    split = split_rows(report.rows, settings["SEED"], settings["HELDOUT_SHARE"], settings["HELDOUT_MAX"])
-    return Run(settings, report, split, Path(settings["WORK_DIR"]))
+    folder, path, made_with = Path(settings["WORK_DIR"]), settings["DATA_JSON_PATH"], _made_with(settings)
+    if reuse and prepared_matches(folder / DATA_FOLDER, path, made_with):
+        text = (f"{prepared_info(folder / DATA_FOLDER)['text']}\n  {path} has not changed since it was checked: the "
+                f"prepared data in {folder / DATA_FOLDER} is used again")
+        return Run(settings, prepared_report(folder / DATA_FOLDER), None, folder, text)
+    report = read_rows(path, made_with["max_seq_len"], made_with["codebook_size"], made_with["denoise"])
+    # With errors, what is left is no dataset to split.
+    split = None if report.errors else split_rows(
+        report.rows, made_with["seed"], made_with["share"], made_with["cap"])
+    return Run(settings, report, split, folder, format_report(report, split))
+
+
+def _made_with(settings: Mapping) -> dict:
+    """All settings that what is prepared depends on."""
+    return {"max_seq_len": settings["MAX_SEQ_LEN"], "codebook_size": settings["CODEBOOK_SIZE"],
+            "denoise": settings["EPOCHS_S2"] > 0 and settings["STAGE2_MIX"]["denoise"] > 0, "seed": settings["SEED"],
+            "share": settings["HELDOUT_SHARE"], "cap": settings["HELDOUT_MAX"]}
 
 
 def _check_work_folder(run: Run, fresh: bool) -> None:
@@ -179,7 +194,7 @@ def _locked(folder: Path):
 def train_and_evaluate(run: Run, fresh: bool) -> None:
     """The whole way: check against the tokenizer, prepare, three stages, held-out figures, three clips."""
     started = time.monotonic()
-    log.info(format_report(run.report, run.split) + "\n")
+    log.info("%s\n", run.text)
     from model import start_unsloth  # from here on it is slow: several seconds of imports
 
     start_unsloth()
@@ -209,35 +224,22 @@ def _check_fit(run: Run, tasks: set[str]) -> None:
     from templates import MotionTemplate
 
     tokenizer = load_tokenizer(run.settings["MODEL_NAME"])
-    vocabulary = add_motion_tokens(tokenizer, run.report.codebook_size, _participants(run.report))
-    template = MotionTemplate(tokenizer, vocabulary)
+    participants = sorted(run.report.rows.participants)
+    vocabulary = add_motion_tokens(tokenizer, run.report.codebook_size, participants)
     positions = run.settings["MAX_SEQ_LEN"]
-    found = []
-    for row in run.report.rows:
-        needed, task = max((len(template.render(task, text=row.text_query, codes=row.codes, noisy=row.codes,
-                                                participant_id=row.participant_id).ids), task) for task in tasks)
-        if needed > positions:
-            found.append((needed, f"row {row.index} needs {needed} in {task} ({len(row.codes)} motion tokens, "
-                                  f"{row.text_query[:40]!r})"))
-    if found:
-        more = f" and {len(found) - SHOWN_ROWS} more" if len(found) > SHOWN_ROWS else ""
-        raise DataError(f"{run.report.path}: {len(found)} rows (counted from 0) do not fit MAX_SEQ_LEN {positions}: "
-                        f"{'; '.join(text for _, text in found[:SHOWN_ROWS])}{more}. Set MAX_SEQ_LEN to "
-                        f"{max(needed for needed, _ in found)} or more, or shorten them.")
-
-
-def _participants(report: Report) -> list[str]:
-    return sorted({row.participant_id for row in report.rows if row.participant_id is not None})
+    unfit = find_unfit(run.report.rows.chunks, MotionTemplate(tokenizer, vocabulary), tasks, positions)
+    if unfit.count:
+        more = f" and {unfit.count - len(unfit.first)} more" if unfit.count > len(unfit.first) else ""
+        raise DataError(f"{run.report.path}: {unfit.count} rows (counted from 0) do not fit MAX_SEQ_LEN {positions}: "
+                        f"{'; '.join(unfit.first)}{more}. Set MAX_SEQ_LEN to {unfit.largest} or more, or shorten them.")
 
 
 def _prepared(run: Run) -> dict:
     """part -> `datasets` table, memory-mapped."""
-    settings = run.settings
     folder = run.folder / DATA_FOLDER
-    made_with = (run.report.fingerprint, settings["SEED"], settings["HELDOUT_SHARE"], settings["HELDOUT_MAX"],
-                 run.report.codebook_size)
-    if not prepared_matches(folder, *made_with):
-        prepare(run.report, run.split, folder)
+    if run.split is not None:
+        prepare(run.report, run.split, folder, _made_with(run.settings), run.text)
+        run.report.rows = prepared_report(folder).rows  # memory-mapped, so that training has the memory
     return {part: load_prepared(folder, part) for part in ("train", "seen", "unseen", "test")}
 
 
@@ -259,7 +261,7 @@ def train_stages(run: Run, planned: list, table: Mapping) -> dict:
                 model = load(before) if before else _new_model(run, table["train"])
             result = train_stage(model, planned, place, table["train"], heldout, work, _options(settings), used)
             results[stage.folder] = result.to_dict()
-            model.save(folder, _kept(run, stage, table["train"], results[stage.folder]))
+            model.save(folder, _kept(run, stage, results[stage.folder]))
         shutil.rmtree(work, ignore_errors=True)  # its checkpoints are of no more use
         before, used = folder, used + results[stage.folder]["seconds"]
     return results
@@ -275,7 +277,7 @@ def _new_model(run: Run, training):
     vectors = cooccurrence_vectors((row["codes"] for row in training), size, settings["SEED"])
     if settings["CODEBOOK_PATH"]:
         vectors = joined(vectors, codebook_vectors(settings["CODEBOOK_PATH"], size))
-    return build(config, size, _participants(run.report), code_vectors=vectors)
+    return build(config, size, sorted(run.report.rows.participants), code_vectors=vectors)
 
 
 def _options(settings: Mapping):
@@ -288,14 +290,13 @@ def _options(settings: Mapping):
         max_seq_len=settings["MAX_SEQ_LEN"], minutes=settings["MAX_MINUTES"], report_to=settings["REPORT_TO"])
 
 
-def _kept(run: Run, stage, training, history: dict) -> dict:
+def _kept(run: Run, stage, history: dict) -> dict:
     """What a stage's folder keeps beside its weights, so that it needs nothing else."""
-    from data import caption_key
     from lengths import LengthModel
 
-    clips = ((row["text_query"], row["participant_id"], row["codes"]) for row in training)
+    lengths = LengthModel.fit(PreparedChunks(run.folder / DATA_FOLDER, "train"), caption_key)
     return {"stage": stage.folder, "tasks": list(stage.task_mix), "settings": dict(run.settings), "history": history,
-            "data_fingerprint": run.report.fingerprint, "length_model": LengthModel.fit(clips, caption_key).to_dict()}
+            "data_fingerprint": run.report.fingerprint, "length_model": lengths.to_dict()}
 
 
 def _evaluate(run: Run, folder: Path, table: Mapping) -> dict:
@@ -304,13 +305,18 @@ def _evaluate(run: Run, folder: Path, table: Mapping) -> dict:
 
     log.info("Held-out figures")
     generator = MotionGenerator(folder)
-    training = table["train"].to_list()
+    training = PreparedChunks(run.folder / DATA_FOLDER, "train")
     parts = {part: table[part].to_list() for part in ("seen", "unseen", "test")}
-    scores = evaluate(generator, parts, TrainingClips(training), run.settings["SEED"])
+    heldout = {caption_key(row["text_query"]) for rows in parts.values() for row in rows}
+    clips = TrainingClips(training, heldout, run.settings["SEED"])
+    scores = evaluate(generator, parts, clips, run.settings["SEED"])
     print("\n" + format_table(scores))
-    captions = list(dict.fromkeys(row["text_query"] for row in [*parts["unseen"], *parts["seen"], *training]))
+    captions = chain((row["text_query"] for part in ("unseen", "seen") for row in parts[part]),
+                     (text for chunk in training for text in chunk.texts.to_list()))
     print("\nThree generated clips:")
-    shown = captions[:SHOWN_CLIPS]
+    shown = []
+    while len(shown) < SHOWN_CLIPS and (caption := next((c for c in captions if c not in shown), None)):
+        shown.append(caption)
     for caption, motion in zip(shown, generator.generate_batch(shown, seed=run.settings["SEED"]), strict=True):
         print(f"  {caption}\n    {motion}")
     return scores

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import data
+import reader
 import splits
 
 ROOT = Path(data.__file__).parent
@@ -83,6 +84,38 @@ def test_any_change_of_content_or_order_changes_the_fingerprint(tmp_path, change
     assert len(prints) == 3 and all(len(one) == 64 for one in prints)
 
 
+@pytest.mark.parametrize("block", [1, 3, 50, 1000])
+@pytest.mark.parametrize("lines", [False, True])
+def test_a_file_in_many_blocks_reads_as_in_one(tmp_path, monkeypatch, block, lines):
+    odd = [5, GOOD | {"motion_tokens": "1 x"}, GOOD | {"text_query": "a\tb"}, GOOD | {"motion_tokens": [0, 7]},
+           GOOD | {"participant_id": 7, "fps": 20}, GOOD | {"participant_id": "7"}, {"text_query": "é\U0001f600"}]
+    records = RECORDS + [GOOD | {"motion_tokens": f"{n} 5"} for n in range(40)] + odd + [GOOD] * 20 + odd
+    texts = [json.dumps(record, ensure_ascii=False) for record in records]
+    broken = ["[1,"] * 12
+    text = "\n".join(texts + broken) if lines else "\ufeff[\n" + ",\n ".join(texts) + "\n]"
+    whole = read(tmp_path, text)
+    monkeypatch.setattr(reader, "BLOCK", block)
+    parts = read(tmp_path, text)
+    assert len(parts.rows.chunks) > 1 or block == 1000
+    assert list(map(content, parts.rows)) == list(map(content, whole.rows))
+    names = set(vars(whole)) - {"rows"}
+    assert {name: getattr(parts, name) for name in names} == {name: getattr(whole, name) for name in names}
+    assert data.format_report(parts) == data.format_report(whole)
+
+
+@pytest.mark.parametrize("text", [
+    '[{"text_query": "a", "motion_tokens": "1"} {"a": 1}]', '[{"text_query": "a"},\n {"b" 1}]', '[\n{"a": 1},\n\n]',
+    '[{"a": "b\n"}]', '[{"a": 1}] x', '[{"a": 1}', '[{"a": 1},', '[1, 2', '["\\u12"]', '[tru]', '{"a": 1} x',
+    '[{"a": 1}\n\n}]', '{"a": 1,\n "b" 2}', '[[[', '{"text_query": "a\n"}'])
+@pytest.mark.parametrize("block", [1, 5, 1000])
+def test_what_is_broken_is_said_as_pythons_parser_says_it_of_the_whole_text(tmp_path, monkeypatch, text, block):
+    monkeypatch.setattr(reader, "BLOCK", block)
+    with pytest.raises(json.JSONDecodeError) as error:
+        json.loads(text)
+    message = only(read(tmp_path, text).errors, "json")
+    assert f"broken JSON at line {error.value.lineno}, column {error.value.colno}: {error.value.msg} (" in message
+
+
 def test_one_row_on_one_line_is_json_lines(tmp_path):
     assert read(tmp_path, GOOD).form == "JSON Lines"
 
@@ -137,7 +170,7 @@ def test_files_that_cannot_be_read(tmp_path, text, kind, words):
     message = only(report.errors, kind)
     assert message.startswith(str(tmp_path / "toy.json") + ": ")
     assert [word for word in words if word not in message] == [], message
-    assert report.rows == [] and report.fingerprint == ""
+    assert list(report.rows) == [] and report.fingerprint == ""
     with pytest.raises(data.DataError):
         data.raise_on_errors(report)
 

@@ -1,14 +1,19 @@
-"""lengths.py: limits worked out by hand, and where they come from."""
+"""lengths.py and caption_index.py: limits worked out by hand, where they come from, and what many captions cost."""
 
+import hashlib
 import json
 import math
 import random
+import time
 
 import numpy as np
 import pytest
+from rapidfuzz import fuzz, process
 
-from data import caption_key
+import lengths
+from caption_index import CaptionIndex
 from lengths import ENOUGH_CLIPS, LengthLimits, LengthModel
+from rows import Columns, Row, caption_key
 
 # Two captions with clips of 10 and 20 tokens. Log lengths lie ln 2 / 2 off their mean, so the squares sum to
 # 4 (ln 2 / 2)^2 = (ln 2)^2 over two degrees of freedom: a spread of ln 2 / sqrt 2 = 0.4901.
@@ -16,8 +21,15 @@ TWO_AND_ONE = [("walks", 10), ("walks", 20), ("turns", 10), ("turns", 20), ("a b
 SPREAD = math.log(2) / math.sqrt(2)
 
 
+def fit(clips, key=caption_key, chunk=7) -> LengthModel:
+    """clips: (caption, participant_id, codes); in several chunks, as a large table gives them."""
+    rows = [Row(i, text, np.array(codes, np.int32), participant_id)
+            for i, (text, participant_id, codes) in enumerate(clips)]
+    return LengthModel.fit([Columns.of(rows[i:i + chunk]) for i in range(0, len(rows), chunk)], key)
+
+
 def fitted(captions_and_lengths, participant_id=None) -> LengthModel:
-    return LengthModel.fit([(text, participant_id, [0] * n) for text, n in captions_and_lengths], caption_key)
+    return fit([(text, participant_id, [0] * n) for text, n in captions_and_lengths])
 
 
 def window(limits: LengthLimits) -> tuple:
@@ -63,14 +75,14 @@ def test_the_shortest_clip_allowed_has_one_token():
 def test_a_caption_is_known_by_its_key():
     model = fitted(TWO_AND_ONE)
     assert model.limits("  WALKS.") == model.limits("walks")
-    assert LengthModel.fit([("walks", None, [0] * 10)], str).captions.keys() == {"walks"}
+    assert fit([("walks", None, [0] * 10)], str).captions.keys() == {"walks"}
 
 
 # Participants
 
 
 def people(clips_of_ana: int) -> LengthModel:
-    return LengthModel.fit([("walks", "ana", [0] * 30)] * clips_of_ana + [("walks", "bo", [0] * 10)] * 10, caption_key)
+    return fit([("walks", "ana", [0] * 30)] * clips_of_ana + [("walks", "bo", [0] * 10)] * 10)
 
 
 def test_a_participants_own_clips_count_from_enough_clips_on():
@@ -88,7 +100,7 @@ def test_without_a_participant_or_with_a_stranger_all_clips_count():
 
 
 def test_clips_without_a_participant_are_no_participants():
-    model = LengthModel.fit([("walks", None, [0] * 10)] * 6, caption_key)
+    model = fit([("walks", None, [0] * 10)] * 6)
     assert model.captions["walks"].by_participant == {}
     assert model.limits("walks", "None").source == "6 clips of this caption"
 
@@ -125,8 +137,7 @@ def test_a_caption_like_no_other_takes_all_clips():
 
 
 def test_the_codes_of_a_caption():
-    model = LengthModel.fit([("walks", None, [3, 1, 3]), ("Walks.", "ana", np.array([7, 1])), ("turns", None, [9])],
-                            caption_key)
+    model = fit([("walks", None, [3, 1, 3]), ("Walks.", "ana", np.array([7, 1])), ("turns", None, [9])])
     assert model.codes("walks") == (1, 3, 7) and model.codes("TURNS") == (9,)
     assert model.codes("walks on") is None
 
@@ -135,7 +146,7 @@ def test_json_keeps_every_limit():
     rng = random.Random(0)
     clips = [(f"{verb} {way}", rng.choice(["ana", "bo", None]), [rng.randrange(50)] * rng.randrange(5, 80))
              for verb in ("walks", "runs", "jumps") for way in ("forward", "left") for _ in range(rng.randrange(1, 20))]
-    model = LengthModel.fit(clips, caption_key)
+    model = fit(clips)
     again = LengthModel.from_dict(json.loads(json.dumps(model.to_dict())), caption_key)
     assert again.captions == model.captions and (again.spread, again.overall) == (model.spread, model.overall)
     assert any(record.by_participant for record in model.captions.values())  # else the next lines ask for too little
@@ -146,9 +157,10 @@ def test_json_keeps_every_limit():
 
 
 def test_arrays_from_the_table_can_be_kept_as_json():
-    model = LengthModel.fit([("walks", "ana", np.array([4, 2], dtype=np.int32))] * 5, caption_key)
-    assert json.loads(json.dumps(model.to_dict()))["captions"]["walks"] == {
-        "lengths": [5, 2, 2, 2], "by_participant": {"ana": [5, 2, 2, 2]}, "codes": [2, 4]}
+    model = fit([("walks", "ana", np.array([4, 2], dtype=np.int32))] * 5)
+    kept = json.loads(json.dumps(model.to_dict()))
+    assert kept["captions"] == {"walks": "5 2 2 2"} and kept["codes"] == {"walks": "2 4"}
+    assert kept["participants"] == {"walks": {"ana": "5 2 2 2"}}
 
 
 def test_limits_are_ordered_and_hold_every_clip_whatever_the_clips():
@@ -157,7 +169,7 @@ def test_limits_are_ordered_and_hold_every_clip_whatever_the_clips():
     for _ in range(150):
         clips = [(" ".join(rng.choices(words, k=rng.randrange(1, 4))), rng.choice(["ana", None]),
                   [0] * rng.choice([1, 2, rng.randrange(1, 400)])) for _ in range(rng.randrange(1, 25))]
-        model = LengthModel.fit(clips, caption_key)
+        model = fit(clips)
         for text in [clips[0][0], "zzz", "walks somewhere", "a person turns"]:
             for participant_id in (None, "ana"):
                 limits = model.limits(text, participant_id)
@@ -171,3 +183,67 @@ def test_limits_are_ordered_and_hold_every_clip_whatever_the_clips():
 def test_no_clips_are_refused():
     with pytest.raises(ValueError, match="^no training clips to take lengths from$"):
         LengthModel.fit([], caption_key)
+
+
+def test_statistics_in_another_form_are_refused():
+    with pytest.raises(ValueError, match="of an earlier version"):
+        LengthModel.from_dict({"spread": 0.1, "overall": [1, 2, 2, 2], "captions": {}}, caption_key)
+
+
+# Many captions
+
+
+def test_of_too_many_captions_those_with_most_clips_are_kept(monkeypatch):
+    monkeypatch.setattr(lengths, "MOST_CAPTIONS", 3)
+    clips = [("rare one", 10), ("common", 20), ("often", 30), ("rare two", 40), ("common", 22), ("often", 30),
+             ("rare three", 50)]
+    for seed in range(5):
+        model = fitted(random.Random(seed).sample(clips, len(clips)))
+        (rare,) = model.captions.keys() - {"common", "often"}
+        assert rare == min(("rare one", "rare two", "rare three"), key=blake_of)  # whatever the order of the clips
+    assert model.overall.count == 7 and model.spread == pytest.approx(fitted(clips).spread)
+    assert model.limits("common").source == "2 clips of this caption"
+    dropped = next(text for text in ("rare one", "rare two") if text not in model.captions)
+    assert "of this caption" not in model.limits(dropped).source and model.codes(dropped) is None
+
+
+def blake_of(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest()[:8], "little")
+
+
+def test_details_are_kept_for_the_captions_with_most_clips(monkeypatch):
+    clips = [("often", "ana", [n]) for n in range(5)] + [("rare", "bo", [7, 8, 9])]
+    for room, codes, people in ((12, (7, 8, 9), {"ana"}), (11, None, {"ana"}), (8, None, set())):
+        monkeypatch.setattr(lengths, "MOST_DETAILS", room)
+        model = fit(clips)
+        assert (model.codes("rare"), set(model.captions["often"].by_participant)) == (codes, people)
+        assert model.codes("often") == ((0, 1, 2, 3, 4) if people else None)
+        assert model.limits("rare").source == "1 clip of this caption"
+
+
+def test_a_model_of_many_captions_is_small_and_quick():
+    words = "a person walks runs jumps slowly quickly left right forward twice then and waves".split()
+    rng = random.Random(0)
+    clips = [(f"{' '.join(rng.choices(words, k=8))} {n}", f"P{n % 9}", [n % 512] * 20) for n in range(60_000)]
+    model = fit(clips, chunk=10_000)
+    assert len(model.captions) == lengths.MOST_CAPTIONS
+    assert len(json.dumps(model.to_dict(), indent=1)) < 7e6
+    model.limits("the first question makes the index")
+    started = time.perf_counter()
+    for text, *_ in clips[:20]:
+        model.limits(text + " once more")
+    assert time.perf_counter() - started < 2  # 0.1 s each would be too slow; a few milliseconds were measured
+
+
+@pytest.mark.parametrize("count", [1, 5, 300, 3000])
+def test_the_index_finds_what_comparing_all_finds(count):
+    rng = random.Random(count)
+    words = "a person walks runs jumps slowly quickly left right forward twice then and waves é 𝄞".split()
+    captions = list(dict.fromkeys(" ".join(rng.choices(words, k=rng.randrange(1, 9))) for _ in range(count)))
+    index = CaptionIndex(captions)
+    for limit, least in ((1, 0.0), (5, 60.0), (5, 85.0), (400, 60.0)):
+        for _ in range(10):
+            asked = " ".join(rng.choices([*words, "spin", "xyz"], k=rng.randrange(1, 9)))
+            everything = process.extract(asked, captions, scorer=fuzz.token_sort_ratio, limit=limit,
+                                         score_cutoff=least)
+            assert index.nearest(asked, limit, least) == [(caption, score) for caption, score, _ in everything]

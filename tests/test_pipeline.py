@@ -35,13 +35,13 @@ def test_a_run_leaves_three_stages_settings_and_figures(tiny_run):
 
 
 def test_lengths_come_from_training_rows_alone(tiny_run):
-    from splits import load_prepared
+    from prepared import load_prepared
 
     unseen = {row["text_query"].casefold() for row in load_prepared(tiny_run / "prepared_data", "unseen")}
     captions = json.loads((tiny_run / "stage3_t2m_sft" / "motion_config.json").read_text())["length_model"]["captions"]
     assert unseen and not unseen & set(captions)
     training = load_prepared(tiny_run / "prepared_data", "train")
-    assert sum(record["lengths"][0] for record in captions.values()) == len(training)
+    assert sum(int(figures.split()[0]) for figures in captions.values()) == len(training)
 
 
 def test_a_finished_run_goes_straight_to_its_figures_and_takes_new_decoding_settings(
@@ -55,6 +55,27 @@ def test_a_finished_run_goes_straight_to_its_figures_and_takes_new_decoding_sett
     assert "this model" in printed and "another real clip" in printed and "Three generated clips:" in printed
     kept = json.loads((copy / "stage3_t2m_sft" / "motion_config.json").read_text())
     assert kept["settings"]["GEN_TEMPERATURE"] == 0
+
+
+def test_a_later_start_uses_the_prepared_data_while_the_file_is_the_same(
+        tiny_run, tiny_arguments, tiny_dataset, tmp_path, monkeypatch):
+    import config
+
+    changed = tmp_path / "changed.json"
+    shutil.copy(tiny_dataset, changed)
+    parser = train_pipeline._parser()
+
+    def start(*more: str, **options):
+        args = parser.parse_args([*tiny_arguments, "--work_dir", str(tiny_run), *more])
+        return train_pipeline._read(config.resolve(config.given(args)), **options)
+
+    first, again = start(reuse=False), start(reuse=True)
+    assert again.split is None and again.report.fingerprint == first.report.fingerprint
+    assert again.text.startswith(first.text) and "has not changed since it was checked" in again.text
+    assert start("--seed", "9", reuse=True).split is not None
+    assert start("--data_json_path", str(changed), reuse=True).split is not None  # messages name the file
+    monkeypatch.setattr(train_pipeline, "read_rows", lambda *args, **options: pytest.fail("the file is read again"))
+    assert sorted(start(reuse=True).report.rows.participants) == sorted(first.report.rows.participants)
 
 
 def test_changed_settings_are_refused_with_the_difference(tiny_run, tiny_arguments, capsys):

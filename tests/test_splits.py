@@ -1,5 +1,6 @@
-"""splits.py: the promises of the split, and the prepared table."""
+"""splits.py and prepared.py: the promises of the split, and the prepared table."""
 
+import os
 import random
 import subprocess
 import sys
@@ -11,15 +12,17 @@ import pytest
 from test_data import GOOD, content, read
 
 import data
+import prepared
 import splits
+from rows import Row, Rows
 
 ROOT = Path(data.__file__).parent
 
 
 def rows_of(specs):
     """Rows from (caption, code seed, clip_id)."""
-    return [data.Row(index, text, np.array([motion, motion // 7], dtype=np.int32), None, clip)
-            for index, (text, motion, clip) in enumerate(specs)]
+    return Rows.of([Row(index, text, np.array([motion, motion // 7], dtype=np.int32), None, clip)
+                    for index, (text, motion, clip) in enumerate(specs)])
 
 
 def few_captions():
@@ -181,64 +184,103 @@ def test_full_parts_need_no_note():
     assert splits.split_rows(rows_of([(f"c {n // 5}", n, None) for n in range(1000)]), 0, 0.05, 100).notes == []
 
 
+MADE_WITH = {"seed": 3, "share": 0.05, "cap": 50, "codebook_size": None, "max_seq_len": 512, "denoise": True}
+
+
 @pytest.fixture
-def prepared(tmp_path):
+def made(tmp_path):
     records = [{"text_query": f"caption {n // 5}", "motion_tokens": [n, n // 9], "participant_id": n % 3}
                | ({"clip_id": f"c{n}"} if n % 2 else {}) for n in range(100)]
     report = read(tmp_path, records)
     split = splits.split_rows(report.rows, 3, 0.05, 50)
     folder = tmp_path / "deep" / "prepared"
-    splits.prepare(report, split, folder)
+    prepared.prepare(report, split, folder, MADE_WITH, "what is in it")
     return report, split, folder
 
 
-def test_what_is_prepared_is_loaded_memory_mapped(prepared):
-    report, split, folder = prepared
-    table = splits.load_prepared(folder)
-    assert [(one["index"], one["text_query"], one["codes"], one["participant_id"], one["clip_id"]) for one in table
-            ] == list(map(content, report.rows))
+def test_what_is_prepared_is_loaded_memory_mapped(made):
+    report, split, folder = made
+    table = prepared.load_prepared(folder)
+    names = ("index", "text_query", "codes", "participant_id", "clip_id")
+    assert sorted(tuple(one[name] for name in names) for one in table) == list(map(content, report.rows))
     assert table.features["codes"].feature.dtype == "int32" and table.cache_files
     for part in splits.PARTS:
-        assert splits.load_prepared(folder, part)["index"][:] == getattr(split, part)
+        assert prepared.load_prepared(folder, part)["index"][:] == getattr(split, part)
+        chunks = prepared.PreparedChunks(folder, part)
+        assert [int(place) for chunk in chunks for place in chunk.index] == getattr(split, part)
     assert {one["index"]: one["kind"] for one in table if one["split"] != "train"} == split.kinds
-    unseen = splits.load_prepared(folder, "test", "unseen")["index"][:]
+    unseen = prepared.load_prepared(folder, "test", "unseen")["index"][:]
     assert unseen == [place for place in split.test if split.kinds[place] == "unseen"] and unseen
     assert sorted(path.name for path in folder.parent.iterdir()) == ["prepared"]
 
 
-def test_prepared_data_matches_only_its_content_and_settings(prepared, tmp_path):
-    report, _, folder = prepared
-    same = {"fingerprint": report.fingerprint, "seed": 3, "share": 0.05, "cap": 50, "codebook_size": 100}
-    assert splits.prepared_matches(folder, **same)
-    for name, other in (("fingerprint", "x"), ("seed", 4), ("share", 0.1), ("cap", 51), ("codebook_size", 512)):
-        assert not splits.prepared_matches(folder, **same | {name: other}), name
-    assert not splits.prepared_matches(tmp_path / "nowhere", **same)
-    assert splits.prepared_info(folder)["sizes"]["train"] == len(splits.load_prepared(folder, "train"))
+def test_prepared_data_matches_only_its_file_and_settings(made, tmp_path):
+    report, _, folder = made
+    path = Path(report.path)
+    assert prepared.prepared_matches(folder, path, MADE_WITH)
+    for name, other in (("seed", 4), ("share", 0.1), ("cap", 51), ("codebook_size", 512), ("max_seq_len", 511),
+                        ("denoise", False)):
+        assert not prepared.prepared_matches(folder, path, MADE_WITH | {name: other}), name
+    assert not prepared.prepared_matches(tmp_path / "nowhere", path, MADE_WITH)
+    assert not prepared.prepared_matches(folder, tmp_path / "other.json", MADE_WITH)
+    assert prepared.prepared_info(folder)["sizes"]["train"] == len(prepared.load_prepared(folder, "train"))
 
 
-def test_preparing_again_replaces_also_after_a_kill(prepared, tmp_path, monkeypatch):
-    report, _, folder = prepared
+def test_a_changed_byte_is_noticed_also_with_the_old_size_and_time(made):
+    report, _, folder = made
+    path = Path(report.path)
+    content, times = path.read_bytes(), path.stat()
+    path.write_bytes(content.replace(b"caption 7", b"caption 8", 1))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert path.stat().st_size == times.st_size and not prepared.prepared_matches(folder, path, MADE_WITH)
+    path.write_bytes(content)
+    assert prepared.prepared_matches(folder, path, MADE_WITH)
+
+
+@pytest.mark.parametrize("damage", [lambda folder: (folder / "fingerprint.json").write_text("[1"),
+                                    lambda folder: (folder / "fingerprint.json").write_text("[]"),
+                                    lambda folder: (folder / "rows.arrow").unlink(),
+                                    lambda folder: (folder / "rows.arrow").write_bytes(b"cut")])
+def test_damaged_prepared_data_is_not_used(made, damage):
+    report, _, folder = made
+    damage(folder)
+    assert not prepared.prepared_matches(folder, report.path, MADE_WITH)
+
+
+def test_the_report_of_prepared_data_is_the_one_that_reading_gave(made, tmp_path):
+    report, split, folder = made
+    again = prepared.prepared_report(folder)
+    assert sorted(map(content, again.rows)) == list(map(content, report.rows))
+    assert sorted(again.rows.participants) == sorted(report.rows.participants) == ["0", "1", "2"]
+    assert data.format_report(again, split) == data.format_report(report, split)
+    kept = set(vars(report)) - {"rows"}
+    assert {name: getattr(again, name) for name in kept} == {name: getattr(report, name) for name in kept}
+    assert prepared.prepared_info(folder)["text"] == "what is in it"
+
+
+def test_preparing_again_replaces_also_after_a_kill(made, tmp_path, monkeypatch):
+    report, _, folder = made
     other = splits.split_rows(report.rows, 4, 0.05, 50)
 
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(splits.os, "replace", killed)
+    monkeypatch.setattr(prepared.os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        splits.prepare(report, other, folder)
+        prepared.prepare(report, other, folder, MADE_WITH | {"seed": 4})
     monkeypatch.undo()
-    assert splits.prepared_info(folder)["seed"] == 3 and len(splits.load_prepared(folder)) == 100
-    splits.prepare(report, other, folder)
-    assert splits.prepared_info(folder)["seed"] == 4
-    assert splits.load_prepared(folder, "test")["index"][:] == other.test
+    assert prepared.prepared_info(folder)["made_with"]["seed"] == 3 and len(prepared.load_prepared(folder)) == 100
+    prepared.prepare(report, other, folder, MADE_WITH | {"seed": 4})
+    assert prepared.prepared_info(folder)["made_with"]["seed"] == 4
+    assert prepared.load_prepared(folder, "test")["index"][:] == other.test
     assert sorted(path.name for path in folder.parent.iterdir()) == ["prepared"]
 
 
-def test_what_cannot_be_prepared_or_loaded(prepared, tmp_path):
-    _, split, folder = prepared
+def test_what_cannot_be_prepared_or_loaded(made, tmp_path):
+    _, split, folder = made
     with pytest.raises(data.DataError):
-        splits.prepare(read(tmp_path, [GOOD | {"text_query": ""}]), split, folder)
+        prepared.prepare(read(tmp_path, [GOOD | {"text_query": ""}]), split, folder, MADE_WITH)
     with pytest.raises(FileNotFoundError):
-        splits.load_prepared(tmp_path / "nowhere")
+        prepared.load_prepared(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="part 'val'"):
-        splits.load_prepared(folder, "val")
+        prepared.load_prepared(folder, "val")
