@@ -49,7 +49,7 @@ EDGES = {
                        "wordings"},
     # entry scripts: no more than this
     "train_pipeline": {"code_vectors", "config", "data", "fit", "generate", "lengths", "model", "model_folder",
-                       "prepared", "report", "splits", "templates", "train"},
+                       "prepared", "processes", "report", "splits", "templates", "train"},
     "inference": {"config", "generate", "model", "model_folder"},
     "bench": {"bench_data", "bench_train", "bench_wordings", "config"},
 }
