@@ -13,27 +13,29 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny models gain nothing from threads, and lose much on a busy machine
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "gpu: needs an NVIDIA GPU; skipped where there is none")
+    config.addinivalue_line("markers", "gpu: needs an NVIDIA GPU; run alone, by `pytest tests -m gpu`")
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
+    """Unsloth is on a GPU or on the CPU for the whole of a process, so tests of the two are not run together."""
     import torch
 
-    if not torch.cuda.is_available():
-        for item in items:
-            if item.get_closest_marker("gpu"):
-                item.add_marker(pytest.mark.skip(reason="no GPU"))
+    if config.option.markexpr == "gpu" and torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="no GPU, or not run by -m gpu"))
 
 
 TEXTS = ["a person walks forward", "someone waves with the left hand", "the person jumps three times", "a dance"]
 
 
 @pytest.fixture(scope="session")
-def unsloth():
+def unsloth(request):
     """Unsloth, imported before transformers as it wants to be."""
     from model import start_unsloth
 
-    return start_unsloth("cpu")
+    return start_unsloth("cuda" if request.config.option.markexpr == "gpu" else "cpu")
 
 
 @pytest.fixture(scope="session")

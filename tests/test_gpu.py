@@ -44,8 +44,9 @@ def test_room_is_made_from_the_cards_memory(on_gpu):
 
 
 def test_the_whole_pipeline_runs(tiny_arguments, tmp_path, capsys):
-    import train_pipeline
     from conftest import run_script
+
+    import train_pipeline
 
     assert run_script(train_pipeline, *tiny_arguments, "--work_dir", str(tmp_path / "output")) == 0
     assert "Three generated clips" in capsys.readouterr().out
@@ -54,8 +55,9 @@ def test_the_whole_pipeline_runs(tiny_arguments, tmp_path, capsys):
 def test_training_is_measured_on_the_card(tiny_arguments, tmp_path):
     import json
 
-    import bench
     from conftest import run_script
+
+    import bench
 
     out = tmp_path / "figures.json"
     assert run_script(bench, "train", *tiny_arguments, "--minutes", "0.05", "--output", str(out)) == 0

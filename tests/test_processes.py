@@ -42,9 +42,9 @@ def test_losses_are_those_of_one_process_with_twice_the_batch(two_processes, tin
 
 
 def test_the_models_are_the_same_but_for_rounding(two_processes, tiny_run):
-    one, other = (load_file(folder / STAGES[2] / "adapter_model.safetensors") for folder in (two_processes[0], tiny_run))
-    moved = sum((one[name] - other[name]).abs().sum() for name in one) / sum(value.abs().sum() for value in one.values())
-    assert moved < 0.02
+    one, other = (load_file(run / STAGES[2] / "adapter_model.safetensors") for run in (two_processes[0], tiny_run))
+    difference = sum((one[name] - other[name]).abs().sum() for name in one)
+    assert difference < 0.02 * sum(value.abs().sum() for value in one.values())
 
 
 def test_what_happens_once_is_shown_once(two_processes):
@@ -64,7 +64,8 @@ def test_minutes_end_in_both_processes_at_the_same_update(tiny_arguments, tmp_pa
 
 def test_bad_data_is_told_once_and_ends_both(tiny_arguments, tmp_path):
     (tmp_path / "bad.json").write_text('[{"text_query": "a dance", "motion_tokens": "1 x"}]')
-    done = torchrun(*tiny_arguments, "--data_json_path", str(tmp_path / "bad.json"), "--work_dir", str(tmp_path / "out"))
+    bad, out = str(tmp_path / "bad.json"), str(tmp_path / "out")
+    done = torchrun(*tiny_arguments, "--data_json_path", bad, "--work_dir", out)
     assert done.returncode != 0
     assert done.stderr.count("'x' at place 1") == 1
     assert not (tmp_path / "out").exists()
