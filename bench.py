@@ -1,4 +1,4 @@
-"""Measurements of this project on your machine, one table each: `python bench.py train`, `data`, `wordings`.
+"""Measurements of this project on your machine, one table each: `python bench.py train`, `curve`, `data`, `wordings`.
 
 Every measurement says what it compares and runs in this one process, but for the training of `wordings`; --output
 keeps its figures as JSON.
@@ -12,6 +12,7 @@ import platform
 import sys
 from pathlib import Path
 
+import bench_curve
 import bench_data
 import bench_train
 import bench_wordings
@@ -22,6 +23,7 @@ import config
 COMMANDS = {
     "train": (bench_train, "how fast training is, beside the usual recipe of this field"),
     "data": (bench_data, "how a large dataset is prepared: time and memory"),
+    "curve": (bench_curve, "held-out NLL against minutes of a finished run, as a picture"),
     "wordings": (bench_wordings, "wordings and combinations of action and style that were never trained"),
 }
 

@@ -44,6 +44,7 @@ EDGES = {
     "report": {"caption_index", "generate", "metrics", "model", "rows"},
     "bench_data": {"collators", "data", "fit", "lengths", "model", "model_folder", "prepared", "rows", "splits",
                    "templates"},
+    "bench_curve": {"model_folder"},
     "bench_train": {"collators", "data", "memory", "model", "splits", "templates"},
     "bench_wordings": {"data", "generate", "model", "model_folder", "prepared", "recogniser", "rows", "train",
                        "wordings"},
@@ -51,7 +52,7 @@ EDGES = {
     "train_pipeline": {"code_vectors", "config", "data", "fit", "generate", "lengths", "model", "model_folder",
                        "prepared", "processes", "report", "splits", "templates", "train"},
     "inference": {"config", "generate", "model", "model_folder"},
-    "bench": {"bench_data", "bench_train", "bench_wordings", "config"},
+    "bench": {"bench_curve", "bench_data", "bench_train", "bench_wordings", "config"},
 }
 MODULES = sorted(path.stem for path in ROOT.glob("*.py"))
 
