@@ -1,4 +1,4 @@
-"""`python bench.py curve --work_dir output`: a finished run's held-out NLL against the minutes of training, as an SVG."""
+"""`python bench.py curve --work_dir output`: a finished run's held-out NLL against minutes of training, as an SVG."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
