@@ -1,10 +1,10 @@
 """Measurements of this project on your machine, one table each: `python bench.py train`, `data`, `wordings`.
 
-Every measurement runs in this one process and says what it compares; --output keeps its figures as JSON.
+Every measurement says what it compares and runs in this one process, but for the training of `wordings` and the steps
+of `data`, which have each their own; --output keeps its figures as JSON.
 """
 
 import argparse
-import importlib
 import json
 import logging
 import os
@@ -12,12 +12,17 @@ import platform
 import sys
 from pathlib import Path
 
+import bench_data
+import bench_train
+import bench_wordings
 import config
 
-# What each command measures lies in a module of its own with add_arguments(parser), run(args, settings) -> figures
-# (JSON-able), and format_figures(figures) -> text. They import torch only when they run.
+# A module for each command: add_arguments(parser), run(args, settings) -> figures (JSON-able), format_figures(figures)
+# -> text. They import torch only when they run.
 COMMANDS = {
-    "data": ("bench_data", "how a large dataset is prepared: time and memory"),
+    "train": (bench_train, "how fast training is, beside the usual recipe of this field"),
+    "data": (bench_data, "how a large dataset is prepared: time and memory"),
+    "wordings": (bench_wordings, "wordings and combinations of action and style that were never trained"),
 }
 
 
@@ -41,7 +46,7 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="|".join(COMMANDS))
     for name, (module, text) in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-        importlib.import_module(module).add_arguments(command)
+        module.add_arguments(command)
         command.add_argument("--output", metavar="FILE", help="also write the figures there, as JSON")
         config.add_arguments(command)
     args = parser.parse_args()
@@ -50,7 +55,7 @@ def main() -> int:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         settings = config.resolve(config.given(args))
-        module = importlib.import_module(COMMANDS[args.command][0])
+        module = COMMANDS[args.command][0]
         figures = module.run(args, settings)
     except config.SettingError as error:
         print(f"bench.py: {error}", file=sys.stderr)

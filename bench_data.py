@@ -133,13 +133,13 @@ def _lengths(folder: Path, made_with: dict) -> dict:
 
 def _first_batch(folder: Path, made_with: dict) -> dict:
     """From the prepared table to the first batch of stage 2, with every row checked against MAX_SEQ_LEN."""
-    from collators import ExampleDrawer, collate
+    from collators import DrawnExamples, EpochBatches, ExampleDrawer, collate
     from fit import find_unfit
     from model import add_motion_tokens, load_tokenizer
     from model_folder import BUNDLED_MODEL
     from prepared import load_prepared, prepared_report
+    from rows import token_counts
     from templates import MotionTemplate
-    from train import DrawnExamples, EpochBatches, token_counts
 
     tokenizer = load_tokenizer(BUNDLED_MODEL)
     load_prepared(folder / "prepared")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch.utils.data import Dataset
 
 from templates import MASKED, Example, MotionTemplate
 
@@ -14,11 +15,6 @@ IGNORED = -100  # the label of a position without loss, as torch and transformer
 def row_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
     """All that is drawn for a row in an epoch comes from here, so that a resumed run draws the same."""
     return np.random.default_rng([seed, epoch, index])
-
-
-def draw_task(rng: np.random.Generator, task_mix: Mapping[str, float]) -> str:
-    tasks = list(task_mix)
-    return tasks[int(rng.choice(len(tasks), p=np.array([task_mix[task] for task in tasks])))]
 
 
 def corrupt(codes: np.ndarray, rng: np.random.Generator, codebook_size: int) -> np.ndarray:
@@ -57,13 +53,14 @@ class ExampleDrawer:
     participant_dropout: float
     seed: int
 
-    def task(self, epoch: int, index: int) -> str:
-        return draw_task(row_generator(self.seed, epoch, index), self.task_mix)
+    def tasks(self, epoch: int, count: int) -> np.ndarray:
+        """The task of each of `count` rows in an epoch, (count,) names."""
+        rng = np.random.default_rng([self.seed, epoch])
+        return rng.choice(list(self.task_mix), size=count, p=list(self.task_mix.values()))
 
-    def __call__(self, epoch: int, index: int, row: Mapping) -> Example:
+    def __call__(self, task: str, epoch: int, index: int, row: Mapping) -> Example:
         """row: text_query, codes (T,), participant_id or None."""
         rng = row_generator(self.seed, epoch, index)
-        task = draw_task(rng, self.task_mix)
         participant_id = row["participant_id"] if rng.random() >= self.participant_dropout else None
         codes = np.asarray(row["codes"])
         noisy = corrupt(codes, rng, self.template.vocabulary.codebook_size) if task == "denoise" else None
@@ -89,10 +86,27 @@ def collate(examples: Sequence[Example], pad_id: int) -> dict[str, torch.Tensor]
     return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
 
 
+def micro_batches(batch: Mapping[str, torch.Tensor], most_tokens: int) -> list[dict[str, torch.Tensor]]:
+    """A batch of (B, T) tensors in parts of at most `most_tokens` positions, each cut to its own longest example.
+
+    Examples of like length share a part. One that is longer than `most_tokens` is a part by itself.
+    """
+    lengths = batch["attention_mask"].sum(dim=1)  # (B,)
+    order = torch.argsort(lengths, descending=True, stable=True)
+    parts, start = [], 0
+    while start < len(order):
+        width = int(lengths[order[start]])
+        rows = order[start:start + max(1, most_tokens // width)]
+        parts.append({name: tensor[rows, :width] for name, tensor in batch.items()})
+        start += len(rows)
+    return parts
+
+
 def length_sorted_batches(lengths: Sequence[int], batch_size: int, rng: np.random.Generator,
-                          pool: int = 32) -> list[list[int]]:
+                          pool: int = 32, least: int = 1) -> list[list[int]]:
     """Batches of row positions with little padding: rows are shuffled, sorted by length inside pools of
-    `pool` batches, cut, and the batches shuffled. Every position is in exactly one batch; one may be smaller.
+    `pool` batches, cut, and the batches shuffled. Every position is in exactly one batch; one may be smaller, or,
+    where it would have fewer than `least` rows, larger.
     """
     lengths = np.asarray(lengths)
     order = rng.permutation(len(lengths))
@@ -101,4 +115,56 @@ def length_sorted_batches(lengths: Sequence[int], batch_size: int, rng: np.rando
         part = order[start:start + pool * batch_size]
         part = part[np.argsort(lengths[part], kind="stable")]
         batches += [part[i:i + batch_size].tolist() for i in range(0, len(part), batch_size)]
+    if len(batches) > 1 and len(batches[-1]) < least:
+        batches[-2:] = [batches[-2] + batches[-1]]
     return [batches[i] for i in rng.permutation(len(batches))]
+
+
+class DrawnExamples(Dataset):
+    """Examples by (task, epoch, position): what a row becomes does not depend on who asks, or when."""
+
+    def __init__(self, rows, drawer: ExampleDrawer):
+        self.rows = rows
+        self.drawer = drawer
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, place: tuple[str, int, int]) -> Example:
+        task, epoch, position = place
+        return self.drawer(task, epoch, position, self.rows[position])
+
+
+class EpochBatches:
+    """Batch sampler: lists of (task, epoch, position), another order in every epoch, rows of like length together.
+
+    lengths: codes of each row. batch_size: rows of a process. Of `processes` that train together, number `process` is
+    given every `processes`-th row of batches of processes * batch_size, so that together they see what one process with
+    such batches would.
+    """
+
+    def __init__(self, lengths: Sequence[int], drawer: ExampleDrawer, batch_size: int, processes: int = 1,
+                 process: int = 0):
+        if len(lengths) < processes:
+            raise ValueError(f"{len(lengths)} training rows for {processes} processes: start fewer")
+        self.lengths = np.asarray(lengths)
+        self.drawer = drawer
+        self.batch_size = batch_size
+        self.processes = processes
+        self.process = process
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        whole, rest = divmod(len(self.lengths), self.processes * self.batch_size)
+        return max(1, whole + (rest >= self.processes))
+
+    def __iter__(self):
+        # Denoising shows a motion twice, so it counts as twice as long.
+        tasks = self.drawer.tasks(self.epoch, len(self.lengths))
+        lengths = np.where(tasks == "denoise", 2 * self.lengths, self.lengths)
+        rng = np.random.default_rng([self.drawer.seed, self.epoch, len(self.lengths)])
+        for batch in length_sorted_batches(lengths, self.processes * self.batch_size, rng, least=self.processes):
+            yield [(str(tasks[i]), self.epoch, i) for i in batch[self.process::self.processes]]

@@ -34,6 +34,10 @@ MAX_SEQ_LEN = 512
 # if the data does not use the highest codes, so that a decoder for the whole codebook fits the model.
 CODEBOOK_SIZE = None
 
+# File with the codec's own vectors, row i for code i (.npy, or .npz with an array called centers, codebook or
+# embedding). Codes that are near in it start alike: the model learns faster. None: what the clips say.
+CODEBOOK_PATH = None
+
 # Share of the rows aimed at for each held-out part (there are four: seen and unseen captions, for
 # validation and for test), at most 0.125, so that training keeps half. 0 holds nothing out. Lower it if
 # every clip is needed for training.
@@ -51,6 +55,10 @@ MODEL_NAME = "smollm2-135m"
 # Number format of the frozen weights: auto (bfloat16 where the machine is good at it, else float32),
 # bfloat16, float32 or float16. Change it only if auto chooses badly for your machine.
 DTYPE = "auto"
+
+# True: the frozen weights are kept in 4 bits (bitsandbytes), for models that do not fit otherwise. Slower, and a
+# little worse; refused where bitsandbytes does not work.
+LOAD_IN_4BIT = False
 
 # Rank of the LoRA matrices. Raise it for more capacity on large data; memory and time grow with it.
 LORA_R = 16
@@ -81,6 +89,11 @@ EPOCHS_S2 = 3
 
 # Passes in stage 3, text to motion alone. Raise it while the score on held-out clips still improves.
 EPOCHS_S3 = 5
+
+# Minutes of training (measuring on held-out clips included) that the three stages share by their epochs, which then
+# are no bound themselves; the learning rates end where the minutes do. None: the epochs decide. Set it to what you
+# have: the model is as good as that time can make it.
+MAX_MINUTES = None
 
 # Updates between two checkpoints. Lower it if the machine may be taken away at any time.
 SAVE_STEPS = 200
@@ -158,17 +171,34 @@ def _count(low: int = 1, high: int = 1_000_000, optional: bool = False) -> _Rule
     return _number(low, high, whole=True, optional=optional)
 
 
-def _text(*choices: str) -> _Rule:
-    """One of the choices, or any text that is not blank if there are none."""
+def _switch() -> _Rule:
+    """True or False."""
 
-    def accept(value: Any) -> str:
+    def accept(value: Any) -> bool:
+        if not isinstance(value, bool):
+            raise TypeError
+        return value
+
+    def parse(text: str) -> bool:
+        return {"true": True, "false": False}[text.lower()]
+
+    return _Rule("True or False", "{true,false}", accept, parse)
+
+
+def _text(*choices: str, optional: bool = False) -> _Rule:
+    """One of the choices, or any text that is not blank if there are none; optional: or None."""
+
+    def accept(value: Any) -> str | None:
+        if optional and value in (None, "none"):
+            return None
         if not isinstance(value, str):
             raise TypeError
         if not value.strip() or (choices and value not in choices):
             raise ValueError
         return value
 
-    return _Rule("one of " + ", ".join(choices) if choices else "text that is not blank",
+    expected = "one of " + ", ".join(choices) if choices else "text that is not blank"
+    return _Rule(expected + ", or None" * optional,
                  "{" + ",".join(choices) + "}" if choices else "TEXT", accept)
 
 
@@ -201,10 +231,12 @@ _RULES: dict[str, _Rule] = {
     "SEED": _count(0, 2**32 - 1),
     "MAX_SEQ_LEN": _count(16),
     "CODEBOOK_SIZE": _count(optional=True),
+    "CODEBOOK_PATH": _text(optional=True),
     "HELDOUT_SHARE": _number(0, 0.125),  # four parts: training keeps at least half
     "HELDOUT_MAX": _count(0),
     "MODEL_NAME": _text(),
     "DTYPE": _text("auto", "bfloat16", "float32", "float16"),
+    "LOAD_IN_4BIT": _switch(),
     "LORA_R": _count(1, 4096),
     "LORA_ALPHA": _count(1, 65536),
     "BATCH_TRAIN": _count(1, 65536),
@@ -214,6 +246,7 @@ _RULES: dict[str, _Rule] = {
     "EPOCHS_S1": _count(0),
     "EPOCHS_S2": _count(0),
     "EPOCHS_S3": _count(0),
+    "MAX_MINUTES": _number(0, 1_000_000, above=True, optional=True),
     "SAVE_STEPS": _count(),
     "STAGE2_MIX": _shares("t2m", "m2t", "denoise"),
     "PID_DROPOUT": _number(0, 1),
@@ -317,7 +350,7 @@ def _converter(name: str) -> Callable[[str], Any]:
         try:
             value = _RULES[name].parse(text)
             accepted = _RULES[name].accept(value)
-        except (TypeError, ValueError):
+        except (KeyError, TypeError, ValueError):
             raise ArgumentTypeError(f"found {text!r}, expected {_RULES[name].expected}") from None
         return value if accepted is None else accepted  # a None here would read as "not given"
 

@@ -16,7 +16,9 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 
+from code_vectors import as_rows
 from collators import IGNORED, collate
+from fused import fuse, unfuse
 from model_folder import BUNDLED_MODEL, MOTION_CONFIG, ModelError, check_model_name, read_motion_config, write_json
 from templates import MotionTemplate, MotionVocabulary, new_tokens
 
@@ -36,6 +38,7 @@ class ModelConfig:
     lora_alpha: int
     dtype: str = "auto"  # of the frozen weights; auto: bfloat16 where the processor has it, else float32
     seed: int = 0
+    load_in_4bit: bool = False  # the frozen weights, by bitsandbytes
 
 
 def start_unsloth(device: str | None = None):
@@ -162,6 +165,9 @@ def _load_base(config: ModelConfig, device: str | None):
     import transformers
 
     source = base_source(config.model_name)
+    if config.load_in_4bit and importlib.util.find_spec("bitsandbytes") is None:
+        raise ModelError("LOAD_IN_4BIT is True, but the package bitsandbytes is not installed: "
+                         "pip install --no-deps -r requirements-gpu.txt, or set it to False")
     if Path(source).is_dir():
         _stay_local()
     transformers.utils.logging.disable_progress_bar()
@@ -169,8 +175,11 @@ def _load_base(config: ModelConfig, device: str | None):
     on_cpu = {} if torch.cuda.is_available() and device != "cpu" else {"attn_implementation": "eager"}
     with contextlib.redirect_stdout(sys.stderr), _naming_broken_weights(source):
         network, tokenizer = fast_language_model.from_pretrained(
-            source, max_seq_length=config.max_seq_len, load_in_4bit=False, use_gradient_checkpointing=False,
-            dtype=None if config.dtype == "auto" else getattr(torch, config.dtype), **on_cpu)
+            source, max_seq_length=config.max_seq_len, load_in_4bit=config.load_in_4bit,
+            use_gradient_checkpointing=False, dtype=None if config.dtype == "auto" else getattr(torch, config.dtype),
+            **on_cpu)
+    if config.load_in_4bit and not getattr(network, "is_loaded_in_4bit", False):  # Unsloth goes on in 16 bits then
+        raise ModelError("LOAD_IN_4BIT is True, but bitsandbytes cannot do it on this machine: set it to False")
     if tokenizer.pad_token_id is None:
         raise ModelError(f"the tokenizer of {config.model_name} has neither a pad nor an end token: its "
                          "tokenizer_config.json is missing or incomplete")
@@ -187,15 +196,20 @@ def _load_base(config: ModelConfig, device: str | None):
     return network, tokenizer
 
 
-def _start_new_rows(weight, new_ids: range, seed: int) -> None:
-    """New rows drawn around the old rows' mean with their spread, in each dimension; weight (V, D), in place."""
+def _start_new_rows(weight, new_ids: range, seed: int, code_vectors=None) -> None:
+    """New rows around the old rows' mean with their spread, in each dimension; weight (V, D), in place.
+
+    The first of them, the codes, lie as code_vectors (K, d) do; the others, and all without such vectors, are drawn.
+    """
     generator = torch.Generator().manual_seed(seed)
     old = weight[:new_ids.start].float()
-    noise = torch.randn(len(new_ids), old.shape[1], generator=generator).to(old.device)
-    weight[new_ids.start:new_ids.stop] = (old.mean(0) + noise * old.std(0)).to(weight.dtype)
+    shape = torch.randn(len(new_ids), old.shape[1], generator=generator)
+    if code_vectors is not None:
+        shape[:len(code_vectors)] = as_rows(code_vectors, old.shape[1], seed)
+    weight[new_ids.start:new_ids.stop] = (old.mean(0) + shape.to(old.device) * old.std(0)).to(weight.dtype)
 
 
-def _with_new_rows_and_lora(network, tokenizer, vocabulary: MotionVocabulary, config: ModelConfig):
+def _with_new_rows_and_lora(network, tokenizer, vocabulary: MotionVocabulary, config: ModelConfig, code_vectors):
     fast_language_model = start_unsloth()
     rows = network.get_input_embeddings().weight.shape[0]
     # Some bases are padded past their tokenizer and must not shrink.
@@ -203,10 +217,11 @@ def _with_new_rows_and_lora(network, tokenizer, vocabulary: MotionVocabulary, co
     tied = network.get_input_embeddings().weight is network.get_output_embeddings().weight
     indices = {"embed_tokens": list(vocabulary.new_ids)}
     with torch.no_grad():
-        _start_new_rows(network.get_input_embeddings().weight, vocabulary.new_ids, config.seed)
+        _start_new_rows(network.get_input_embeddings().weight, vocabulary.new_ids, config.seed, code_vectors)
         if not tied:
             indices["lm_head"] = list(vocabulary.new_ids)
-            _start_new_rows(network.get_output_embeddings().weight, vocabulary.new_ids, config.seed + 1)
+            _start_new_rows(network.get_output_embeddings().weight, vocabulary.new_ids, config.seed + 1,
+                            code_vectors)
     with contextlib.redirect_stdout(sys.stderr):
         network = fast_language_model.get_peft_model(
             network, r=config.lora_r, lora_alpha=config.lora_alpha, lora_dropout=0.0, bias="none",
@@ -214,7 +229,7 @@ def _with_new_rows_and_lora(network, tokenizer, vocabulary: MotionVocabulary, co
             trainable_token_indices=indices)
     for module in network.modules():
         if hasattr(module, "lora_A"):
-            module.cast_input_dtype_enabled = False  # autocast does it, on the small matrices instead of the input
+            module.cast_input_dtype_enabled = False  # the small matrices are cast, not the input
     network.peft_config["default"].base_model_name_or_path = config.model_name
     return network
 
@@ -257,6 +272,12 @@ class MotionLanguageModel(nn.Module):
         self.pad_id = tokenizer.pad_token_id
 
     @property
+    def tied(self) -> bool:
+        """Whether the rows that codes are read by are those that they are scored with."""
+        return not any(".lm_head." in name or name.startswith("lm_head") for name, p in self.named_parameters()
+                       if p.requires_grad)
+
+    @property
     def device(self):
         return next(self.network.parameters()).device
 
@@ -271,7 +292,10 @@ class MotionLanguageModel(nn.Module):
     def hidden_states(self, input_ids, attention_mask):
         """(B, T) ids to (B, T, D), in the precision of the frozen weights."""
         base = self.network.get_base_model() if hasattr(self.network, "get_base_model") else self.network
-        with torch.autocast(self.device.type, dtype=base.dtype, enabled=base.dtype != torch.float32):
+        # On a CPU `fused` multiplies in that precision; on a GPU autocast brings the LoRA matrices, in float32, to it.
+        plain = self.device.type == "cpu" and not self.model_config.load_in_4bit
+        mixed = not plain and base.dtype != torch.float32
+        with torch.autocast(self.device.type, dtype=base.dtype, enabled=mixed):
             return base.get_decoder()(input_ids=input_ids, attention_mask=attention_mask,
                                       use_cache=False).last_hidden_state
 
@@ -293,8 +317,7 @@ class MotionLanguageModel(nn.Module):
             logits = scale_logits(self.network.config, logits).float()
             nll = nll.masked_scatter(motion, functional.cross_entropy(logits, answer[motion], reduction="none"))
         if not motion.all():
-            with torch.autocast(self.device.type, dtype=hidden.dtype, enabled=hidden.dtype != torch.float32):
-                logits = self.network.get_output_embeddings()(hidden[~motion])
+            logits = self.network.get_output_embeddings()(hidden[~motion])
             logits = scale_logits(self.network.config, logits).float()
             nll = nll.masked_scatter(~motion, functional.cross_entropy(logits, target[~motion], reduction="none"))
         return nll
@@ -321,7 +344,11 @@ class MotionLanguageModel(nn.Module):
                 parameter.copy_(state[name])
 
     def merged(self):
-        """The base's own architecture with LoRA and the new rows merged in; this model is used up by it."""
+        """The base's own architecture with LoRA and the new rows merged in; this model is used up by it. What was in 4
+        bits is in 16 then."""
+        unfuse(self.network)
+        if self.model_config.load_in_4bit:
+            _merge_unquantised(self.network)
         self.network = self.network.merge_and_unload()
         return self.network
 
@@ -340,8 +367,25 @@ class MotionLanguageModel(nn.Module):
         aside.rename(folder)
 
 
-def mean_nll(model: MotionLanguageModel, rows: Sequence[Mapping], task: str, batch_size: int) -> tuple[float, int]:
-    """Mean negative log-likelihood of the answers' tokens (nats a token, <MOT_END> included) and their number.
+def _merge_unquantised(network) -> None:
+    """Put a plain linear layer in place of each quantised one with LoRA. PEFT's own merge would round the sum to 4 bits
+    again, which loses most of what LoRA learned."""
+    from bitsandbytes.functional import dequantize_4bit
+
+    for path, layer in [(path, layer) for path, layer in network.named_modules() if hasattr(layer, "lora_A")]:
+        base = layer.base_layer
+        weight = dequantize_4bit(base.weight.data, base.weight.quant_state).to(network.dtype)
+        plain = nn.Linear(base.in_features, base.out_features, base.bias is not None, weight.device, weight.dtype)
+        with torch.no_grad():
+            plain.weight.copy_(weight.float() + layer.get_delta_weight("default").float())
+            if base.bias is not None:
+                plain.bias.copy_(base.bias)
+        parent, _, name = path.rpartition(".")
+        setattr(network.get_submodule(parent), name, plain)
+
+
+def sum_nll(model: MotionLanguageModel, rows: Sequence[Mapping], task: str, batch_size: int) -> tuple[float, int]:
+    """Negative log-likelihood of all the answers' tokens (nats, <MOT_END> included) and the number of those tokens.
 
     rows: {"text_query", "codes", "participant_id"} each. Deterministic: nothing is drawn.
     """
@@ -357,16 +401,29 @@ def mean_nll(model: MotionLanguageModel, rows: Sequence[Mapping], task: str, bat
             total += nll.double().sum().item()
             count += len(nll)
     model.train(training)
+    return total, count
+
+
+def mean_nll(model: MotionLanguageModel, rows: Sequence[Mapping], task: str, batch_size: int) -> tuple[float, int]:
+    """`sum_nll` as a mean a token, and the number of tokens."""
+    total, count = sum_nll(model, rows, task, batch_size)
     return total / count, count
 
 
-def build(config: ModelConfig, codebook_size: int, participants: Sequence[str], device: str | None = None):
-    """A MotionLanguageModel with fresh LoRA and new rows. Raises ModelError for a base that cannot carry them."""
+def build(config: ModelConfig, codebook_size: int, participants: Sequence[str], device: str | None = None,
+          code_vectors=None):
+    """A MotionLanguageModel with fresh LoRA and new rows. Raises ModelError for a base that cannot carry them.
+
+    code_vectors (K, d): which codes are alike (code_vectors.py), where their rows start; None: anywhere.
+    """
     network, tokenizer = _load_base(config, device)
     vocabulary = add_motion_tokens(tokenizer, codebook_size, participants)
-    network = _with_new_rows_and_lora(network, tokenizer, vocabulary, config)
+    network = _with_new_rows_and_lora(network, tokenizer, vocabulary, config, code_vectors)
     unfreeze(network)
-    return MotionLanguageModel(network, tokenizer, vocabulary, config)
+    model = MotionLanguageModel(network, tokenizer, vocabulary, config)
+    if model.device.type == "cpu":
+        fuse(network, vocabulary.first_motion_id)
+    return model
 
 
 def load(folder: str | Path, device: str | None = None):

@@ -187,7 +187,9 @@ class Rows(Sequence[Row]):
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def __getitem__(self, place: int) -> Row:
+    def __getitem__(self, place: int | slice) -> Row | list[Row]:
+        if isinstance(place, slice):
+            return [self[one] for one in range(*place.indices(len(self)))]
         if not -len(self) <= place < len(self):
             raise IndexError(f"row {place} of {len(self)}")
         place %= len(self)

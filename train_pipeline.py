@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
+
 import config
 from data import DataError, Report, caption_key, format_report, raise_on_errors, read_rows
 from fit import find_unfit
@@ -95,6 +97,8 @@ def _read(settings: Mapping, reuse: bool) -> Run:
     check_model_name(settings["MODEL_NAME"])
     if not settings["EPOCHS_S1"] + settings["EPOCHS_S2"] + settings["EPOCHS_S3"]:
         raise PipelineError("EPOCHS_S1, EPOCHS_S2 and EPOCHS_S3 are all 0: nothing to train")
+    if settings["CODEBOOK_PATH"] and not Path(settings["CODEBOOK_PATH"]).is_file():
+        raise PipelineError(f"CODEBOOK_PATH {settings['CODEBOOK_PATH']}: there is no such file")
     reporter = settings["REPORT_TO"]
     if reporter != "none" and importlib.util.find_spec(reporter) is None:
         raise PipelineError(f"REPORT_TO is {reporter!r}, but that package is not installed: pip install {reporter}")
@@ -243,12 +247,12 @@ def _prepared(run: Run) -> dict:
 
 def train_stages(run: Run, planned: list, table: Mapping) -> dict:
     """Each stage from the one before; a finished one (its folder exists) is skipped. stage folder -> its history."""
-    from model import build, load
+    from model import load
     from train import train_stage
 
-    settings, results, model, before = run.settings, {}, None, None
+    settings, results, model, before, used = run.settings, {}, None, None, 0.0
     heldout = {part: table[part].to_list() for part in ("seen", "unseen")}
-    for stage in planned:
+    for place, stage in enumerate(planned):
         folder, work = run.folder / stage.folder, run.folder / WORK_FOLDER / stage.folder
         if folder.is_dir():
             log.info("Stage %d is finished: %s", stage.number, folder)
@@ -256,21 +260,28 @@ def train_stages(run: Run, planned: list, table: Mapping) -> dict:
             results[stage.folder] = read_motion_config(folder)["history"]
         else:
             if model is None:
-                model = load(before) if before else build(_model_config(settings), run.report.codebook_size,
-                                                          sorted(run.report.rows.participants))
-            result = train_stage(model, stage, len(planned), table["train"], heldout, work, _options(settings))
+                model = load(before) if before else _new_model(run)
+            result = train_stage(model, planned, place, table["train"], heldout, work, _options(settings), used)
             results[stage.folder] = result.to_dict()
             model.save(folder, _kept(run, stage, results[stage.folder]))
         shutil.rmtree(work, ignore_errors=True)  # its checkpoints are of no more use
-        before = folder
+        before, used = folder, used + results[stage.folder]["seconds"]
     return results
 
 
-def _model_config(settings: Mapping):
-    from model import ModelConfig
+def _new_model(run: Run):
+    from code_vectors import codebook_vectors, cooccurrence_vectors, joined
+    from model import ModelConfig, build
 
-    return ModelConfig(settings["MODEL_NAME"], settings["MAX_SEQ_LEN"], settings["LORA_R"], settings["LORA_ALPHA"],
-                       settings["DTYPE"], settings["SEED"])
+    settings, size = run.settings, run.report.codebook_size
+    training = PreparedChunks(run.folder / DATA_FOLDER, "train")
+    config = ModelConfig(settings["MODEL_NAME"], settings["MAX_SEQ_LEN"], settings["LORA_R"], settings["LORA_ALPHA"],
+                         settings["DTYPE"], settings["SEED"], settings["LOAD_IN_4BIT"])
+    clips = (codes for chunk in training for codes in np.split(chunk.codes, chunk.ends[1:-1]))
+    vectors = cooccurrence_vectors(clips, size, settings["SEED"])
+    if settings["CODEBOOK_PATH"]:
+        vectors = joined(vectors, codebook_vectors(settings["CODEBOOK_PATH"], size))
+    return build(config, size, sorted(run.report.rows.participants), code_vectors=vectors)
 
 
 def _options(settings: Mapping):
@@ -279,7 +290,8 @@ def _options(settings: Mapping):
     return TrainingOptions(
         batch_size=settings["BATCH_TRAIN"], grad_accum=settings["GRAD_ACCUM"], lr=settings["LR"],
         lr_new_rows=settings["LR_NEW_ROWS"], participant_dropout=settings["PID_DROPOUT"], seed=settings["SEED"],
-        save_steps=settings["SAVE_STEPS"], eval_batch=settings["EVAL_BATCH"], report_to=settings["REPORT_TO"])
+        save_steps=settings["SAVE_STEPS"], eval_batch=settings["EVAL_BATCH"],
+        max_seq_len=settings["MAX_SEQ_LEN"], minutes=settings["MAX_MINUTES"], report_to=settings["REPORT_TO"])
 
 
 def _kept(run: Run, stage, history: dict) -> dict:

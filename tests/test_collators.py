@@ -12,7 +12,16 @@ import numpy as np
 import pytest
 import torch
 
-from collators import ExampleDrawer, collate, corrupt, draw_task, length_sorted_batches, row_generator
+from collators import (
+    DrawnExamples,
+    EpochBatches,
+    ExampleDrawer,
+    collate,
+    corrupt,
+    length_sorted_batches,
+    micro_batches,
+    row_generator,
+)
 from templates import MASKED, Example
 
 MIX = {"t2m": 0.5, "m2t": 0.3, "denoise": 0.2}
@@ -104,43 +113,45 @@ def test_corruption_comes_from_the_generator_alone_and_spares_its_input():
 # What a row is in an epoch
 
 
+def drawn(draw: ExampleDrawer, epoch: int, count: int) -> list[dict]:
+    """The examples of `count` rows in an epoch, all of the row ROW."""
+    return [draw(task, epoch, index, ROW) for index, task in enumerate(draw.tasks(epoch, count))]
+
+
 def test_a_row_is_drawn_from_seed_epoch_and_index_alone():
-    forth = {(epoch, index): drawer()(epoch, index, ROW) for epoch in range(3) for index in range(40)}
-    back = {(epoch, index): drawer()(epoch, index, ROW) for epoch in (2, 1, 0) for index in reversed(range(40))}
+    examples = DrawnExamples([ROW] * 40, drawer())
+    places = [(task, epoch, i) for epoch in range(3) for i, task in enumerate(drawer().tasks(epoch, 40))]
+    forth = {place: examples[place] for place in places}
+    back = {place: examples[place] for place in reversed(places)}
     assert forth == back  # the order of drawing, and so a resumed run, changes nothing
-    by_epoch = [[forth[epoch, index] for index in range(40)] for epoch in range(3)]
+    by_epoch = [drawn(drawer(), epoch, 40) for epoch in range(3)]
+    assert list(forth.values()) == sum(by_epoch, [])
     assert by_epoch[0] != by_epoch[1] != by_epoch[2] != by_epoch[0]
-    assert by_epoch[0] != [drawer(seed=8)(0, index, ROW) for index in range(40)]
+    assert by_epoch[0] != drawn(drawer(seed=8), 0, 40)
     assert len({str(example) for example in by_epoch[0]}) > 3  # rows do not all draw alike
 
 
 def test_seed_epoch_and_index_do_not_stand_in_for_each_other():
-    drawn = {(s, e, i): row_generator(s, e, i).random() for s in range(3) for e in range(3) for i in range(3)}
-    assert len(set(drawn.values())) == 27
+    numbers = {(s, e, i): row_generator(s, e, i).random() for s in range(3) for e in range(3) for i in range(3)}
+    assert len(set(numbers.values())) == 27
 
 
 def test_noise_differs_between_epochs():
     draw = drawer({"denoise": 1.0})
-    assert draw(0, 0, ROW)["noisy"] != draw(1, 0, ROW)["noisy"]
+    assert draw("denoise", 0, 0, ROW)["noisy"] != draw("denoise", 1, 0, ROW)["noisy"]
 
 
 def test_tasks_come_in_the_shares_of_the_mix():
-    counts = Counter(drawer().task(0, index) for index in range(4000))
+    counts = Counter(drawer().tasks(0, 4000).tolist())
     assert {task: counts[task] / 4000 for task in counts} == pytest.approx(MIX, abs=0.03)
 
 
 def test_a_task_of_share_zero_is_never_drawn():
-    rng = np.random.default_rng(0)
-    assert {draw_task(rng, {"t2m": 0.0, "lm": 1.0, "m2t": 0.0}) for _ in range(200)} == {"lm"}
-
-
-def test_the_task_that_is_told_is_the_task_that_is_rendered():
-    draw = drawer()
-    assert all(draw.task(epoch, index) == draw(epoch, index, ROW)["task"] for epoch in (0, 1) for index in range(60))
+    assert set(drawer({"t2m": 0.0, "lm": 1.0, "m2t": 0.0}).tasks(0, 200)) == {"lm"}
 
 
 def test_what_a_row_hands_to_the_template():
-    examples = {example["task"]: example for example in (drawer(dropout=0.0)(0, index, ROW) for index in range(60))}
+    examples = {example["task"]: example for example in drawn(drawer(dropout=0.0), 0, 60)}
     assert set(examples) == set(MIX)
     for task, example in examples.items():
         assert (example["text"], example["codes"], example["participant_id"]) == ("a dance", ROW["codes"], "ana")
@@ -151,21 +162,19 @@ def test_what_a_row_hands_to_the_template():
 
 @pytest.mark.parametrize("dropout, low, high", [(0.0, 0.0, 0.0), (0.25, 0.22, 0.28), (1.0, 1.0, 1.0)])
 def test_the_participant_is_dropped_in_its_share(dropout, low, high):
-    named = [drawer(dropout=dropout)(0, index, ROW)["participant_id"] for index in range(2000)]
+    named = [example["participant_id"] for example in drawn(drawer(dropout=dropout), 0, 2000)]
     assert set(named) <= {"ana", None} and low <= named.count(None) / 2000 <= high
 
 
 def test_the_share_of_dropped_participants_is_that_of_every_task():
-    draw, dropped = drawer(dropout=0.5), Counter()
-    for index in range(3000):
-        example = draw(0, index, ROW)
-        dropped[example["task"], example["participant_id"]] += 1
+    dropped = Counter((example["task"], example["participant_id"]) for example in drawn(drawer(dropout=0.5), 0, 3000))
     for task in MIX:
         assert dropped[task, None] / (dropped[task, None] + dropped[task, "ana"]) == pytest.approx(0.5, abs=0.07)
 
 
 def test_a_row_without_a_participant_stays_without():
-    assert {drawer(dropout=0.0)(0, i, ROW | {"participant_id": None})["participant_id"] for i in range(20)} == {None}
+    nobody = ROW | {"participant_id": None}
+    assert {drawer(dropout=0.0)("t2m", 0, i, nobody)["participant_id"] for i in range(20)} == {None}
 
 
 # Batches by length
@@ -210,3 +219,50 @@ def test_batches_come_from_the_generator_and_not_in_the_order_of_their_lengths()
     # Sorting is inside pools only: the same rows do not meet in every epoch.
     assert {frozenset(b) for b in length_sorted_batches(lengths, 8, np.random.default_rng(1), pool=4)} != {
         frozenset(b) for b in length_sorted_batches(lengths, 8, np.random.default_rng(2), pool=4)}
+
+
+def test_one_small_batch_too_few_for_all_processes_joins_another():
+    batches = length_sorted_batches([5] * 9, 4, np.random.default_rng(0), least=2)
+    assert sorted(map(len, batches)) == [4, 5]
+    assert sorted(sum(batches, [])) == list(range(9))
+
+
+@pytest.mark.parametrize("rows", [8, 9, 11, 12, 3])
+def test_processes_share_the_batches_that_one_process_would_have(rows):
+    lengths = some_lengths(rows)
+    alone = EpochBatches(lengths, drawer(), 4)
+    shared = [EpochBatches(lengths, drawer(), 2, processes=2, process=process) for process in (0, 1)]
+    for epoch in (0, 1):
+        for batches in (alone, *shared):
+            batches.set_epoch(epoch)
+        whole, first, second = list(alone), list(shared[0]), list(shared[1])
+        assert len(first) == len(second) == len(shared[0])
+        if rows != 9:  # there, a last batch of one row could not be shared
+            assert [sorted(a + b) for a, b in zip(first, second, strict=True)] == [sorted(batch) for batch in whole]
+        assert sorted(sum(first + second, [])) == sorted(sum(whole, []))
+        assert all(first) and all(second)
+
+
+def test_fewer_rows_than_processes_are_refused():
+    with pytest.raises(ValueError, match="1 training rows for 2 processes"):
+        EpochBatches([4], drawer(), 2, processes=2)
+
+
+def test_micro_batches_hold_every_example_once_and_keep_to_the_bound():
+    lengths = [3, 9, 4, 2, 9, 1]
+    ids = torch.zeros(6, 9, dtype=torch.long)
+    for i, n in enumerate(lengths):
+        ids[i, :n] = i + 1
+    batch = {"input_ids": ids, "attention_mask": (ids > 0).long(), "labels": ids}
+    parts = micro_batches(batch, 10)
+    assert [tuple(part["input_ids"].shape) for part in parts] == [(1, 9), (1, 9), (2, 4), (2, 2)]
+    for part in parts:
+        assert torch.equal(part["attention_mask"], (part["input_ids"] > 0).long())
+    found = sorted(row[row > 0].tolist() for part in parts for row in part["input_ids"])
+    assert found == sorted([i + 1] * n for i, n in enumerate(lengths))
+
+
+def test_an_example_longer_than_the_bound_is_a_part_by_itself():
+    ids = torch.ones(2, 9, dtype=torch.long)
+    parts = micro_batches({"input_ids": ids, "attention_mask": ids}, 4)
+    assert [tuple(part["input_ids"].shape) for part in parts] == [(1, 9), (1, 9)]

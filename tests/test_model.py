@@ -208,3 +208,39 @@ def test_a_base_without_the_projections_is_refused(unsloth, tmp_path):
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="no q_proj.*Llama-, Qwen- or Gemma-like"):
         made(str(tmp_path))
+
+
+# Four bits
+
+
+def test_four_bits_without_bitsandbytes_are_refused(tiny_base, monkeypatch):
+    import importlib.util
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else find(name))
+    with pytest.raises(ModelError, match="LOAD_IN_4BIT is True, but the package bitsandbytes is not installed"):
+        build(ModelConfig(tiny_base(), 128, 4, 8, "float32", load_in_4bit=True), 8, [])
+
+
+def test_four_bits_that_silently_became_sixteen_are_refused(tiny_base, monkeypatch):
+    import importlib.util
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if name == "bitsandbytes" else find(name))
+    monkeypatch.setattr("unsloth_zoo.cpu.loader.cpu_bnb_4bit_supported", lambda: False)
+    with pytest.raises(ModelError, match="LOAD_IN_4BIT is True, but bitsandbytes cannot do it on this machine"):
+        build(ModelConfig(tiny_base(), 128, 4, 8, "float32", load_in_4bit=True), 8, [])
+
+
+def test_a_model_in_four_bits_trains_and_keeps_what_it_learned_when_merged(tiny_base, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    model = build(ModelConfig(tiny_base(), 128, 4, 8, "float32", load_in_4bit=True), 8, ["P0", "P1"])
+    untrained = mean_nll(model, ROWS, "t2m", 2)[0]
+    trained(model, steps=8)
+    nll = mean_nll(model, ROWS, "t2m", 2)[0]
+    assert nll < untrained
+    model.save(tmp_path / "saved", EXTRA)
+    again = load(tmp_path / "saved")
+    assert mean_nll(again, ROWS, "t2m", 2)[0] == pytest.approx(nll, abs=1e-5)
+    again.merged()
+    assert mean_nll(again, ROWS, "t2m", 2)[0] == pytest.approx(nll, abs=0.01)

@@ -28,9 +28,9 @@ def trained(tiny_base, tmp_path, data, heldout, **changes):
     model = build(ModelConfig(tiny_base(), 128, 4, 8, "float32"), 8, [])
     epochs = changes.pop("epochs", 2)
     options = dict(batch_size=8, grad_accum=1, lr=1e-3, lr_new_rows=1e-2, participant_dropout=0.0, seed=0,
-                   save_steps=100, eval_batch=4) | changes
+                   save_steps=100, eval_batch=4, max_seq_len=128) | changes
     stage = Stage(3, "stage3_t2m_sft", "text to motion", {"t2m": 1.0}, "t2m", epochs)
-    return model, train_stage(model, stage, 3, Dataset.from_list(data), heldout, tmp_path, TrainingOptions(**options))
+    return model, train_stage(model, [stage], 0, Dataset.from_list(data), heldout, tmp_path, TrainingOptions(**options))
 
 
 def test_eight_at_once_train_as_two_times_four_do(tiny_base, tmp_path, monkeypatch):
@@ -44,6 +44,23 @@ def test_eight_at_once_train_as_two_times_four_do(tiny_base, tmp_path, monkeypat
     assert max(value.abs().max() for value in moved.values()) > 0.01
     for name, value in whole.trainable_state().items():
         torch.testing.assert_close(parts.trainable_state()[name], value, atol=1e-5, rtol=1e-4)
+
+
+def test_micro_batches_train_as_whole_batches_do(tiny_base, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.optim, "AdamW", lambda groups, **_: torch.optim.SGD(groups))
+    import memory
+
+    data = rows(8)
+    whole, first = trained(tiny_base, tmp_path / "whole", data, {}, lr=1.0, lr_new_rows=1.0, max_seq_len=256)
+    sizes, forward = [], type(whole).forward
+    monkeypatch.setattr(type(whole), "forward", lambda self, input_ids, *args, **kwargs: (
+        sizes.append(input_ids.numel()), forward(self, input_ids, *args, **kwargs))[1])
+    monkeypatch.setattr(memory, "ENOUGH_ON_CPU", 40)
+    parts, second = trained(tiny_base, tmp_path / "parts", data, {}, lr=1.0, lr_new_rows=1.0, max_seq_len=40)
+    assert len(sizes) > 4 and max(sizes[2:]) <= 40  # the first two measure memory
+    for name, value in whole.trainable_state().items():
+        torch.testing.assert_close(parts.trainable_state()[name], value, atol=1e-5, rtol=1e-4)
+    assert [loss for _, loss in second.losses] == pytest.approx([loss for _, loss in first.losses], rel=1e-5)
 
 
 def test_the_loss_falls_and_the_best_epoch_is_kept(tiny_base, tmp_path):
@@ -82,15 +99,17 @@ def test_memory_that_runs_out_is_said_with_the_settings_to_change(tiny_base, tmp
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory")
 
     monkeypatch.setattr(model.MotionLanguageModel, "forward", full)
-    with pytest.raises(TrainingError, match=r"memory ran out at update 0: lower BATCH_TRAIN \(now 8\)"):
+    with pytest.raises(TrainingError, match=r"memory ran out: .* BATCH_TRAIN \(now 8\)"):
         trained(tiny_base, tmp_path, rows(8), {})
 
 
 def test_a_full_disk_is_said_before_anything_is_half_written(tiny_base, tmp_path, monkeypatch):
-    import train
+    import shutil
 
-    monkeypatch.setattr(train.shutil, "disk_usage", lambda path: train.shutil._ntuple_diskusage(10, 9, 1))
-    with pytest.raises(train.TrainingError, match="0 MB are free on the disk, a checkpoint takes"):
+    from train import TrainingError
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
+    with pytest.raises(TrainingError, match="0 MB are free on the disk, a checkpoint takes"):
         trained(tiny_base, tmp_path, rows(8), {})
     assert not list(tmp_path.glob("checkpoint-*"))
 
@@ -107,9 +126,8 @@ def test_a_damaged_checkpoint_is_named(tiny_base, tmp_path, monkeypatch):
 
 
 def test_tasks_are_drawn_afresh_each_epoch_whatever_the_order(tiny_base):
-    from collators import ExampleDrawer
+    from collators import EpochBatches, ExampleDrawer
     from model import ModelConfig, build
-    from train import EpochBatches
 
     model = build(ModelConfig(tiny_base(), 128, 4, 8, "float32"), 8, [])
     drawer = ExampleDrawer(model.template, {"t2m": 0.5, "m2t": 0.3, "denoise": 0.2}, 0.2, 1)
@@ -119,10 +137,11 @@ def test_tasks_are_drawn_afresh_each_epoch_whatever_the_order(tiny_base):
         batches.set_epoch(epoch)
         found = list(batches)
         assert len(found) == len(batches) == 8
-        assert sorted(place for batch in found for place in batch) == [(epoch, i) for i in range(30)]
-        orders.append([i for batch in found for _, i in batch])
+        assert sorted(place[1:] for batch in found for place in batch) == [(epoch, i) for i in range(30)]
+        orders.append([i for batch in found for _, _, i in batch])
+        assert {(i, task) for batch in found for task, _, i in batch} == set(enumerate(drawer.tasks(epoch, 30)))
     assert orders[0] != orders[1]
-    assert [drawer.task(0, i) for i in range(30)] != [drawer.task(1, i) for i in range(30)]
+    assert drawer.tasks(0, 30).tolist() != drawer.tasks(1, 30).tolist()
 
 
 # The pipeline in a process of its own that kills itself, as a power failure would, when the wrapped function is called
@@ -134,7 +153,7 @@ sys.path.insert(0, {root!r})
 import train_pipeline
 from model import start_unsloth
 start_unsloth("cpu")
-import train, model
+import train, stage_trainer, model
 calls = 0
 def killing(owner, name, stage, at):
     original = getattr(owner, name)
@@ -151,7 +170,7 @@ sys.exit(train_pipeline.main())
 """
 KILLS = [  # what is wrapped, the stage, the call
     ("train.StageCallback, 'on_step_end'", 1, 8),
-    ("train, '_sync'", 2, 3),  # between the files of a save
+    ("stage_trainer, '_sync'", 2, 3),  # between the files of a save
     ("train.StageTrainer, '_save_rng_state'", 2, 2),  # before a save is renamed
     ("train.StageCallback, 'on_step_end'", 3, 12),
     ("model.MotionLanguageModel, 'save'", 3, 1),
@@ -178,6 +197,55 @@ def test_killed_again_and_again_it_ends_as_an_uninterrupted_run(tiny_arguments, 
         assert one.read_bytes() == other.read_bytes(), stage
     table, other_table = (run.stdout.split("edit  norm.")[1].split("is ready after")[0] for run in (whole, last))
     assert table.replace("whole", "killed") == other_table and "Three generated clips" in table
+
+
+# Minutes instead of epochs
+
+
+def planned(*epochs: int) -> list:
+    from train import stages
+
+    return stages(epochs, {"t2m": 0.5, "m2t": 0.3, "denoise": 0.2})
+
+
+def test_minutes_are_shared_by_epochs_among_the_stages_still_to_come():
+    from train import share_of_minutes
+
+    three = planned(1, 3, 6)
+    assert share_of_minutes(10, 0, three, 0) == 60
+    assert share_of_minutes(10, 60, three, 1) == 180
+    assert share_of_minutes(10, 300, three, 2) == 300  # what is left, whatever the others took
+    assert share_of_minutes(10, 700, three, 2) == 1  # late, but every stage is trained
+    assert share_of_minutes(10, 0, planned(0, 1, 1), 0) == 300
+    assert share_of_minutes(None, 0, three, 0) is None
+
+
+def test_a_stage_of_minutes_ends_in_time_with_its_learning_rate_at_zero(tiny_base, tmp_path, monkeypatch):
+    import stage_trainer
+
+    rates = []
+    monkeypatch.setattr(stage_trainer, "learning_rate_factor", lambda share: rates.append(share) or 1 - share)
+    data = rows(24)
+    model, result = trained(tiny_base, tmp_path, data, {"seen": data[:6]}, minutes=0.1, epochs=1)
+    assert 5 < result.seconds < 9
+    assert rates == sorted(rates) and rates[-1] == 1 and rates[0] < 0.2
+    assert result.nll[-1]["step"] == result.losses[-1][0] // 5 * 5 or result.nll[-1]["step"] >= result.losses[-1][0]
+    assert len(result.nll) > 4 and result.nll[-1]["epoch"] > 1  # measured on the way, and epochs were no bound
+    assert [entry["seconds"] for entry in result.nll] == sorted(entry["seconds"] for entry in result.nll)
+
+
+def test_a_resumed_stage_has_the_minutes_that_are_left(tiny_base, tmp_path, monkeypatch):
+    import stage_trainer
+    from stage_trainer import TIME_USED
+
+    data = rows(24)
+    with monkeypatch.context() as patch:
+        patch.setattr(stage_trainer.StageCallback, "on_train_end", lambda *args, **kwargs: None)
+        trained(tiny_base, tmp_path, data, {"seen": data[:6]}, minutes=0.03, epochs=1, save_steps=2)
+    (checkpoint,) = stage_trainer.whole_checkpoints(tmp_path)
+    (checkpoint / TIME_USED).write_text('{"seconds": 50}')
+    model, result = trained(tiny_base, tmp_path, data, {"seen": data[:6]}, minutes=0.9, epochs=1)
+    assert 53 < result.seconds < 60  # of 54: four were left
 
 
 def test_an_incomplete_checkpoint_is_ignored_with_a_line(tiny_base, tmp_path, caplog):

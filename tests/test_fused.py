@@ -1,0 +1,97 @@
+"""fused.py: the same values and gradients as the modules that it replaces, and less kept for the backward pass."""
+
+from functools import partial
+
+import pytest
+import torch
+
+KINDS = ["llama", "llama_untied", "llama_padded", "qwen3", "gemma2", "gemma3", "granite", "cohere"]
+
+
+@pytest.fixture
+def shaken(tiny_base):
+    """kind -> a tiny model whose LoRA matrices and norms are not what they start as."""
+    from model import ModelConfig, build
+
+    def make(kind: str):
+        model = build(ModelConfig(tiny_base(kind), 128, 4, 8, "float32"), 16, ["a"])
+        torch.manual_seed(1)
+        with torch.no_grad():
+            for name, parameter in model.network.named_parameters():
+                if parameter.requires_grad:
+                    parameter.normal_(0, 0.1)
+                elif "norm" in name:
+                    parameter.add_(torch.randn_like(parameter) * 0.1)
+        return model
+
+    return make
+
+
+def fused_modules(network) -> list:
+    return [module for module in network.modules() if isinstance(vars(module).get("forward"), partial)]
+
+
+def batch_of(model) -> dict:
+    from collators import collate
+
+    examples = [model.template.render("t2m", text="a person walks", codes=[1, 2, 3] * n) for n in (1, 3, 5)]
+    examples.append(model.template.render("m2t", text="a person walks", codes=[1, 2, 3]))
+    return collate(examples, model.pad_id)
+
+
+def loss_and_gradients(model, batch) -> tuple[float, dict]:
+    loss = model(**batch)["loss"]
+    loss.backward()
+    gradients = {name: p.grad.clone() for name, p in model.network.named_parameters() if p.requires_grad}
+    model.zero_grad()
+    return loss.item(), gradients
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_loss_and_gradients_are_those_of_the_plain_modules(shaken, kind):
+    from fused import unfuse
+
+    model = shaken(kind)
+    batch = batch_of(model)
+    fused_loss, fused = loss_and_gradients(model, batch)
+    unfuse(model.network)
+    assert not fused_modules(model.network)
+    loss, plain = loss_and_gradients(model, batch)
+    assert fused_loss == pytest.approx(loss, rel=1e-6)
+    for name, gradient in plain.items():
+        assert gradient.abs().max() > 0, name
+        torch.testing.assert_close(fused[name], gradient, rtol=1e-4, atol=1e-6 * gradient.abs().max().item(), msg=name)
+
+
+def test_a_llama_is_fused_from_its_embedding_to_its_attention(shaken):
+    from fused import ATTENTION
+
+    network = shaken("llama").network
+    assert {type(module).__name__ for module in fused_modules(network)} == {
+        "Linear", "LlamaRMSNorm", "LlamaMLP", "TrainableTokensLayer"}
+    assert network.config._attn_implementation == ATTENTION
+
+
+def test_less_is_kept_for_the_backward_pass(shaken):
+    from fused import unfuse
+    from memory import kept_bytes
+
+    model = shaken("llama")
+    fused = kept_bytes(model, 64)
+    unfuse(model.network)
+    assert fused < 0.9 * kept_bytes(model, 64)
+
+
+def test_padding_and_the_future_are_not_attended_to(shaken):
+    model = shaken("llama")
+    batch = batch_of(model)
+    with torch.no_grad():
+        before = model.hidden_states(batch["input_ids"], batch["attention_mask"])
+        changed = batch["input_ids"].clone()
+        changed[batch["attention_mask"] == 0] = 3
+        changed[2, -1] = 3  # the longest example's last token
+        after = model.hidden_states(changed, batch["attention_mask"])
+    kept = batch["attention_mask"].bool()
+    kept[2, -1] = False
+    torch.testing.assert_close(after[kept], before[kept])
+    assert not torch.allclose(after[2, -1], before[2, -1])
