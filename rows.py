@@ -155,8 +155,9 @@ def digest(text: str, participant_id: str | None, clip_id: str | None, codes: by
 
     codes: int32, little-endian.
     """
-    texts = ", ".join("null" if value is None else quoted(value) for value in (text, participant_id, clip_id))
-    head = f"[{texts}]".encode()
+    person = "null" if participant_id is None else quoted(participant_id)
+    clip = "null" if clip_id is None else quoted(clip_id)
+    head = f"[{quoted(text)}, {person}, {clip}]".encode()
     return hashlib.sha256(len(head).to_bytes(8, "little") + head + codes).digest()
 
 
