@@ -16,10 +16,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data import Row, raise_on_errors, read_rows
+from data import raise_on_errors, read_rows
 from model_folder import read_motion_config
 from prepared import load_prepared
 from recogniser import ActionRecogniser, cross_validate
+from rows import Row
 from wordings import KINDS, Wordings, WordingSplit, read_wordings
 
 log = logging.getLogger(__name__)

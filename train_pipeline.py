@@ -25,6 +25,7 @@ from data import DataError, Report, caption_key, format_report, raise_on_errors,
 from fit import find_unfit
 from model_folder import check_model_name, read_json, read_motion_config, update_settings, write_json
 from prepared import PreparedChunks, load_prepared, prepare, prepared_info, prepared_matches, prepared_report
+from processes import is_first_process, wait_for_all
 from splits import Split, split_rows
 
 log = logging.getLogger("train_pipeline")
@@ -62,7 +63,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     args = _parser().parse_args()
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
+    logging.basicConfig(level=logging.INFO if is_first_process() else logging.ERROR, stream=sys.stderr,
+                        format="%(message)s")
     for noisy in ("datasets", "httpx", "transformers", "accelerate"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
@@ -70,6 +72,8 @@ def main() -> int:
     except config.SettingError as error:
         return _refuse(error, 2)
     try:
+        if not is_first_process():
+            return 0 if args.check else _help_train(settings)
         run = _read(settings, reuse=not (args.check or args.fresh))
         if args.check:
             print(run.text)
@@ -85,6 +89,19 @@ def main() -> int:
         return _refuse(error, 1)
     except ModuleNotFoundError as error:
         return _refuse(f"the package {error.name} is missing: run it with .venv/bin/python", 1)
+    return 0
+
+
+def _help_train(settings: Mapping) -> int:
+    """What the other processes of `torchrun` do: train with the first one, which does all else."""
+    from model import start_unsloth
+
+    start_unsloth()
+    wait_for_all()  # until the data is prepared
+    run = _read(settings, reuse=True)
+    if run.split is not None:
+        raise PipelineError(f"{run.folder / DATA_FOLDER} is not what the first process has just prepared")
+    train_stages(run, _planned(settings), _prepared(run))
     return 0
 
 
@@ -200,13 +217,11 @@ def train_and_evaluate(run: Run, fresh: bool) -> None:
     from model import start_unsloth  # from here on it is slow: several seconds of imports
 
     start_unsloth()
-    from train import stages
-
-    settings = run.settings
-    planned = stages([settings["EPOCHS_S1"], settings["EPOCHS_S2"], settings["EPOCHS_S3"]], settings["STAGE2_MIX"])
+    planned = _planned(run.settings)
     _check_fit(run, {task for stage in planned for task in stage.task_mix})
     _claim_work_folder(run, fresh)
     table = _prepared(run)
+    wait_for_all()
     results = train_stages(run, planned, table)
     from report import format_stages
 
@@ -218,6 +233,12 @@ def train_and_evaluate(run: Run, fresh: bool) -> None:
     if scores:
         print(f"Ask it for motion:\n  python inference.py --model_path {shlex.quote(str(final))} "
               f"--prompt {shlex.quote(run.report.rows[0].text_query)}")
+
+
+def _planned(settings: Mapping) -> list:
+    from train import stages
+
+    return stages([settings["EPOCHS_S1"], settings["EPOCHS_S2"], settings["EPOCHS_S3"]], settings["STAGE2_MIX"])
 
 
 def _check_fit(run: Run, tasks: set[str]) -> None:
@@ -256,15 +277,20 @@ def train_stages(run: Run, planned: list, table: Mapping) -> dict:
         folder, work = run.folder / stage.folder, run.folder / WORK_FOLDER / stage.folder
         if folder.is_dir():
             log.info("Stage %d is finished: %s", stage.number, folder)
-            update_settings(folder, {name: value for name, value in settings.items() if name not in config.TRAINING})
+            if is_first_process():
+                kept = {name: value for name, value in settings.items() if name not in config.TRAINING}
+                update_settings(folder, kept)
             results[stage.folder] = read_motion_config(folder)["history"]
         else:
             if model is None:
                 model = load(before) if before else _new_model(run)
             result = train_stage(model, planned, place, table["train"], heldout, work, _options(settings), used)
             results[stage.folder] = result.to_dict()
-            model.save(folder, _kept(run, stage, results[stage.folder]))
-        shutil.rmtree(work, ignore_errors=True)  # its checkpoints are of no more use
+            if is_first_process():
+                model.save(folder, _kept(run, stage, results[stage.folder]))
+        if is_first_process():
+            shutil.rmtree(work, ignore_errors=True)  # its checkpoints are of no more use
+        wait_for_all()
         before, used = folder, used + results[stage.folder]["seconds"]
     return results
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data import Row, caption_key
+from rows import Row, caption_key
 
 NEUTRAL = "neutral"  # the style of a caption that names none
 LEAST_REWORDINGS = {"actions": 3, "styles": 2}

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data import Row, caption_key, read_rows
+from data import caption_key, read_rows
+from rows import Row
 from wordings import KINDS, NEUTRAL, WordingError, Wordings, read_wordings
 
 DATA = Path(__file__).parent.parent / "data"
@@ -148,7 +149,7 @@ def test_the_sample_can_be_split_and_reworded():
     split = wordings.split(rows)
     assert len(split.trained) > 800 and len(split.combinations) > 50 and len(split.phrases) > 100
     captions = {caption_key(row.text_query) for row in rows}
-    for row, kind in itertools.product(rows[::5], KINDS):
+    for row, kind in itertools.product(list(rows)[::5], KINDS):
         text = wordings.reword(row.text_query, kind, 0)
         assert text is None or caption_key(text) not in captions
 
