@@ -1,7 +1,7 @@
 """Measurements of this project on your machine, one table each: `python bench.py train`, `curve`, `data`, `wordings`.
 
-Every measurement says what it compares and runs in this one process, but for the training of `wordings`; --output
-keeps its figures as JSON.
+Every measurement says what it compares and runs in this one process, but for the training of `wordings` and the steps
+of `data`, which have each their own; --output keeps its figures as JSON.
 """
 
 import argparse

@@ -19,7 +19,7 @@ class CaptionIndex:
 
     def __init__(self, captions: Sequence[str]):
         self.captions = list(captions)
-        self._sorted = [" ".join(sorted(caption.split())) for caption in self.captions]
+        self._sorted = np.array([" ".join(sorted(caption.split())) for caption in self.captions], object)
         self._lengths = np.fromiter(map(len, self._sorted), np.int64, len(self._sorted))
         letters = _letters("".join(self._sorted))
         owners = np.repeat(np.arange(len(self._sorted)), self._lengths)
@@ -44,7 +44,7 @@ class CaptionIndex:
                 for place, score in self._compare(text, np.flatnonzero(most >= least), limit, least)]
 
     def _compare(self, text: str, places: np.ndarray, limit: int, least: float) -> list[tuple[int, float]]:
-        found = process.extract(text, [self._sorted[place] for place in places], scorer=fuzz.ratio, limit=limit,
+        found = process.extract(text, self._sorted[places].tolist(), scorer=fuzz.ratio, limit=limit,
                                 score_cutoff=least)
         return [(int(places[at]), score) for _, score, at in found]
 

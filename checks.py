@@ -188,23 +188,24 @@ def _positions(row: Row, denoise: bool) -> tuple[int, int]:
 
 def _code_texts(tokens: list[str]) -> tuple[np.ndarray, np.ndarray] | None:
     """Texts of codes to all their codes and the number of codes in each; None unless all are digits and spaces."""
-    joined = "\n".join(tokens)
+    joined = "\n".join(["", *tokens, ""])  # so that spaces stand at both ends
     if not joined.isascii():
         return None
     data = np.frombuffer(joined.encode(), np.uint8)
     digit = data - np.uint8(ord("0")) < 10  # uint8 goes round: what is less than "0" is large
-    if not (digit | (data == ord(" ")) | (data - np.uint8(9) < 5)).all():  # 9 to 13: tab, line breaks
+    others = data[~digit]
+    if not ((others == ord(" ")) | (others - np.uint8(9) < 5)).all():  # 9 to 13: tab, line breaks
         return None
-    edges = np.diff(digit.astype(np.int8), prepend=0, append=0)
-    starts, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
+    changes = np.flatnonzero(digit[1:] != digit[:-1]) + 1
+    starts, ends = changes[::2], changes[1::2]
     sizes = ends - starts
     if not len(sizes) or sizes.max() > 9:  # more may still be a small number, behind zeros
         return None
     codes = np.zeros(len(starts), np.int32)
     for place in range(sizes.max()):
-        more = slice(None) if place < sizes.min() else np.flatnonzero(sizes > place)
-        codes[more] = 10 * codes[more] + (data[starts[more] + place] - np.uint8(ord("0")))
-    bounds = offsets(np.fromiter(map(len, tokens), np.int64, len(tokens)) + 1)
+        longer = slice(None) if place < sizes.min() else np.flatnonzero(sizes > place)
+        codes[longer] = 10 * codes[longer] + (data[starts[longer] + place] - np.uint8(ord("0")))
+    bounds = 1 + offsets(np.fromiter(map(len, tokens), np.int64, len(tokens)) + 1)
     return codes, np.diff(np.searchsorted(starts, bounds))
 
 

@@ -6,7 +6,6 @@ name rows as `row 17`, counted from 0, for a JSON list, and as `line 18` of the 
 """
 
 import hashlib
-import logging
 import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +18,6 @@ from rows import Marks, Row, Rows, caption_key, distinct, group
 
 __all__ = ["DataError", "Problem", "Report", "Row", "Rows", "caption_key", "format_report", "raise_on_errors",
            "read_rows"]
-
-log = logging.getLogger(__name__)
 
 _ERRORS = {
     "not-an-object": "not an object",

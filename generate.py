@@ -249,8 +249,8 @@ class MotionGenerator:
                   limits.soft_target, limits.source)
         codes = self.length_model.codes(prompt) if per_prompt_vocab else None
         if per_prompt_vocab and codes is None:
-            log.warning("per_prompt_vocab: %r was never seen in training, so all %d codes are allowed", prompt,
-                        self.vocabulary.codebook_size)
+            log.warning("per_prompt_vocab: %r was never seen in training, or is one of too many captions to keep their "
+                        "codes, so all %d codes are allowed", prompt, self.vocabulary.codebook_size)
         return _Request(prompt_ids, self._fit(limits, len(prompt_ids), max_new_tokens), codes)
 
     def _fit(self, limits: LengthLimits, prompt_length: int, cap: int | None) -> LengthLimits:

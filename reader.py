@@ -54,7 +54,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 _decoder = json.JSONDecoder(object_pairs_hook=_object, parse_constant=Constant)
-_space = re.compile(r"[ \t\n\r]*").match
+_SPACES = " \t\n\r"
+_space = re.compile(rf"[{_SPACES}]*").match
 
 
 def show(value: Any) -> str:
@@ -144,8 +145,10 @@ class Window:
 
     def skip_space(self, place: int) -> int:
         """The next place that is no space, with AHEAD more read."""
-        while (place := _space(self.text, place).end()) + AHEAD > len(self.text) and self.grow():
-            pass
+        if self.text[place:place + 1] in _SPACES:
+            place = _space(self.text, place).end()
+        while place + AHEAD > len(self.text) and self.grow():
+            place = _space(self.text, place).end()
         return place
 
     def value(self, place: int) -> tuple[Any, int] | None:

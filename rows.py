@@ -155,8 +155,9 @@ def digest(text: str, participant_id: str | None, clip_id: str | None, codes: by
 
     codes: int32, little-endian.
     """
-    texts = ", ".join("null" if value is None else quoted(value) for value in (text, participant_id, clip_id))
-    head = f"[{texts}]".encode()
+    person = "null" if participant_id is None else quoted(participant_id)
+    clip = "null" if clip_id is None else quoted(clip_id)
+    head = f"[{quoted(text)}, {person}, {clip}]".encode()
     return hashlib.sha256(len(head).to_bytes(8, "little") + head + codes).digest()
 
 
@@ -187,7 +188,9 @@ class Rows(Sequence[Row]):
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def __getitem__(self, place: int) -> Row:
+    def __getitem__(self, place: int | slice) -> Row | list[Row]:
+        if isinstance(place, slice):
+            return [self[one] for one in range(*place.indices(len(self)))]
         if not -len(self) <= place < len(self):
             raise IndexError(f"row {place} of {len(self)}")
         place %= len(self)

@@ -82,9 +82,9 @@ class Lists:
 def components(count: int, things: np.ndarray, links: np.ndarray) -> np.ndarray:
     """Groups of `count` things that share a link, directly or through others: (count,), numbers from 0.
 
-    things, links: (M,) each; thing things[i] has the link links[i]. Every thing takes the least number among those it
-    shares a link with, then the number of the thing of that number (so that numbers travel twice as far each time),
-    until nothing changes.
+    things, links: (M,) each; thing things[i] has the link links[i]. Every thing points to a thing of its group that
+    comes before it, or to itself. In turn, what a thing points to is made to point to the least that any thing with the
+    same link points to, and every thing to what that points to, until nothing changes (FastSV: Zhang and others, 2020).
     """
     least = np.arange(count)
     while True:
@@ -92,6 +92,7 @@ def components(count: int, things: np.ndarray, links: np.ndarray) -> np.ndarray:
         of_link = np.full(links.max(initial=-1) + 1, count)
         np.minimum.at(of_link, links, least[things])
         least = least.copy()
+        np.minimum.at(least, before[things], of_link[links])
         np.minimum.at(least, things, of_link[links])
         least = least[least]
         if (least == before).all():

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
+
 import config
 from data import DataError, Report, caption_key, format_report, raise_on_errors, read_rows
 from fit import find_unfit
@@ -281,7 +283,7 @@ def train_stages(run: Run, planned: list, table: Mapping) -> dict:
             results[stage.folder] = read_motion_config(folder)["history"]
         else:
             if model is None:
-                model = load(before) if before else _new_model(run, table["train"])
+                model = load(before) if before else _new_model(run)
             result = train_stage(model, planned, place, table["train"], heldout, work, _options(settings), used)
             results[stage.folder] = result.to_dict()
             if is_first_process():
@@ -293,14 +295,16 @@ def train_stages(run: Run, planned: list, table: Mapping) -> dict:
     return results
 
 
-def _new_model(run: Run, training):
+def _new_model(run: Run):
     from code_vectors import codebook_vectors, cooccurrence_vectors, joined
     from model import ModelConfig, build
 
     settings, size = run.settings, run.report.codebook_size
+    training = PreparedChunks(run.folder / DATA_FOLDER, "train")
     config = ModelConfig(settings["MODEL_NAME"], settings["MAX_SEQ_LEN"], settings["LORA_R"], settings["LORA_ALPHA"],
                          settings["DTYPE"], settings["SEED"], settings["LOAD_IN_4BIT"])
-    vectors = cooccurrence_vectors((row["codes"] for row in training), size, settings["SEED"])
+    clips = (codes for chunk in training for codes in np.split(chunk.codes, chunk.ends[1:-1]))
+    vectors = cooccurrence_vectors(clips, size, settings["SEED"])
     if settings["CODEBOOK_PATH"]:
         vectors = joined(vectors, codebook_vectors(settings["CODEBOOK_PATH"], size))
     return build(config, size, sorted(run.report.rows.participants), code_vectors=vectors)

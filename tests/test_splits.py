@@ -284,3 +284,17 @@ def test_what_cannot_be_prepared_or_loaded(made, tmp_path):
         prepared.load_prepared(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="part 'val'"):
         prepared.load_prepared(folder, "val")
+
+
+@pytest.mark.parametrize("count", [1, 2, 50, 30_000])
+def test_components_of_a_chain_in_any_order(count):
+    """Thing i has the links i and i + 1; every third chain link is missing."""
+    order = np.random.default_rng(count).permutation(count)
+    group = order // 3
+    things = np.repeat(np.arange(count), 2)
+    links = np.stack([order + group, order + group + 1], 1).reshape(-1)
+    found = splits.components(count, things, links)
+    assert sorted(set(found.tolist())) == list(range((count + 2) // 3))
+    assert len(set(zip(found.tolist(), group.tolist(), strict=True))) == (count + 2) // 3
+    whole = splits.components(count, things, np.stack([order, order + 1], 1).reshape(-1))
+    assert (whole == 0).all()
