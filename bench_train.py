@@ -207,7 +207,8 @@ def _ours(settings: Mapping, rows, codebook_size: int, people) -> _Recipe:
     room = make_room(model, config.max_seq_len)
     trained = [p for p in model.network.parameters() if p.requires_grad]
     optimizer = _optimizer(trained, settings["LR"])
-    drawer = ExampleDrawer(model.template, {"t2m": 1.0}, settings["PID_DROPOUT"], settings["SEED"])
+    drawer = ExampleDrawer(model.template, {"t2m": 1.0}, settings["PID_DROPOUT"], settings["SEED"],
+                           lambda: settings["HISTORY_NOISE"])
 
     def batches():
         for epoch in itertools.count():

@@ -1,13 +1,13 @@
 """From rows to batches: which task a row is given in an epoch, how a motion is corrupted, how examples are padded."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from templates import MASKED, Example, MotionTemplate
+from templates import MASKED, Example, MotionTemplate, MotionVocabulary
 
 IGNORED = -100  # the label of a position without loss, as torch and transformers spell it
 
@@ -40,18 +40,35 @@ def corrupt(codes: np.ndarray, rng: np.random.Generator, codebook_size: int) -> 
     return noisy
 
 
+def with_noisy_history(example: Example, rng: np.random.Generator, rate: float,
+                       vocabulary: MotionVocabulary) -> Example:
+    """A share `rate` of the answer's codes read as random ones; what is to be learned stays.
+
+    A model that always reads a faultless past goes on from the last few codes and hardly needs the caption; one whose
+    past may be wrong has to ask what was wanted, as it has to when it reads its own (T2M-GPT's corrupted sequences,
+    Zhang et al. 2023).
+    """
+    ids, codes = np.array(example.ids), range(vocabulary.first_motion_id, vocabulary.end_id)
+    hit = np.array(example.loss_mask) & (ids >= codes.start) & (ids < codes.stop) & (rng.random(len(ids)) < rate)
+    ids[hit] = rng.integers(codes.start, codes.stop, size=int(hit.sum()))
+    return Example(example.ids, example.loss_mask, ids.tolist())
+
+
 @dataclass(frozen=True)
 class ExampleDrawer:
     """Draws the example that a row is in an epoch: its task, its noise, and whether its participant is named.
 
     task_mix: {"t2m": 0.5, ...}, shares that sum to 1. participant_dropout: the share of examples that are given
-    <PID_NULL> instead of their participant, so that decoding without one works.
+    <PID_NULL> instead of their participant, so that decoding without one works. history_noise: gives the mean share of
+    an answer's codes that are read as random ones while the next is learned (LM and T2M), as it is when the example is
+    drawn; each example's own is drawn from 0 to twice that.
     """
 
     template: MotionTemplate
     task_mix: Mapping[str, float]
     participant_dropout: float
     seed: int
+    history_noise: Callable[[], float] = lambda: 0.0
 
     def tasks(self, epoch: int, count: int) -> np.ndarray:
         """The task of each of `count` rows in an epoch, (count,) names."""
@@ -64,8 +81,13 @@ class ExampleDrawer:
         participant_id = row["participant_id"] if rng.random() >= self.participant_dropout else None
         codes = np.asarray(row["codes"])
         noisy = corrupt(codes, rng, self.template.vocabulary.codebook_size) if task == "denoise" else None
-        return self.template.render(task, text=row["text_query"], codes=codes, noisy=noisy,
-                                    participant_id=participant_id)
+        example = self.template.render(task, text=row["text_query"], codes=codes, noisy=noisy,
+                                       participant_id=participant_id)
+        noise = self.history_noise()
+        if not noise or task not in ("lm", "t2m"):
+            return example
+        rate = min(1.0, 2 * noise * rng.random())
+        return with_noisy_history(example, rng, rate, self.template.vocabulary)
 
 
 def collate(examples: Sequence[Example], pad_id: int) -> dict[str, torch.Tensor]:
@@ -80,7 +102,7 @@ def collate(examples: Sequence[Example], pad_id: int) -> dict[str, torch.Tensor]
     for i, example in enumerate(examples):
         ids = torch.tensor(example.ids)
         mask = torch.tensor(example.loss_mask)
-        input_ids[i, :len(ids)] = ids
+        input_ids[i, :len(ids)] = ids if example.shown is None else torch.tensor(example.shown)
         attention_mask[i, :len(ids)] = 1
         labels[i, :len(ids)][mask] = ids[mask]
     return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}

@@ -14,7 +14,7 @@ from model_folder import ModelError
 log = logging.getLogger(__name__)
 
 USABLE = 0.6  # of what is free; the rest is for what one layer needs for a moment, and for other programs
-ENOUGH_ON_CPU = 1024  # positions; more at once were not faster (BENCHMARKS.md)
+ENOUGH_ON_CPU = 512  # positions; more at once were not faster (BENCHMARKS.md)
 MOST_ON_GPU = 65536
 ADAMW_BYTES = 12  # a trainable value: its gradient and AdamW's two averages, in float32
 

@@ -50,6 +50,9 @@ def start_unsloth(device: str | None = None):
     os.environ["UNSLOTH_DISABLE_STATISTICS"] = "1"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # oneDNN keeps a compiled product for each shape it met, 1024 unless told: clips have many lengths, and it grows to
+    # half a gigabyte without being faster (BENCHMARKS.md).
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "100")
     if device == "cpu":
         os.environ["UNSLOTH_FORCE_CPU"] = "1"
     if device == "cuda" and not torch.cuda.is_available():

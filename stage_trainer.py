@@ -56,20 +56,22 @@ class Clock:
             self.share = min(1.0, self.used() / max(self.seconds - self.reserve, 1.0))
 
 
-def learning_rate_factor(share: float) -> float:
-    """The learning rate over its peak when `share` of a stage is over: a linear warm-up, then half a cosine to 0."""
+def learning_rate_factor(share: float, end: float) -> float:
+    """The learning rate over its peak when `share` of a stage is over: a linear warm-up, then half a cosine from 1 to
+    `end`."""
     if share < WARMUP:
         return share / WARMUP
-    return 0.5 * (1 + math.cos(math.pi * (share - WARMUP) / (1 - WARMUP)))
+    return end + (1 - end) * 0.5 * (1 + math.cos(math.pi * (share - WARMUP) / (1 - WARMUP)))
 
 
 @dataclass(frozen=True)
 class StepOptions:
-    """lr, lr_new_rows: peaks. eval_batch in examples. micro_tokens: positions (padding included) that go through the
-    network at once in training."""
+    """lr, lr_new_rows: peaks; lr_end: of both, over the peak, where the stage ends. eval_batch in examples.
+    micro_tokens: positions (padding included) that go through the network at once in training."""
 
     lr: float
     lr_new_rows: float
+    lr_end: float
     eval_batch: int
     micro_tokens: int
 
@@ -124,7 +126,8 @@ class StageTrainer(Trainer):
         """The rate of the next update; counted in updates, it follows from their number alone."""
         def factor(step: int) -> float:
             by_updates = self.clock.seconds is None
-            return learning_rate_factor((step + 1) / num_training_steps if by_updates else self.clock.share)
+            share = (step + 1) / num_training_steps if by_updates else self.clock.share
+            return learning_rate_factor(share, self.options.lr_end)
 
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
         return self.lr_scheduler

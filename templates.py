@@ -184,10 +184,12 @@ class PlainTextEncoder:
 
 @dataclass(frozen=True)
 class Example:
-    """ids (T,) and, for each, whether it is part of the answer (and so of the loss)."""
+    """ids (T,) and, for each, whether it is part of the answer (and so of the loss). shown (T,): what the network is
+    given to read instead of ids, where that differs."""
 
     ids: list[int] = field(repr=False)
     loss_mask: list[bool] = field(repr=False)
+    shown: list[int] | None = field(default=None, repr=False)
 
 
 class MotionTemplate:

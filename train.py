@@ -28,6 +28,8 @@ from stage_trainer import Clock, StageCallback, StageTrainer, StepOptions, Train
 log = logging.getLogger(__name__)
 
 EVALUATIONS = 8  # of a run that is bounded by minutes, shared by its stages
+LR_BETWEEN = 0.3  # of the peak: where the learning rates end in a stage that another follows
+NOISE_LEFT = 1 / 6  # of HISTORY_NOISE, when training ends
 MANY_EPOCHS = 1_000_000  # for such a run, which ends before
 
 
@@ -56,7 +58,8 @@ def stages(epochs: Sequence[int], stage2_mix: Mapping[str, float]) -> list[Stage
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """batch_size in examples; grad_accum in batches an update; save_steps in updates; max_seq_len in positions.
+    """batch_size in examples; grad_accum in batches an update; save_steps in updates; max_seq_len in positions;
+    history_noise: where it starts (see noise_left).
 
     minutes: wall time that all stages share, each by its epochs, which then are no bound themselves; None: epochs.
     """
@@ -66,6 +69,7 @@ class TrainingOptions:
     lr: float
     lr_new_rows: float
     participant_dropout: float
+    history_noise: float
     seed: int
     save_steps: int
     eval_batch: int
@@ -98,6 +102,15 @@ def share_of_minutes(minutes: float | None, used: float, planned: Sequence[Stage
     return max((60 * minutes - used) * part, 1.0)
 
 
+def noise_left(planned: Sequence[Stage], place: int, share: float) -> float:
+    """The part of the history's noise when `share` of the stage at `place` is over: it falls evenly from 1 to
+    NOISE_LEFT over all stages, each as long as its epochs. The noise teaches to follow the caption, its end to trust
+    the history again."""
+    epochs = [stage.epochs for stage in planned]
+    over = (sum(epochs[:place]) + share * epochs[place]) / sum(epochs)
+    return 1 + (NOISE_LEFT - 1) * over
+
+
 def _arguments(stage: Stage, work: Path, options: TrainingOptions, model: MotionLanguageModel) -> TrainingArguments:
     on_gpu = model.device.type != "cpu"
     frozen = next(p for p in model.network.parameters() if not p.requires_grad)
@@ -125,7 +138,7 @@ def train_stage(model: MotionLanguageModel, planned: Sequence[Stage], place: int
     clock = Clock(share_of_minutes(options.minutes, used, planned, place))
     with _explaining_memory(stage, options):
         tokens = make_room(model, options.max_seq_len).tokens
-        trainer = _trainer(model, stage, len(planned), rows, heldout, work, options, clock, tokens)
+        trainer = _trainer(model, planned, place, rows, heldout, work, options, clock, tokens)
         work.mkdir(parents=True, exist_ok=True)
         checkpoint = _resume_point(work, trainer.args.should_save)
         trainer.accelerator.wait_for_everyone()
@@ -156,16 +169,19 @@ def _explaining_memory(stage: Stage, options: TrainingOptions):
                             "by the same factor, or take a smaller MODEL_NAME") from error
 
 
-def _trainer(model, stage: Stage, stage_count: int, rows, heldout, work: Path, options: TrainingOptions,
+def _trainer(model, planned: Sequence[Stage], place: int, rows, heldout, work: Path, options: TrainingOptions,
              clock: Clock, tokens: int) -> StageTrainer:
+    stage = planned[place]
     arguments = _arguments(stage, work, options, model)
-    drawer = ExampleDrawer(model.template, stage.task_mix, options.participant_dropout,
-                           seed=10 * options.seed + stage.number)
+    drawer = ExampleDrawer(
+        model.template, stage.task_mix, options.participant_dropout, 10 * options.seed + stage.number,
+        lambda: options.history_noise * noise_left(planned, place, clock.share))
     batches = EpochBatches(token_counts(rows), drawer, options.batch_size,
                            arguments.world_size, arguments.process_index)
-    steps = StepOptions(options.lr, options.lr_new_rows, options.eval_batch, tokens)
+    lr_end = 0.0 if place == len(planned) - 1 else LR_BETWEEN
+    steps = StepOptions(options.lr, options.lr_new_rows, lr_end, options.eval_batch, tokens)
     evaluations = 1 if clock.seconds is None else max(1, round(EVALUATIONS * clock.seconds / 60 / options.minutes))
-    callback = StageCallback(f"Stage {stage.number} of {stage_count}, {stage.title}", clock, options.save_steps,
+    callback = StageCallback(f"Stage {stage.number} of {len(planned)}, {stage.title}", clock, options.save_steps,
                              math.ceil(len(batches) / options.grad_accum), evaluations)
     trainer = StageTrainer(
         model=model, args=arguments, train_dataset=DrawnExamples(rows, drawer),

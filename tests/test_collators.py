@@ -21,8 +21,9 @@ from collators import (
     length_sorted_batches,
     micro_batches,
     row_generator,
+    with_noisy_history,
 )
-from templates import MASKED, Example
+from templates import MASKED, Example, MotionVocabulary
 
 MIX = {"t2m": 0.5, "m2t": 0.3, "denoise": 0.2}
 ROW = {"text_query": "a dance", "codes": [3, 1, 4, 1, 5, 9, 2, 6], "participant_id": "ana"}
@@ -266,3 +267,50 @@ def test_an_example_longer_than_the_bound_is_a_part_by_itself():
     ids = torch.ones(2, 9, dtype=torch.long)
     parts = micro_batches({"input_ids": ids, "attention_mask": ids}, 4)
     assert [tuple(part["input_ids"].shape) for part in parts] == [(1, 9), (1, 9)]
+
+
+# History noise
+
+
+def motion_example(length: int = 400) -> Example:
+    """Prompt ids 1 and 2, codes 100 to 109 in turn, the end 110."""
+    codes = [100 + i % 10 for i in range(length)]
+    return Example([1, 2, *codes, 110], [False] * 2 + [True] * (length + 1))
+
+
+VOCABULARY = MotionVocabulary(100, 10)
+
+
+def test_noise_changes_what_is_read_and_not_what_is_learned():
+    example = motion_example()
+    noisy = with_noisy_history(example, np.random.default_rng(0), 0.5, VOCABULARY)
+    assert (noisy.ids, noisy.loss_mask) == (example.ids, example.loss_mask)
+    assert noisy.shown[:2] == [1, 2] and noisy.shown[-1] == 110  # the prompt and the end stay
+    assert set(noisy.shown[2:-1]) <= set(range(100, 110))
+    changed = sum(a != b for a, b in zip(noisy.shown, noisy.ids, strict=True)) / 400
+    assert 0.37 < changed < 0.53  # half are drawn, and a tenth of those draw themselves
+    batch = collate([noisy], pad_id=0)
+    assert batch["input_ids"][0].tolist() == noisy.shown
+    assert batch["labels"][0, 2:].tolist() == example.ids[2:]
+
+
+def test_no_noise_leaves_what_is_read():
+    example = motion_example(9)
+    assert with_noisy_history(example, np.random.default_rng(0), 0.0, VOCABULARY).shown == example.ids
+
+
+def test_noise_is_drawn_for_motion_and_text_to_motion_alone(monkeypatch):
+    import collators
+
+    rates = []
+    monkeypatch.setattr(collators, "with_noisy_history", lambda example, rng, rate, vocabulary: rates.append(rate))
+    draw = ExampleDrawer(NotingTemplate(), MIX, 0.0, 7, history_noise=lambda: 0.2)
+    for index in range(200):
+        for task in ("m2t", "denoise"):
+            draw(task, 0, index, ROW)
+    assert rates == []
+    for index in range(200):
+        for task in ("lm", "t2m"):
+            draw(task, 0, index, ROW)
+    assert len(rates) == 400 and min(rates) >= 0 and max(rates) <= 0.4
+    assert sum(rates) / 400 == pytest.approx(0.2, abs=0.02)

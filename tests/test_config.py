@@ -76,6 +76,7 @@ def test_resolve_leaves_the_constants_alone():
     ("STAGE2_MIX", {"t2m": 1.2, "m2t": -0.2, "denoise": 0.0}, "shares of 0 or more"),
     ("STAGE2_MIX", [0.5, 0.3, 0.2], "shares of 0 or more"),
     ("CODEBOOK_PATH", " ", "text that is not blank, or None"),
+    ("HISTORY_NOISE", 1.1, "a number from 0 to 1"),
     ("LOAD_IN_4BIT", 1, "True or False"),
     ("MAX_MINUTES", 0, "a number above 0"),
     ("PID_DROPOUT", 1.01, "a number from 0 to 1"),

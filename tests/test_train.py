@@ -27,8 +27,8 @@ def trained(tiny_base, tmp_path, data, heldout, **changes):
 
     model = build(ModelConfig(tiny_base(), 128, 4, 8, "float32"), 8, [])
     epochs = changes.pop("epochs", 2)
-    options = dict(batch_size=8, grad_accum=1, lr=1e-3, lr_new_rows=1e-2, participant_dropout=0.0, seed=0,
-                   save_steps=100, eval_batch=4, max_seq_len=128) | changes
+    options = dict(batch_size=8, grad_accum=1, lr=1e-3, lr_new_rows=1e-2, participant_dropout=0.0, history_noise=0.0,
+                   seed=0, save_steps=100, eval_batch=4, max_seq_len=128) | changes
     stage = Stage(3, "stage3_t2m_sft", "text to motion", {"t2m": 1.0}, "t2m", epochs)
     return model, train_stage(model, [stage], 0, Dataset.from_list(data), heldout, tmp_path, TrainingOptions(**options))
 
@@ -224,7 +224,7 @@ def test_a_stage_of_minutes_ends_in_time_with_its_learning_rate_at_zero(tiny_bas
     import stage_trainer
 
     rates = []
-    monkeypatch.setattr(stage_trainer, "learning_rate_factor", lambda share: rates.append(share) or 1 - share)
+    monkeypatch.setattr(stage_trainer, "learning_rate_factor", lambda share, end: rates.append(share) or 1 - share)
     data = rows(24)
     model, result = trained(tiny_base, tmp_path, data, {"seen": data[:6]}, minutes=0.1, epochs=1)
     assert 5 < result.seconds < 9
@@ -254,3 +254,53 @@ def test_an_incomplete_checkpoint_is_ignored_with_a_line(tiny_base, tmp_path, ca
     with caplog.at_level("INFO"):
         trained(tiny_base, tmp_path, rows(8), {})
     assert "incomplete checkpoint" in caplog.text
+
+
+def test_the_learning_rate_warms_up_and_ends_at_nothing_only_in_the_last_stage(tiny_base, tmp_path, monkeypatch):
+    from stage_trainer import WARMUP, StageTrainer, learning_rate_factor
+
+    assert learning_rate_factor(WARMUP / 2, 0.0) == pytest.approx(0.5)
+    assert learning_rate_factor(WARMUP, 0.3) == pytest.approx(1.0)
+    assert learning_rate_factor(1.0, 0.3) == pytest.approx(0.3)
+    assert learning_rate_factor(1.0, 0.0) == pytest.approx(0.0)
+    rates = {}
+    create = StageTrainer.create_scheduler
+
+    def noting(self, *args, **kwargs):
+        rates[self.args.run_name] = self.options.lr_end
+        return create(self, *args, **kwargs)
+
+    monkeypatch.setattr(StageTrainer, "create_scheduler", noting)
+    from datasets import Dataset
+
+    from model import ModelConfig, build
+    from train import TrainingOptions, train_stage
+
+    model = build(ModelConfig(tiny_base(), 128, 4, 8, "float32"), 8, [])
+    options = TrainingOptions(4, 1, 1e-3, 1e-2, 0.0, 0.0, 0, 100, 4, 128)
+    for place in range(3):
+        train_stage(model, planned(1, 1, 1), place, Dataset.from_list(rows(8)), {}, tmp_path / str(place), options)
+    assert rates == {"stage1_mlm": 0.3, "stage2_multitask": 0.3, "stage3_t2m_sft": 0.0}
+
+
+def test_noise_falls_from_the_first_stage_to_the_last_as_epochs_go():
+    from train import NOISE_LEFT, noise_left
+
+    three = planned(1, 3, 6)
+    assert noise_left(three, 0, 0.0) == 1
+    assert noise_left(three, 0, 1.0) == pytest.approx(noise_left(three, 1, 0.0))
+    assert noise_left(three, 1, 1 / 3) == pytest.approx(1 - 0.2 * (1 - NOISE_LEFT))
+    assert noise_left(three, 2, 1.0) == pytest.approx(NOISE_LEFT)
+
+
+def test_a_stage_draws_its_noise_from_how_far_it_is(tiny_base, tmp_path, monkeypatch):
+    import collators
+
+    rates = []
+    plain = collators.with_noisy_history
+    monkeypatch.setattr(collators, "with_noisy_history", lambda example, rng, rate, vocabulary: (
+        rates.append(rate), plain(example, rng, rate, vocabulary))[1])
+    trained(tiny_base, tmp_path, rows(40), {}, history_noise=0.5, epochs=4, batch_size=4)
+    assert len(rates) == 160
+    assert max(rates) > 0.8 and max(rates[-40:]) < 0.4  # each clip from 0 to twice what is left, which falls to 1/12
+    assert sum(rates[:40]) > 2 * sum(rates[-40:]) > 0
