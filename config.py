@@ -68,7 +68,8 @@ LORA_ALPHA = 32
 
 # ---------------------------------------------------------------- training
 
-# Examples in a training batch. Lower it if memory runs out, and raise GRAD_ACCUM by the same factor.
+# Examples in a training batch. Smaller ones teach more a clip, larger ones make more clips a second (BENCHMARKS.md);
+# raise it on a GPU. Memory does not depend on it: a batch goes through in as many parts as fit.
 BATCH_TRAIN = 8
 
 # Batches whose gradients are added up before an update. An update sees BATCH_TRAIN x GRAD_ACCUM examples.

@@ -27,7 +27,7 @@ def settings_of(*words: str) -> dict:
 def test_the_constants_pass_their_own_rules_and_each_has_one():
     checked = config.check(config.defaults(), "config.py")
     assert set(checked) == set(config._RULES) == set(config.defaults())
-    assert checked["LR"] == 2e-3 and checked["STAGE2_MIX"] == {"t2m": 0.5, "m2t": 0.3, "denoise": 0.2}
+    assert checked["LR"] == config.LR and checked["STAGE2_MIX"] == {"t2m": 0.5, "m2t": 0.3, "denoise": 0.2}
 
 
 def test_command_line_beats_kept_beats_config(monkeypatch):
@@ -214,9 +214,9 @@ def test_training_settings_and_their_differences():
     old = config.resolve({})
     new = config.resolve({"LR": 0.001, "WORK_DIR": "x", "CODEBOOK_SIZE": 512,
                           "STAGE2_MIX": {"t2m": 1, "m2t": 0, "denoise": 0}})
-    assert config.differences(old, new, ["LR"]) == ["LR: 0.002 before, 0.001 now"]
+    assert config.differences(old, new, ["LR"]) == [f"LR: {config.LR} before, 0.001 now"]
     assert config.differences(old, new) == [
-        "CODEBOOK_SIZE: none before, 512 now", "LR: 0.002 before, 0.001 now",
+        "CODEBOOK_SIZE: none before, 512 now", f"LR: {config.LR} before, 0.001 now",
         "STAGE2_MIX: t2m=0.5,m2t=0.3,denoise=0.2 before, t2m=1,m2t=0,denoise=0 now"]
     assert config.differences({}, {"LR": 0.1}, ["LR"]) == ["LR: absent before, 0.1 now"]
 
