@@ -86,10 +86,10 @@ LR_NEW_ROWS = 7e-3
 EPOCHS_S1 = 1
 
 # Passes in stage 2, text and motion in the mix of STAGE2_MIX. 0 skips the stage.
-EPOCHS_S2 = 2
+EPOCHS_S2 = 1
 
 # Passes in stage 3, text to motion alone. Raise it while the score on held-out clips still improves.
-EPOCHS_S3 = 6
+EPOCHS_S3 = 7
 
 # Minutes of training (measuring on held-out clips included) that the three stages share by their epochs, which then
 # are no bound themselves; the learning rates end where the minutes do. None: the epochs decide. Set it to what you
@@ -108,8 +108,8 @@ STAGE2_MIX = {"t2m": 0.5, "m2t": 0.3, "denoise": 0.2}
 PID_DROPOUT = 0.2
 
 # Mean share of a clip's codes that the model reads as random ones while it learns the next (motion alone, and text
-# to motion), at the start; it falls to a sixth of that by the end. The model then leans on the caption instead of
-# the last few codes. 0 = off; raise it if clips begin as asked and go on as something else.
+# to motion); in stage 3 it falls to a sixth of that. The model then leans on the caption instead of the last few
+# codes. 0 = off; raise it if clips begin as asked and go on as something else.
 HISTORY_NOISE = 0.6
 
 # Where training curves go: none, tensorboard or wandb (the last two have to be installed).

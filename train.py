@@ -102,13 +102,10 @@ def share_of_minutes(minutes: float | None, used: float, planned: Sequence[Stage
     return max((60 * minutes - used) * part, 1.0)
 
 
-def noise_left(planned: Sequence[Stage], place: int, share: float) -> float:
-    """The part of the history's noise when `share` of the stage at `place` is over: it falls evenly from 1 to
-    NOISE_LEFT over all stages, each as long as its epochs. The noise teaches to follow the caption, its end to trust
-    the history again."""
-    epochs = [stage.epochs for stage in planned]
-    over = (sum(epochs[:place]) + share * epochs[place]) / sum(epochs)
-    return 1 + (NOISE_LEFT - 1) * over
+def noise_left(last: bool, share: float) -> float:
+    """The part of the history's noise when `share` of a stage is over: all of it, and in the last stage evenly less,
+    down to NOISE_LEFT. The noise teaches to follow the caption, its end to trust the history again."""
+    return 1 + (NOISE_LEFT - 1) * share if last else 1.0
 
 
 def _arguments(stage: Stage, work: Path, options: TrainingOptions, model: MotionLanguageModel) -> TrainingArguments:
@@ -171,15 +168,14 @@ def _explaining_memory(stage: Stage, options: TrainingOptions):
 
 def _trainer(model, planned: Sequence[Stage], place: int, rows, heldout, work: Path, options: TrainingOptions,
              clock: Clock, tokens: int) -> StageTrainer:
-    stage = planned[place]
+    stage, last = planned[place], place == len(planned) - 1
     arguments = _arguments(stage, work, options, model)
     drawer = ExampleDrawer(
         model.template, stage.task_mix, options.participant_dropout, 10 * options.seed + stage.number,
-        lambda: options.history_noise * noise_left(planned, place, clock.share))
+        lambda: options.history_noise * noise_left(last, clock.share))
     batches = EpochBatches(token_counts(rows), drawer, options.batch_size,
                            arguments.world_size, arguments.process_index)
-    lr_end = 0.0 if place == len(planned) - 1 else LR_BETWEEN
-    steps = StepOptions(options.lr, options.lr_new_rows, lr_end, options.eval_batch, tokens)
+    steps = StepOptions(options.lr, options.lr_new_rows, 0.0 if last else LR_BETWEEN, options.eval_batch, tokens)
     evaluations = 1 if clock.seconds is None else max(1, round(EVALUATIONS * clock.seconds / 60 / options.minutes))
     callback = StageCallback(f"Stage {stage.number} of {len(planned)}, {stage.title}", clock, options.save_steps,
                              math.ceil(len(batches) / options.grad_accum), evaluations)
