@@ -112,8 +112,9 @@ def format_stages(stages: Mapping[str, Mapping]) -> str:
     for name, history in stages.items():
         losses, best = [loss for _, loss in history["losses"]], history["best"]
         fell = f"{losses[0]:.2f} to {losses[-1]:.2f}" if losses else ""
+        epoch = f"{best['epoch']:g}" if best else ""
         seen, unseen = (f"{best[kind]:.3f}" if kind in best else "" for kind in ("seen", "unseen"))
-        lines.append(f"{name:<18}{fell:>16}{best.get('epoch', ''):>12}{seen:>10}{unseen:>8}"
+        lines.append(f"{name:<18}{fell:>16}{epoch:>12}{seen:>10}{unseen:>8}"
                      f"{history['seconds'] / 60:>9.1f}")
     return "\n".join(lines)
 
