@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import TINY_SETTINGS, run_script, tiny_rows
 
+import config
 import inference
 import train_pipeline
 
@@ -81,7 +82,7 @@ def test_a_later_start_uses_the_prepared_data_while_the_file_is_the_same(
 def test_changed_settings_are_refused_with_the_difference(tiny_run, tiny_arguments, capsys):
     status = run_script(train_pipeline, *tiny_arguments, "--work_dir", str(tiny_run), "--lr", "0.5")
     assert status == 1
-    assert re.search(r"LR: 0.002 before, 0.5 now(.|\n)*--fresh", capsys.readouterr().err)
+    assert re.search(rf"LR: {config.LR} before, 0.5 now(.|\n)*--fresh", capsys.readouterr().err)
 
 
 def test_changed_data_is_refused_by_content_not_by_path(tiny_run, tiny_arguments, tmp_path, capsys):
