@@ -19,6 +19,8 @@ def add_arguments(parser) -> None:
 def run(args, settings: Mapping) -> dict:
     """The curves of WORK_DIR's metrics.json, written as a picture. Raises ModelError, ValueError."""
     folder = Path(settings["WORK_DIR"])
+    if not (folder / "metrics.json").is_file():
+        raise ValueError(f"{folder / 'metrics.json'} does not exist: expected the WORK_DIR of a finished run")
     stages = read_json(folder / "metrics.json")["stages"]
     curves = curves_of(stages)
     if not any(curve["points"] for curve in curves):

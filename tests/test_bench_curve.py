@@ -33,4 +33,4 @@ def test_a_folder_without_a_run_is_refused(tmp_path, capsys):
     import bench
 
     assert run_script(bench, "curve", "--work_dir", str(tmp_path)) == 1
-    assert "metrics.json" in capsys.readouterr().err
+    assert "metrics.json does not exist: expected the WORK_DIR" in capsys.readouterr().err

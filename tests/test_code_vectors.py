@@ -89,7 +89,7 @@ def test_the_samples_codebook_is_one():
     ({"a": np.zeros((10, 3)), "b": np.zeros((10, 3))}, r"holds a \(10, 3\), b \(10, 3\)"),
     ({"a": np.full((10, 3), np.nan)}, "not finite"),
     ({"a": np.array([["x"]] * 10)}, r"holds a \(10, 1\)"),
-    ({"a": np.array([[{}]] * 10)}, "expected a .npy or .npz file of numbers"),  # a pickle
+    ({"a": np.array([[{}]] * 10)}, "it is no .npy or .npz file of numbers"),  # a pickle
 ])
 def test_other_files_are_refused_by_name(tmp_path, arrays, found):
     np.savez(tmp_path / "book.npz", **arrays)
@@ -99,7 +99,7 @@ def test_other_files_are_refused_by_name(tmp_path, arrays, found):
 
 def test_no_file_and_no_archive_are_refused(tmp_path):
     (tmp_path / "text.npz").write_text("hello")
-    for name, found in (("none.npz", "there is no such file"), ("text.npz", "expected a .npy or .npz file")):
+    for name, found in (("none.npz", "there is no such file"), ("text.npz", "it is no .npy or .npz file")):
         with pytest.raises(ValueError, match=f"{name}.*{found}"):
             codebook_vectors(tmp_path / name, 10)
 
