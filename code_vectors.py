@@ -58,7 +58,7 @@ def codebook_vectors(path: str | Path, codebook_size: int) -> torch.Tensor:
         arrays = {"": found} if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         # numpy's own text would advise to load a pickle
-        raise ValueError(f"CODEBOOK_PATH {path}: it is no .npy or .npz file of numbers (pickles are not read)") from error
+        raise ValueError(f"CODEBOOK_PATH {path}: it is no .npy or .npz file of numbers (no pickles)") from error
     fitting = [name for name, array in arrays.items() if array.ndim > 1 and array.shape[0] >= codebook_size
                and np.issubdtype(array.dtype, np.number)]
     named = [name for name in NAMES if name in fitting]
