@@ -1,6 +1,6 @@
 """The network's own arithmetic with fewer steps, for training on a CPU.
 
-Autograd as PEFT and transformers leave it keeps some 58 kB a token and layer of SmolLM2-135M for the backward pass,
+Autograd as PEFT and transformers leave it keeps about 58 kB a token and layer of SmolLM2-135M for the backward pass,
 and reads and writes it all. These functions keep what the derivative needs (about a third) and join what can be one
 operation. The values are those of the modules they replace, up to rounding; the tests hold both to it. On a GPU
 Unsloth's own kernels do this work.

@@ -86,6 +86,7 @@ def make_room(model: MotionLanguageModel, positions: int, free: int | None = Non
     helps.
     """
     config = model.network.config.get_text_config()
+    model.network.gradient_checkpointing_disable()  # an earlier stage's; what it hides would not be counted
     growth = _Growth.of(model)
     layers = config.num_hidden_layers
     free = free_memory(model.device) if free is None else free

@@ -65,6 +65,8 @@ def test_less_memory_means_fewer_positions_then_checkpointing_then_a_refusal(mod
     room = make_room(model, 128, free(0.9 * one))
     assert room.tokens == 128 and room.checkpointing and room.needed <= 0.9 * one
     assert model.network.is_gradient_checkpointing
+    model.train()
+    assert make_room(model, 128, free(0.9 * one)) == room  # the next stage's, of the same model
     with pytest.raises(ModelError, match=r"MAX_SEQ_LEN 128 needs about .* GB .*: set MAX_SEQ_LEN to \d+ or less"):
         make_room(model, 128, free(0.2 * one))
     model.network.gradient_checkpointing_disable()
