@@ -29,6 +29,7 @@ EDGES = {
     "code_vectors": set(),
     "collators": {"templates"},
     "recogniser": set(),
+    "motion": set(),
     # material
     "checks": {"reader", "rows", "templates"},
     "data": {"checks", "reader", "rows"},

@@ -1,0 +1,62 @@
+"""A motion as joints in space: what is read from BVH, what a codec turns into codes and back, what a viewer draws."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+class MotionError(ValueError):
+    """A motion or a skeleton that cannot be used; the text says what was found and what was expected."""
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """names: J joints, a parent before its children. parents: (J,) places, -1 for the root, which is the first.
+    offsets: (J, 3) metres, each joint from its parent in the rest pose. Raises MotionError for anything else."""
+
+    names: tuple[str, ...]
+    parents: tuple[int, ...]
+    offsets: np.ndarray = field(repr=False)
+
+    def __post_init__(self):
+        count = len(self.names)
+        if not count or len(self.parents) != count or self.offsets.shape != (count, 3):
+            raise MotionError(f"a skeleton of {count} names, {len(self.parents)} parents and offsets "
+                              f"{self.offsets.shape}: expected J of each, and (J, 3)")
+        if self.parents[0] != -1 or not all(0 <= parent < i for i, parent in enumerate(self.parents) if i):
+            raise MotionError(f"parents {self.parents}: expected -1 for the first joint alone, and a parent before its "
+                              "children")
+
+
+@dataclass(frozen=True)
+class Motion:
+    """joints: (T, J, 3) metres, y up; fps: frames a second. rotations: (T, J, 3, 3), each joint's own turn in its
+    parent's frame (the root's in the world's), where they are known. Raises MotionError for shapes that do not fit and
+    for what is no number."""
+
+    joints: np.ndarray = field(repr=False)
+    fps: float
+    skeleton: Skeleton
+    rotations: np.ndarray | None = field(default=None, repr=False)
+
+    def __post_init__(self):
+        count = len(self.skeleton.names)
+        if self.joints.ndim != 3 or self.joints.shape[1:] != (count, 3) or not len(self.joints):
+            raise MotionError(f"joints {self.joints.shape}: expected (T, {count}, 3), at least one frame")
+        if self.rotations is not None and self.rotations.shape != (len(self.joints), count, 3, 3):
+            raise MotionError(f"rotations {self.rotations.shape}: expected {(len(self.joints), count, 3, 3)}")
+        if not self.fps > 0:
+            raise MotionError(f"{self.fps} frames a second: expected more than 0")
+        for name in ("joints", "rotations"):
+            values = getattr(self, name)
+            if values is not None and not np.isfinite(values).all():
+                frame = int(np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(1))[0])
+                raise MotionError(f"{name} of frame {frame} hold what is no number")
+
+    def __len__(self) -> int:
+        """Frames."""
+        return len(self.joints)
+
+    @property
+    def seconds(self) -> float:
+        return len(self) / self.fps
