@@ -194,7 +194,7 @@ def _measure(model_path: Path, sets: Sequence[Asked], wordings: Wordings, rows: 
     for one in sets:
         log.info("%s: %d captions", one.name, len(one.rows))
         figures["sets"][one.name] = score_set(one, _generated(generator, one, settings, samples), recogniser) | {
-            "rows_trained_with": sum(tuple(row["codes"]) in known for row in one.rows)} | _nll(generator, one, settings)
+            "rows_trained_with": sum(tuple(row["codes"]) in known for row in one.rows)} | _nll(generator, one)
     reworded = [figures["sets"][one.name] for one in sets if one.name.startswith(REWORDED)]
     return figures | {"other_words_together": pooled(reworded)}
 
@@ -206,7 +206,7 @@ def _generator(model_path: Path, settings: Mapping):
     from generate import MotionGenerator
 
     generator = MotionGenerator(model_path)
-    generator.settings = {**generator.settings, "EVAL_BATCH": settings["EVAL_BATCH"]}
+    generator.decoder.slots = settings["EVAL_BATCH"]
     return generator
 
 
@@ -219,10 +219,8 @@ def _generated(generator, one: Asked, settings: Mapping, samples: int) -> list[l
     return [[int(code) for code in motion.split()] for motion in motions]
 
 
-def _nll(generator, one: Asked, settings: Mapping) -> dict:
-    from model import mean_nll
-
-    nll, tokens = mean_nll(generator.model, one.rows, "t2m", settings["EVAL_BATCH"])
+def _nll(generator, one: Asked) -> dict:
+    nll, tokens = generator.motion_nll(one.rows)
     return {"nll_per_token": nll, "nll_tokens": tokens}
 
 

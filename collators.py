@@ -18,7 +18,15 @@ def row_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
 
 
 def corrupt(codes: np.ndarray, rng: np.random.Generator, codebook_size: int) -> np.ndarray:
-    """Denoising's question: a share of 15 to 60 % of the codes (T,) lost, half of it in one span; at least one.
+    """Denoising's question, (T,): half of the time noise, a quarter each a gap to go over and a rest to go on with."""
+    kind = rng.random()
+    if kind < 0.5 or len(codes) < 3:
+        return with_noise(codes, rng, codebook_size)
+    return with_gap(codes, rng) if kind < 0.75 else with_start_alone(codes, rng)
+
+
+def with_noise(codes: np.ndarray, rng: np.random.Generator, codebook_size: int) -> np.ndarray:
+    """A share of 15 to 60 % of the codes (T,) lost, half of it in one span; at least one.
 
     Of the lost codes 80 % read `MASKED` and 20 % are replaced by a random code, so that the model must doubt
     what it sees (the proportions of BERT's masking, Devlin et al. 2019, without its kept tenth: what is kept
@@ -37,6 +45,24 @@ def corrupt(codes: np.ndarray, rng: np.random.Generator, codebook_size: int) -> 
     replaced = lost & ~masked
     noisy[replaced] = rng.integers(0, codebook_size, size=int(replaced.sum()))
     noisy[masked] = MASKED
+    return noisy
+
+
+def with_gap(codes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """In-betweening: 20 to 80 % of at least 3 codes (T,) are lost in one span, with something left on either side."""
+    length = len(codes)
+    count = min(max(1, round(rng.uniform(0.2, 0.8) * length)), length - 2)
+    start = int(rng.integers(1, length - count))
+    noisy = np.array(codes)
+    noisy[start:start + count] = MASKED
+    return noisy
+
+
+def with_start_alone(codes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Continuation: the last 20 to 90 % of the codes (T,) are lost, the first is not."""
+    noisy = np.array(codes)
+    noisy[max(1, round((1 - rng.uniform(0.2, 0.9)) * len(codes))):] = MASKED
+    noisy[-1] = MASKED
     return noisy
 
 

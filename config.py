@@ -131,6 +131,10 @@ GEN_TOP_K = 0
 # it for lengths nearer to the expected one; 0 leaves the end to the model.
 GEN_END_LOGIT_SLOPE = 1.0
 
+# How many motion tokens your codec makes of a second, so that lengths can be asked for in seconds: its
+# frames a second over frames a token. None = not known. The bundled sample has 5.
+TOKENS_PER_SECOND = None
+
 # Examples at once in evaluation and generation. Lower it if memory runs out.
 EVAL_BATCH = 32
 
@@ -262,6 +266,7 @@ _RULES: dict[str, _Rule] = {
     "GEN_TOP_P": _number(0, 1, above=True),
     "GEN_TOP_K": _count(0),
     "GEN_END_LOGIT_SLOPE": _number(0, 1000),
+    "TOKENS_PER_SECOND": _number(0, 10_000, above=True, optional=True),
     "EVAL_BATCH": _count(1, 65536),
 }
 
@@ -269,7 +274,7 @@ _RULES: dict[str, _Rule] = {
 # WORK_DIR and what only changes how a run is watched, saved or used are none either.
 TRAINING: tuple[str, ...] = tuple(
     name for name in _RULES if not name.startswith("GEN_")
-    and name not in ("DATA_JSON_PATH", "WORK_DIR", "SAVE_STEPS", "REPORT_TO", "EVAL_BATCH"))
+    and name not in ("DATA_JSON_PATH", "WORK_DIR", "SAVE_STEPS", "REPORT_TO", "TOKENS_PER_SECOND", "EVAL_BATCH"))
 
 
 def defaults() -> dict[str, Any]:

@@ -10,10 +10,12 @@ import argparse
 import json
 import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import config
 from model_folder import read_motion_config
+from motion_request import TASKS, GenerationError, MotionRequest
 
 log = logging.getLogger("inference")
 
@@ -39,29 +41,47 @@ def _motion_generator_class(device: str | None = None):
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description="Motion tokens for a sentence, from a trained model.", allow_abbrev=False)
+        description="Motion tokens for a sentence, from a trained model; and what else it was trained for.",
+        allow_abbrev=False)
     parser.add_argument("--model_path", default=None, help="a trained stage's folder. Default: WORK_DIR/stage3_t2m_sft")
-    asked = parser.add_mutually_exclusive_group(required=True)
-    asked.add_argument("--prompt", help="the sentence")
-    asked.add_argument("--prompts_file", help="a file with one sentence a line; the answers are JSON Lines")
+    parser.add_argument("--task", choices=list(TASKS), default="t2m",
+                        help="; ".join(f"{task}: {text}" for task, text in TASKS.items()) + ". Default: t2m")
+    parser.add_argument("--prompt", help="the sentence")
+    parser.add_argument("--prompts_file", help="a file with one sentence a line; the answers are JSON Lines")
+    parser.add_argument("--motion_tokens", help='the motion that m2t, denoise ("?" for a lost token), inbetween and '
+                                                'continue start from, such as "42 18 91"')
+    parser.add_argument("--end_tokens", help="the motion that inbetween leads to")
     parser.add_argument("--output", help="a file for the tokens, beside stdout")
     parser.add_argument("--dataset_path", help="take lengths and per-prompt codes from this dataset instead")
     parser.add_argument("--participant_id", help="move like this participant of the training data")
-    parser.add_argument("--max_new_tokens", type=int, help="longest clip, in motion tokens")
+    parser.add_argument("--tokens", type=int, help="exactly so many motion tokens")
+    parser.add_argument("--min_tokens", type=int, help="at least so many motion tokens")
+    parser.add_argument("--max_tokens", type=int, help="at most so many motion tokens")
+    parser.add_argument("--seconds", type=float, help="exactly so long, rounded to whole tokens")
+    parser.add_argument("--tokens_per_second", type=float, help="overrides the TOKENS_PER_SECOND that the model's "
+                                                                "folder keeps")
+    parser.add_argument("--max_new_tokens", type=int, help="a cap on the length, lowered to what fits the model")
     for flag, name in DECODING.items():
         kind = int if flag == "top_k" else float
         parser.add_argument(f"--{flag}", type=kind, help=f"overrides the {name} that the model's folder keeps")
     parser.add_argument("--per_prompt_vocab", action="store_true", help="only codes seen in training with the sentence")
     parser.add_argument("--num_samples", type=int, default=1, help="clips for each sentence. Default: 1")
+    parser.add_argument("--best_of", type=int, default=1, help="make so many for each and keep the one that motion to "
+                                                               "text explains the sentence by best. Default: 1")
+    parser.add_argument("--stream", action="store_true", help="print the tokens of one clip as they come")
     parser.add_argument("--seed", type=int, help="the same seed gives the same clips. Default: a new one each time")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="Default: a GPU where there is one")
     return parser
 
 
-def _prompts(args: argparse.Namespace) -> list[str]:
-    """Raises ValueError naming the file and the line for an empty one."""
-    if args.prompt is not None:
+def _prompts(args: argparse.Namespace) -> list[str | None]:
+    """Raises ValueError naming the file and the line for an empty one, and for flags that do not go together."""
+    if args.prompts_file is None:
+        if args.task == "t2m" and args.prompt is None:
+            raise ValueError("t2m needs a sentence: --prompt, or --prompts_file with one a line")
         return [args.prompt]
+    if args.task != "t2m" or args.prompt is not None:
+        raise ValueError("--prompts_file is for t2m, and without --prompt")
     try:
         text = Path(args.prompts_file).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -74,60 +94,93 @@ def _prompts(args: argparse.Namespace) -> list[str]:
     return [line.removesuffix("\r") for line in lines]
 
 
-def _refuse_early(args: argparse.Namespace, prompts: list[str], kept: dict) -> None:
+def _requests(args: argparse.Namespace, prompts: list[str | None]) -> list:
+    """Raises GenerationError for what no model could answer."""
+    same = {name: getattr(args, name) for name in (
+        "participant_id", "tokens", "min_tokens", "max_tokens", "seconds", "max_new_tokens", "per_prompt_vocab",
+        "num_samples", "best_of", *DECODING)}
+    if args.task == "m2t" and args.temperature is None:
+        same["temperature"] = 0  # one sentence was asked for, so the likeliest
+    requests = []
+    for number, prompt in enumerate(prompts, 1):
+        try:
+            requests.append(MotionRequest(args.task, prompt, args.motion_tokens, args.end_tokens, **same))
+        except GenerationError as error:
+            if args.prompts_file is None:
+                raise
+            raise GenerationError(f"{args.prompts_file}: line {number}: {error}") from None
+    return requests
+
+
+def _refuse_early(args: argparse.Namespace, kept: dict) -> None:
     """What can be told before seconds of imports. Raises ValueError."""
-    if not all(prompt.strip() for prompt in prompts):
-        raise ValueError("the prompt is empty, expected a sentence")
-    for name in ("num_samples", "max_new_tokens"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise ValueError(f"{name} is {value}, expected 1 or more")
     people = kept["vocabulary"]["participants"]
     if args.participant_id is not None and args.participant_id not in people:
         raise ValueError(f"participant {args.participant_id!r} is unknown; there are {', '.join(people) or 'none'}")
     if args.output is not None and Path(args.output).is_dir():
         raise ValueError(f"--output {args.output} is a folder, expected a file")
+    if args.stream and (args.prompts_file is not None or args.num_samples * args.best_of != 1 or args.task == "m2t"):
+        raise ValueError("--stream prints one motion: no --prompts_file, --num_samples, --best_of, and not m2t")
 
 
-def run(args: argparse.Namespace) -> list[str]:
-    """The lines to print. Raises ValueError (its subclasses included) and OSError for what cannot be done."""
-    settings = config.resolve({})
-    given = {flag: getattr(args, flag) for flag in DECODING if getattr(args, flag) is not None}
-    config.check({DECODING[flag]: value for flag, value in given.items()}, "command line")
-    prompts = _prompts(args)
-    model_path = args.model_path or str(Path(settings["WORK_DIR"]) / "stage3_t2m_sft")
-    kept = read_motion_config(model_path)
-    config.check(kept["settings"], f"{model_path}/motion_config.json")
-    _refuse_early(args, prompts, kept)
-    log.info("model %s, trained on %s", model_path, kept["settings"]["DATA_JSON_PATH"])
+def _generator(args: argparse.Namespace, settings: dict, model_path: str, given: dict):
     generator = _motion_generator_class(args.device)(model_path, args.dataset_path, args.device)
+    if args.tokens_per_second is not None:
+        generator.settings["TOKENS_PER_SECOND"] = args.tokens_per_second
     for flag, name in DECODING.items():
         if flag not in given and settings[name] != generator.settings[name]:
             log.info("%s is %s, as the model's folder keeps it (config.py says %s)", name, generator.settings[name],
                      settings[name])
-    motions = generator.generate_batch(
-        prompts, [args.participant_id] * len(prompts), max_new_tokens=args.max_new_tokens,
-        per_prompt_vocab=args.per_prompt_vocab, seed=args.seed, num_samples=args.num_samples, **given)
-    for prompt in list(dict.fromkeys(prompts))[:10]:
-        limits = generator.length_model.limits(prompt, args.participant_id)
-        log.info("%r: %d to %d tokens, about %g, from %s", prompt, limits.min_tokens, limits.max_tokens,
-                 limits.soft_target, limits.source)
-    if args.prompts_file is None:
-        return motions
-    repeated = [prompt for prompt in prompts for _ in range(args.num_samples)]
-    return [json.dumps({"text_query": prompt, "motion_tokens": motion}, ensure_ascii=False)
-            for prompt, motion in zip(repeated, motions, strict=True)]
+    return generator
+
+
+def _log_lengths(results: list) -> None:
+    told = dict.fromkeys((result.text, result.limits) for result in results if result.limits is not None)
+    for text, limits in list(told)[:10]:
+        span = (f"{limits.min_tokens} to {limits.max_tokens} tokens, about {limits.soft_target:g}"
+                if limits.min_tokens < limits.max_tokens else f"{limits.min_tokens} tokens")
+        log.info("%s%s, from %s", "" if text is None else f"{text!r}: ", span, limits.source)
+
+
+def run(args: argparse.Namespace) -> Iterator[str]:
+    """The lines to print; with --stream, one token each. Raises ValueError (its subclasses included) and OSError for
+    what cannot be done."""
+    settings = config.resolve({})
+    given = {flag: getattr(args, flag) for flag in DECODING if getattr(args, flag) is not None}
+    also = {"TOKENS_PER_SECOND": args.tokens_per_second} if args.tokens_per_second is not None else {}
+    config.check({DECODING[flag]: value for flag, value in given.items()} | also, "command line")
+    requests = _requests(args, _prompts(args))
+    model_path = args.model_path or str(Path(settings["WORK_DIR"]) / "stage3_t2m_sft")
+    kept = read_motion_config(model_path)
+    config.check(kept["settings"], f"{model_path}/motion_config.json")
+    _refuse_early(args, kept)
+    log.info("model %s, trained on %s", model_path, kept["settings"]["DATA_JSON_PATH"])
+    generator = _generator(args, settings, model_path, given)
+    if args.stream:
+        yield from map(str, generator.stream(requests[0], args.seed))
+        return
+    results = generator.answer(requests, args.seed)
+    _log_lengths(results)
+    for result in results:
+        if args.prompts_file is not None:
+            yield json.dumps({"text_query": result.text, "motion_tokens": result.motion_tokens}, ensure_ascii=False)
+        else:
+            yield result.text if args.task == "m2t" else result.motion_tokens
 
 
 def main() -> int:
     args = _parser().parse_args()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
     try:
-        lines = run(args)
-        print("\n".join(lines), flush=True)
+        end, lines = " " if args.stream else "\n", []
+        for line in run(args):
+            print(end if args.stream and lines else "", line, sep="", end="" if args.stream else "\n", flush=True)
+            lines.append(line)
+        if args.stream:
+            print()
         if args.output is not None:
             Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-            Path(args.output).write_text("\n".join(lines) + "\n", encoding="utf-8")
+            Path(args.output).write_text(end.join(lines) + "\n", encoding="utf-8")
     except (ValueError, OSError) as error:
         print(f"inference.py: {error}", file=sys.stderr)
         return 1

@@ -407,12 +407,6 @@ def sum_nll(model: MotionLanguageModel, rows: Sequence[Mapping], task: str, batc
     return total, count
 
 
-def mean_nll(model: MotionLanguageModel, rows: Sequence[Mapping], task: str, batch_size: int) -> tuple[float, int]:
-    """`sum_nll` as a mean a token, and the number of tokens."""
-    total, count = sum_nll(model, rows, task, batch_size)
-    return total / count, count
-
-
 def build(config: ModelConfig, codebook_size: int, participants: Sequence[str], device: str | None = None,
           code_vectors=None):
     """A MotionLanguageModel with fresh LoRA and new rows. Raises ModelError for a base that cannot carry them.

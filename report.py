@@ -9,7 +9,6 @@ import numpy as np
 from caption_index import CaptionIndex
 from generate import MotionGenerator
 from metrics import MotionScores, score_motions
-from model import mean_nll
 from rows import Columns, caption_key
 
 MOST_CLIPS = 50_000
@@ -66,7 +65,7 @@ def evaluate(generator: MotionGenerator, parts: Mapping[str, Sequence[Mapping]],
         people = [row["participant_id"] for row in rows]
         motions = generator.generate_batch(texts, people, seed=seed)
         clips = [[int(code) for code in motion.split()] for motion in motions]
-        nll, tokens = mean_nll(generator.model, rows, "t2m", generator.settings["EVAL_BATCH"])
+        nll, tokens = generator.motion_nll(rows)
         references = _references(rows)
         scores = {MODEL: score_motions(clips, references).to_dict() | {"nll_per_token": nll, "nll_tokens": tokens}}
         for name, found in _baselines(rows, references, training, random.Random(seed)).items():

@@ -326,7 +326,9 @@ def _kept(run: Run, stage, history: dict) -> dict:
     from lengths import LengthModel
 
     lengths = LengthModel.fit(PreparedChunks(run.folder / DATA_FOLDER, "train"), caption_key)
-    return {"stage": stage.folder, "tasks": list(stage.task_mix), "settings": dict(run.settings), "history": history,
+    # Going over a gap and going on are variants of denoising.
+    tasks = [*stage.task_mix, *(("inbetween", "continue") if "denoise" in stage.task_mix else ())]
+    return {"stage": stage.folder, "tasks": tasks, "settings": dict(run.settings), "history": history,
             "data_fingerprint": run.report.fingerprint, "length_model": lengths.to_dict()}
 
 

@@ -21,7 +21,10 @@ from collators import (
     length_sorted_batches,
     micro_batches,
     row_generator,
+    with_gap,
+    with_noise,
     with_noisy_history,
+    with_start_alone,
 )
 from templates import MASKED, Example, MotionVocabulary
 
@@ -75,7 +78,7 @@ MANY_CODES = 10**6  # so many that a random code is never the one it replaces
 @pytest.mark.parametrize("length", [1, 2, 3, 7, 20, 100])
 def test_a_share_of_15_to_60_per_cent_is_lost_and_at_least_one_code(length):
     codes = np.arange(length)
-    lost = [int((corrupt(codes, np.random.default_rng(seed), MANY_CODES) != codes).sum()) for seed in FEW]
+    lost = [int((with_noise(codes, np.random.default_rng(seed), MANY_CODES) != codes).sum()) for seed in FEW]
     assert min(lost) >= max(1, round(0.15 * length)) and max(lost) <= max(1, round(0.6 * length))
     if length == 100:  # and the whole range is drawn
         assert min(lost) < 18 and max(lost) > 57
@@ -83,7 +86,7 @@ def test_a_share_of_15_to_60_per_cent_is_lost_and_at_least_one_code(length):
 
 def test_half_of_the_lost_codes_lie_in_one_span():
     for seed in FEW:
-        lost = corrupt(np.arange(60), np.random.default_rng(seed), MANY_CODES) != np.arange(60)
+        lost = with_noise(np.arange(60), np.random.default_rng(seed), MANY_CODES) != np.arange(60)
         longest = max(len(run) for run in "".join("01"[value] for value in lost.astype(int)).split("0"))
         assert longest >= lost.sum() // 2
 
@@ -91,17 +94,66 @@ def test_half_of_the_lost_codes_lie_in_one_span():
 @pytest.mark.parametrize("codebook_size", [1, 2, 10])
 def test_a_corrupted_motion_holds_codes_of_the_codebook_and_masks_alone(codebook_size):
     for seed in FEW:
-        noisy = corrupt(np.zeros(12, dtype=np.int32), np.random.default_rng(seed), codebook_size)
+        noisy = with_noise(np.zeros(12, dtype=np.int32), np.random.default_rng(seed), codebook_size)
         assert noisy.shape == (12,) and set(noisy.tolist()) <= {MASKED, *range(codebook_size)}
 
 
 def test_of_the_lost_codes_four_in_five_are_masked_and_the_others_replaced():
     masked = replaced = 0
     for seed in FEW:
-        noisy = corrupt(np.arange(50), np.random.default_rng(seed), MANY_CODES)
+        noisy = with_noise(np.arange(50), np.random.default_rng(seed), MANY_CODES)
         masked += int((noisy == MASKED).sum())
         replaced += int(((noisy != np.arange(50)) & (noisy != MASKED)).sum())
     assert replaced > 0 and masked / (masked + replaced) == pytest.approx(0.8, abs=0.02)
+
+
+def runs(noisy: np.ndarray) -> list[tuple[int, int]]:
+    """(start, stop) of each stretch of lost codes."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], noisy == MASKED, [0]])))
+    return [(int(start), int(stop)) for start, stop in edges.reshape(-1, 2)]
+
+
+@pytest.mark.parametrize("length", [3, 4, 7, 60])
+def test_a_gap_is_one_stretch_with_something_on_either_side(length):
+    codes, gaps = np.arange(length), []
+    for seed in FEW:
+        noisy = with_gap(codes, np.random.default_rng(seed))
+        (start, stop), = runs(noisy)
+        assert 1 <= start < stop <= length - 1
+        assert (noisy == np.where(noisy == MASKED, MASKED, codes)).all()
+        gaps.append((start, stop - start))
+    if length == 60:  # anywhere, and of 20 to 80 %
+        assert min(start for start, _ in gaps) == 1 and max(start for start, _ in gaps) > 40
+        assert 12 <= min(count for _, count in gaps) < 15 and 45 < max(count for _, count in gaps) <= 48
+
+
+@pytest.mark.parametrize("length", [3, 4, 60])
+def test_of_a_start_alone_the_rest_is_lost_to_the_end(length):
+    codes, starts = np.arange(length), []
+    for seed in FEW:
+        noisy = with_start_alone(codes, np.random.default_rng(seed))
+        (start, stop), = runs(noisy)
+        assert 1 <= start and stop == length and (noisy[:start] == codes[:start]).all()
+        starts.append(start)
+    if length == 60:
+        assert min(starts) < 10 and max(starts) == 48
+
+
+def test_half_of_the_questions_are_noise_and_a_quarter_each_a_gap_and_a_start():
+    kinds = {"noise": 0, "gap": 0, "start": 0}
+    for seed in range(2000):
+        noisy = corrupt(np.arange(40), np.random.default_rng(seed), MANY_CODES)
+        found = runs(noisy)
+        one = len(found) == 1 and (noisy == np.where(noisy == MASKED, MASKED, np.arange(40))).all()
+        kinds["start" if one and found[0][1] == 40 else "gap" if one else "noise"] += 1
+    assert kinds["noise"] == pytest.approx(1000, abs=90) and kinds["gap"] == pytest.approx(500, abs=80)
+
+
+@pytest.mark.parametrize("length", [1, 2])
+def test_a_motion_too_short_for_a_gap_still_loses_a_code(length):
+    for seed in FEW:
+        noisy = corrupt(np.arange(length), np.random.default_rng(seed), MANY_CODES)
+        assert 1 <= int((noisy != np.arange(length)).sum()) <= length
 
 
 def test_corruption_comes_from_the_generator_alone_and_spares_its_input():

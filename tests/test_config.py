@@ -84,6 +84,7 @@ def test_resolve_leaves_the_constants_alone():
     ("GEN_TEMPERATURE", -0.1, "a number from 0"),
     ("GEN_TOP_P", 0, "a number above 0 and at most 1"),
     ("GEN_TOP_K", -1, "an integer from 0"),
+    ("TOKENS_PER_SECOND", 0, "a number above 0 and at most 10000, or None"),
     ("GEN_END_LOGIT_SLOPE", -math.inf, "a number from 0"),
     ("EVAL_BATCH", 0, "an integer from 1"),
 ])
@@ -209,8 +210,8 @@ def test_only_the_named_flags_are_added():
 
 def test_training_settings_and_their_differences():
     assert set(config._RULES) - set(config.TRAINING) == {
-        "DATA_JSON_PATH", "WORK_DIR", "SAVE_STEPS", "REPORT_TO", "EVAL_BATCH", "GEN_TEMPERATURE", "GEN_TOP_P",
-        "GEN_TOP_K", "GEN_END_LOGIT_SLOPE"}
+        "DATA_JSON_PATH", "WORK_DIR", "SAVE_STEPS", "REPORT_TO", "TOKENS_PER_SECOND", "EVAL_BATCH", "GEN_TEMPERATURE",
+        "GEN_TOP_P", "GEN_TOP_K", "GEN_END_LOGIT_SLOPE"}
     old = config.resolve({})
     new = config.resolve({"LR": 0.001, "WORK_DIR": "x", "CODEBOOK_SIZE": 512,
                           "STAGE2_MIX": {"t2m": 1, "m2t": 0, "denoise": 0}})

@@ -1,4 +1,4 @@
-"""generate.py: whatever the scores are, an answer is never empty, never outside the codebook or its limits."""
+"""generate.py: every task, every way to say a length, and what is refused; every answer is valid."""
 
 import json
 import re
@@ -8,106 +8,17 @@ import torch
 
 
 @pytest.fixture(scope="module")
-def modules(unsloth):
-    import generate
-    import lengths
-
-    return generate, lengths
-
-
-@pytest.fixture(scope="module")
 def generator(tiny_run):
     from generate import MotionGenerator
 
     return MotionGenerator(tiny_run / "stage3_t2m_sft")
 
 
-FIRST, CODES, VOCABULARY = 50, 6, 60  # ids 50..55 are codes, 56 the end, the rest text and other tokens
+@pytest.fixture(scope="module")
+def multitask(tiny_run):
+    from generate import MotionGenerator
 
-
-def adversary(kind: str, generator: torch.Generator, size: int) -> torch.Tensor:
-    scores = torch.randn(size, VOCABULARY, generator=generator)
-    end = FIRST + CODES
-    if kind == "all mass on text":
-        scores[:, :FIRST] += 1e4
-    elif kind == "all mass on the end":
-        scores[:, end] += 1e6
-    elif kind == "the end impossible":
-        scores[:, end] = -torch.inf
-    elif kind == "codes impossible":
-        scores[:, FIRST:end] = -torch.inf
-    elif kind == "everything impossible":
-        scores[:] = -torch.inf
-    elif kind == "infinite":
-        scores[:, ::2] = torch.inf
-    elif kind == "one code forever":
-        scores[:, FIRST + 1] += 1e30
-    return scores
-
-
-@pytest.mark.parametrize("slope", [0.0, 0.5, 1000.0])
-@pytest.mark.parametrize("kind", ["random", "all mass on text", "all mass on the end", "the end impossible",
-                                  "codes impossible", "everything impossible", "infinite", "one code forever"])
-def test_every_answer_is_valid_under_adversarial_scores(modules, kind, slope):
-    generate, lengths = modules
-    from templates import MotionVocabulary
-
-    draw = torch.Generator().manual_seed(0)
-    vocabulary = MotionVocabulary(FIRST, CODES)
-    limits = [lengths.LengthLimits(1, 1, 1, ""), lengths.LengthLimits(2, 3.5, 7, ""), lengths.LengthLimits(5, 5, 5, ""),
-              lengths.LengthLimits(1, 12, 12, "")]
-    allowed = torch.ones(len(limits), CODES, dtype=torch.bool)
-    allowed[1, 2:] = False
-    for _ in range(5):
-        processor = generate.LengthAwareMotionLogitsProcessor(vocabulary, limits, 3, slope, allowed)
-        ids = torch.zeros(len(limits), 3, dtype=torch.long)
-        while ids.shape[1] < 3 + 13:
-            shares = torch.softmax(processor(ids, adversary(kind, draw, len(limits))), dim=-1)
-            ids = torch.cat([ids, torch.multinomial(shares, 1, generator=draw)], dim=1)
-        for row, (answer, limit) in enumerate(zip(ids[:, 3:].tolist(), limits, strict=True)):
-            codes = answer[:answer.index(vocabulary.end_id)]
-            assert limit.min_tokens <= len(codes) <= limit.max_tokens
-            assert all(FIRST <= code < FIRST + CODES and allowed[row, code - FIRST] for code in codes)
-
-
-def test_a_score_that_is_no_number_is_an_error(modules):
-    generate, lengths = modules
-    from templates import MotionVocabulary
-
-    processor = generate.LengthAwareMotionLogitsProcessor(
-        MotionVocabulary(FIRST, CODES), [lengths.LengthLimits(1, 2, 3, "")] * 2, 3, 0.5)
-    scores = torch.zeros(2, VOCABULARY)
-    scores[1, FIRST + 2] = torch.nan
-    with pytest.raises(generate.GenerationError, match=r"NaN\) for row 1 at token 1"):
-        processor(torch.zeros(2, 4, dtype=torch.long), scores)
-
-
-def test_slope_zero_leaves_the_models_own_distribution_and_a_slope_shifts_the_end_alone(modules):
-    generate, lengths = modules
-    from templates import MotionVocabulary
-
-    vocabulary, limits = MotionVocabulary(FIRST, CODES), [lengths.LengthLimits(1, 4, 30, "")]
-    scores = torch.randn(1, VOCABULARY)
-    answer = slice(FIRST, FIRST + CODES + 1)
-    for tokens, shift in ((2, -1.0), (4, 0.0), (7, 1.5), (29, 10.0)):
-        ids = torch.zeros(1, 3 + tokens, dtype=torch.long)
-        own = generate.LengthAwareMotionLogitsProcessor(vocabulary, limits, 3, 0.0)(ids, scores)
-        torch.testing.assert_close(own[:, answer], scores[:, answer])
-        assert torch.isinf(own[:, :FIRST]).all() and torch.isinf(own[:, FIRST + CODES + 1:]).all()
-        shifted = generate.LengthAwareMotionLogitsProcessor(vocabulary, limits, 3, 0.5)(ids, scores)
-        expected = scores[:, answer].clone()
-        expected[:, -1] += shift
-        torch.testing.assert_close(shifted[:, answer], expected)
-
-
-@pytest.mark.parametrize(("low", "high"), [(0, 3), (4, 3)])
-def test_impossible_limits_are_refused(modules, low, high):
-    generate, lengths = modules
-    from templates import MotionVocabulary
-
-    with pytest.raises(generate.GenerationError, match="expected 1 <= min_tokens <= max_tokens"):
-        generate.LengthAwareMotionLogitsProcessor(MotionVocabulary(FIRST, CODES),
-                                                  [lengths.LengthLimits(low, 2, high, "")], 3, 0.5)
+    return MotionGenerator(tiny_run / "stage2_multitask")
 
 
 def codes_of(motion: str) -> list[int]:
@@ -199,11 +110,6 @@ def test_a_request_that_cannot_be_answered_is_refused(generator, request_, said)
         generator.generate(**request_)
 
 
-def test_no_samples_are_refused(generator):
-    with pytest.raises(ValueError, match="num_samples is 0"):
-        generator.generate_batch(["a person bows"], num_samples=0)
-
-
 def test_a_stage_without_text_refuses_text_and_names_those_that_can(tiny_run):
     from generate import GenerationError, MotionGenerator
 
@@ -211,21 +117,191 @@ def test_a_stage_without_text_refuses_text_and_names_those_that_can(tiny_run):
         MotionGenerator(tiny_run / "stage1_mlm").generate("a person bows")
 
 
-def test_captions_are_plain_words(tiny_run):
-    from generate import MotionGenerator
-
-    generator = MotionGenerator(tiny_run / "stage2_multitask")
-    tokenizer = generator.model.tokenizer
+def test_captions_are_plain_words(multitask):
     for motion in ("1 2 3", [4, 5, 6]):
-        text = generator.caption(motion)
-        assert not any(token in text for token in tokenizer.get_added_vocab())
+        text = multitask.caption(motion)
+        assert text and not any(token in text for token in multitask.tokenizer.get_added_vocab())
+        assert multitask.caption(motion) == text
     with pytest.raises(ValueError, match="code 999 at position 1"):
-        generator.caption("1 999")
-    for odd in ("", "1,2", [1.7], "1 -1"):
-        with pytest.raises(ValueError, match="expected codes such as"):
-            generator.caption(odd)
+        multitask.caption("1 999")
     with pytest.raises(ValueError, match="200 motion tokens and 64 for the caption do not fit"):
-        generator.caption([1] * 200)
+        multitask.caption([1] * 200)
+
+
+# Filling in, going over, going on
+
+
+def test_denoising_keeps_what_is_given_and_fills_in_the_rest(multitask):
+    assert re.fullmatch(r"5 \d+ 7 \d+", multitask.denoise("5 ? 7 ?", seed=0))
+    assert multitask.denoise("5 6 7") == "5 6 7"
+    free = {multitask.denoise("5 6 7", keep_given=False, temperature=5.0, seed=seed) for seed in range(5)}
+    assert len(free) > 1 and all(len(codes_of(motion)) == 3 for motion in free)
+    with pytest.raises(ValueError, match="code 999 at position 1"):
+        multitask.denoise("? 999")
+    with pytest.raises(ValueError, match="60 motion tokens, lost and found, take"):
+        multitask.denoise("? " * 60)
+
+
+def test_going_over_a_gap_keeps_both_ends_and_the_length(multitask):
+    codes = codes_of(multitask.inbetween("5 6", [7, 8, 9], 11, seed=1))
+    assert len(codes) == 11 and codes[:2] == [5, 6] and codes[-3:] == [7, 8, 9]
+    with pytest.raises(ValueError, match="5 tokens are given and the answer has 5: nothing is left to fill in"):
+        multitask.inbetween("5 6", [7, 8, 9], 5)
+
+
+def test_going_on_keeps_the_start(multitask, generator):
+    median = round(multitask.length_model.overall.median)
+    assert len(codes_of(multitask.continue_motion("5 6", seed=1))) == median
+    long = codes_of(multitask.continue_motion([5] * median, seed=1))
+    assert len(long) == median + 1 and long[:-1] == [5] * median
+    assert len(codes_of(multitask.continue_motion("5 6", tokens=9, seed=1))) == 9
+    for one in (generator, multitask):  # with a caption it is text to motion that goes on
+        result, = one.answer([one_of(task="continue", text="a person jumps", motion="5 6 7")], seed=1)
+        assert result.codes[:3] == (5, 6, 7) and result.text == "a person jumps"
+        assert max(result.limits.min_tokens, 4) <= len(result.codes) <= result.limits.max_tokens
+    with pytest.raises(ValueError, match="3 motion tokens were asked for, 4 or more are needed"):
+        generator.continue_motion("5 6 7", "a person jumps", tokens=3)
+
+
+def one_of(**fields):
+    from motion_request import MotionRequest
+
+    return MotionRequest(**fields)
+
+
+def test_requests_of_every_kind_are_answered_together_in_their_order(multitask):
+    requests = [one_of(text="a person jumps", num_samples=2), one_of(task="m2t", motion="1 2"),
+                one_of(task="denoise", motion="? 3"), one_of(text="a person bows", temperature=0, tokens=6)]
+    results = multitask.answer(requests, seed=2)
+    assert [result.text for result in results[:2]] == ["a person jumps"] * 2
+    assert results[2].motion_tokens == "1 2" and results[2].text and results[2].limits is None
+    assert results[3].codes[1] == 3 and len(results[4].codes) == 6
+    assert all(result.log_probability < 0 for result in results)
+    alone = [multitask.answer([request], seed=2) for request in requests]
+    assert alone[0] == results[:2] or alone[0][0].codes == results[0].codes
+
+
+def test_a_task_that_a_stage_was_not_trained_for_is_refused_by_name(generator):
+    for call in (lambda: generator.caption("1 2"), lambda: generator.denoise("1 ?"),
+                 lambda: generator.inbetween("1", "2", 5), lambda: generator.continue_motion("1 2")):
+        with pytest.raises(ValueError, match="was trained for t2m, not for .*; use .*stage2_multitask"):
+            call()
+
+
+# Lengths
+
+
+@pytest.mark.parametrize(("asked", "low", "high"), [
+    (dict(tokens=1), 1, 1), (dict(tokens=40), 40, 40), (dict(min_tokens=30, max_tokens=33), 30, 33),
+    (dict(min_tokens=25), 25, 25), (dict(max_tokens=2), 2, 2), (dict(seconds=3.5), 26, 26),
+    (dict(seconds=0.01), 1, 1), (dict(min_tokens=3, max_new_tokens=5), 3, 5)])
+def test_a_length_that_is_asked_for_is_kept_exactly(generator, monkeypatch, asked, low, high):
+    monkeypatch.setitem(generator.settings, "TOKENS_PER_SECOND", 7.5)
+    request = one_of(text="a person jumps", num_samples=12, temperature=2.0, end_logit_slope=0, **asked)
+    for result in generator.answer(request, seed=0):
+        assert low <= len(result.codes) <= high
+        assert (result.limits.min_tokens, result.limits.max_tokens) == (
+            low if set(asked) != {"max_tokens"} else result.limits.min_tokens, high)
+
+
+def test_where_a_length_comes_from_is_told(generator, monkeypatch):
+    monkeypatch.setitem(generator.settings, "TOKENS_PER_SECOND", 7.5)
+
+    def source(**asked):
+        return generator.answer(one_of(text="a person jumps", **asked), seed=0)[0].limits.source
+
+    assert source(tokens=9) == "9 tokens, as asked"
+    assert source(seconds=2) == "2 s at 7.5 tokens a second"
+    assert "clips of this caption" in source()
+
+
+def test_seconds_need_a_rate(generator):
+    with pytest.raises(ValueError, match="does not know its tokens' rate: set TOKENS_PER_SECOND"):
+        generator.generate("a person jumps", seconds=2)
+
+
+@pytest.mark.parametrize("asked", [dict(tokens=125), dict(min_tokens=125), dict(max_tokens=125),
+                                   dict(min_tokens=2, max_tokens=125)])
+def test_an_explicit_length_that_cannot_fit_is_refused(generator, asked):
+    with pytest.raises(ValueError, match=r"125 motion tokens were asked for; the prompt takes \d+ of the model's 128"):
+        generator.generate("a person jumps", **asked)
+
+
+def test_the_longest_length_that_fits_is_answered(generator):
+    with pytest.raises(ValueError) as error:
+        generator.generate("a person jumps", tokens=125)
+    most = int(re.search(r"leaves (\d+)", str(error.value))[1])
+    assert len(codes_of(generator.generate("a person jumps", tokens=most, seed=0))) == most
+    with pytest.raises(ValueError, match="were asked for"):
+        generator.generate("a person jumps", tokens=most + 1)
+
+
+# One by one
+
+
+def test_a_stream_gives_the_tokens_of_the_same_answer_one_by_one(generator):
+    from collections.abc import Iterator
+
+    request = one_of(text="a person jumps", tokens=6)
+    tokens = generator.stream(request, seed=4)
+    assert isinstance(tokens, Iterator)
+    assert tuple(tokens) == generator.answer(request, seed=4)[0].codes
+    assert list(generator.stream(one_of(task="continue", text="bows", motion="5 6"), seed=4))[:2] == [5, 6]
+    for odd in (one_of(text="x", num_samples=2), one_of(text="x", best_of=2), one_of(task="m2t", motion="1")):
+        with pytest.raises(ValueError, match="one motion"):
+            generator.stream(odd)
+
+
+def test_a_stream_does_not_wait_for_the_end(generator, monkeypatch):
+    passes = []
+    network = generator.decoder.network
+    monkeypatch.setattr(generator.decoder, "network", type("Counted", (), {
+        "__call__": lambda self, *given: passes.append(1) or network(*given), "device": network.device,
+        "reserve": network.reserve, "copy_row": network.copy_row})())
+    tokens = generator.stream(one_of(text="a person jumps", tokens=20), seed=4)
+    next(tokens)
+    assert len(passes) == 2  # the prompt, and one token
+
+
+# The best of several
+
+
+def test_the_best_of_several_is_the_one_that_explains_its_caption_best(multitask):
+    several = multitask.answer(one_of(text="a person jumps", num_samples=6), seed=3)
+    scores = multitask.caption_scores(several)
+    best, = multitask.answer(one_of(text="a person jumps", best_of=6), seed=3)
+    assert best.codes == several[max(range(6), key=lambda i: scores[i])].codes
+    assert best.score == pytest.approx(max(scores))
+    pair = multitask.answer(one_of(text="a person jumps", best_of=3, num_samples=2), seed=3)
+    assert [result.score for result in pair] == pytest.approx([max(scores[:3]), max(scores[3:])])
+
+
+def test_caption_scores_are_mean_log_probabilities_of_motion_to_text(multitask, tiny_run):
+    from model import load
+    from motion_request import MotionResult
+
+    text, codes = "a person jumps", (3, 1, 2)
+    model = load(tiny_run / "stage2_multitask")
+    example = model.template.render("m2t", text=text, codes=codes, participant_id="P001")
+    with torch.no_grad():
+        logits = model.merged()(input_ids=torch.tensor([example.ids])).logits[0, :-1]
+    allowed = torch.full((logits.shape[1],), -torch.inf)
+    allowed[multitask.text.ids] = 0  # plain words and the end
+    shares = torch.log_softmax(logits + allowed, dim=1)
+    values = [float(shares[i - 1, example.ids[i]]) for i, kept in enumerate(example.loss_mask) if kept]
+    found = multitask.caption_scores([MotionResult("", text, codes=codes)], "P001")
+    assert found == [pytest.approx(sum(values) / len(values), abs=1e-4)]
+    with pytest.raises(ValueError, match=r"of 128 positions \(MAX_SEQ_LEN\)"):
+        multitask.caption_scores([MotionResult("", "x" * 150, codes=codes)])
+
+
+def test_nll_is_what_training_measures(multitask, tiny_run):
+    from model import load, sum_nll
+
+    rows = [{"text_query": "a person jumps", "codes": [1, 2, 3], "participant_id": None},
+            {"text_query": "bows", "codes": [7], "participant_id": "P001"}]
+    total, count = sum_nll(load(tiny_run / "stage2_multitask"), rows, "t2m", 2)
+    assert multitask.motion_nll(rows) == (pytest.approx(total / count, abs=1e-4), count)
 
 
 def test_lengths_and_codes_come_from_a_dataset_where_one_is_given(tiny_run, tmp_path):

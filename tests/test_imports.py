@@ -38,11 +38,16 @@ EDGES = {
     "prepared": {"data", "rows", "splits"},
     "model": {"code_vectors", "collators", "fused", "model_folder", "templates"},
     "memory": {"model", "model_folder"},
+    "motion_request": {"lengths", "templates"},
+    "constraints": {"lengths", "motion_request", "templates"},
+    "cached_network": {"model_folder"},
     # work
+    "decoding": {"cached_network", "constraints", "lengths", "model", "motion_request"},
     "stage_trainer": {"collators", "model", "model_folder"},
     "train": {"collators", "memory", "model", "rows", "stage_trainer"},
-    "generate": {"data", "lengths", "model", "model_folder", "templates"},
-    "report": {"caption_index", "generate", "metrics", "model", "rows"},
+    "generate": {"cached_network", "constraints", "data", "decoding", "lengths", "model", "model_folder",
+                 "motion_request", "templates"},
+    "report": {"caption_index", "generate", "metrics", "rows"},
     "bench_data": {"collators", "data", "fit", "lengths", "model", "model_folder", "prepared", "rows", "splits",
                    "templates"},
     "bench_curve": {"model_folder"},
@@ -52,7 +57,7 @@ EDGES = {
     # entry scripts: no more than this
     "train_pipeline": {"code_vectors", "config", "data", "fit", "generate", "lengths", "model", "model_folder",
                        "prepared", "processes", "report", "splits", "templates", "train"},
-    "inference": {"config", "generate", "model", "model_folder"},
+    "inference": {"config", "generate", "model", "model_folder", "motion_request"},
     "bench": {"bench_curve", "bench_data", "bench_train", "bench_wordings", "config"},
 }
 MODULES = sorted(path.stem for path in ROOT.glob("*.py"))

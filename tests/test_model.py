@@ -9,7 +9,7 @@ from torch.nn import functional
 
 import collators
 import model as model_module
-from model import ModelConfig, ModelError, build, load, mean_nll, unfreeze
+from model import ModelConfig, ModelError, build, load, sum_nll, unfreeze
 
 KINDS = ["llama", "llama_untied", "llama_padded", "qwen3", "gemma2", "gemma3", "granite", "cohere"]
 ROWS = [
@@ -86,6 +86,11 @@ def test_new_rows_train_after_unsloths_gpu_preparation(tiny_base, kind):
     assert all(not torch.equal(p, before[name]) for name, p in rows.items())
 
 
+def mean_nll(model) -> tuple[float, int]:
+    total, count = sum_nll(model, ROWS, "t2m", 2)
+    return total / count, count
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_motion_loss_is_the_softmax_over_codes_and_end_of_the_whole_model(tiny_base, kind):
     """Against the base's own forward, with its soft-capping and scaling, on the merged model."""
@@ -94,7 +99,7 @@ def test_motion_loss_is_the_softmax_over_codes_and_end_of_the_whole_model(tiny_b
     assert kind not in scaling or getattr(model.network.config, scaling[kind]) not in (None, 1.0)
     inputs = batch(model, "t2m")
     ours = model.answer_nll(**inputs).detach()
-    rows_nll, count = mean_nll(model, ROWS, "t2m", 2)
+    rows_nll, count = mean_nll(model)
     vocabulary, labels = model.vocabulary, inputs.pop("labels")
     logits = model.merged()(**inputs).logits.detach()[:, :-1].float()
     kept = labels[:, 1:] != collators.IGNORED
@@ -235,12 +240,12 @@ def test_four_bits_that_silently_became_sixteen_are_refused(tiny_base, monkeypat
 def test_a_model_in_four_bits_trains_and_keeps_what_it_learned_when_merged(tiny_base, tmp_path):
     pytest.importorskip("bitsandbytes")
     model = build(ModelConfig(tiny_base(), 128, 4, 8, "float32", load_in_4bit=True), 8, ["P0", "P1"])
-    untrained = mean_nll(model, ROWS, "t2m", 2)[0]
+    untrained = mean_nll(model)[0]
     trained(model, steps=8)
-    nll = mean_nll(model, ROWS, "t2m", 2)[0]
+    nll = mean_nll(model)[0]
     assert nll < untrained
     model.save(tmp_path / "saved", EXTRA)
     again = load(tmp_path / "saved")
-    assert mean_nll(again, ROWS, "t2m", 2)[0] == pytest.approx(nll, abs=1e-5)
+    assert mean_nll(again)[0] == pytest.approx(nll, abs=1e-5)
     again.merged()
-    assert mean_nll(again, ROWS, "t2m", 2)[0] == pytest.approx(nll, abs=0.01)
+    assert mean_nll(again)[0] == pytest.approx(nll, abs=0.01)

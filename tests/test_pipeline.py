@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_a_run_leaves_three_stages_settings_and_figures(tiny_run):
-    for stage, tasks in {"stage1_mlm": ["lm"], "stage2_multitask": ["t2m", "m2t", "denoise"],
+    for stage, tasks in {"stage1_mlm": ["lm"], "stage2_multitask": ["t2m", "m2t", "denoise", "inbetween", "continue"],
                          "stage3_t2m_sft": ["t2m"]}.items():
         kept = json.loads((tiny_run / stage / "motion_config.json").read_text())
         assert kept["tasks"] == tasks
@@ -310,6 +310,14 @@ def test_a_prompts_file_is_answered_in_its_order_with_its_duplicates(tiny_run, t
     (["--num_samples", "0"], "num_samples is 0"),
     (["--max_new_tokens", "0"], "max_new_tokens is 0"),
     (["--output", "."], "is a folder, expected a file"),
+    (["--tokens", "9", "--seconds", "2"], "tokens and seconds were given"),
+    (["--min_tokens", "9", "--max_tokens", "2"], "min_tokens is 9, more than max_tokens, 2"),
+    (["--tokens", "900"], "900 motion tokens were asked for"),
+    (["--seconds", "2"], "set TOKENS_PER_SECOND"),
+    (["--tokens_per_second", "0"], "TOKENS_PER_SECOND is 0"),
+    (["--stream", "--num_samples", "2"], "--stream prints one motion"),
+    (["--motion_tokens", "1 2"], "motion was given, which t2m (text to motion) does not take"),
+    (["--task", "continue", "--motion_tokens", "1 x"], "'x' at position 1"),
     (["--seed", "-1"], "seed is -1"),
     (["--device", "cuda"], "torch finds no GPU"),
 ])
@@ -318,14 +326,44 @@ def test_inference_refuses_with_what_exists(tiny_run, capsys, arguments, said):
     assert status == 1 and said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("arguments", "said"), [
+    ([], "t2m needs a sentence: --prompt, or --prompts_file"),
+    (["--task", "m2t"], "m2t (motion to text) needs motion"),
+    (["--task", "m2t", "--motion_tokens", "1 2"], "was trained for t2m, not for motion to text (m2t); use "),
+    (["--task", "denoise", "--motion_tokens", "1 2", "--prompts_file", "x"], "--prompts_file is for t2m"),
+])
+def test_inference_refuses_a_task_without_what_it_takes(tiny_run, capsys, arguments, said):
+    assert run_script(inference, "--model_path", str(tiny_run / "stage3_t2m_sft"), *arguments) == 1
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("arguments", "pattern"), [
+    (["--task", "m2t", "--motion_tokens", "1 2"], r".+\n"),
+    (["--task", "denoise", "--motion_tokens", "1 ? 3", "--num_samples", "2"], r"(1 \d+ 3\n){2}"),
+    (["--task", "inbetween", "--motion_tokens", "1 2", "--end_tokens", "3", "--tokens", "5"], r"1 2 \d+ \d+ 3\n"),
+    (["--task", "continue", "--motion_tokens", "1 2", "--tokens", "4"], r"1 2 \d+ \d+\n"),
+    (["--task", "continue", "--motion_tokens", "1 2", "--prompt", "bows", "--tokens", "3"], r"1 2 \d+\n"),
+    (["--prompt", "bows", "--tokens_per_second", "2", "--seconds", "1.5", "--stream"], r"\d+ \d+ \d+\n"),
+    (["--prompt", "bows", "--best_of", "2"], r"\d+( \d+)*\n"),
+])
+def test_inference_answers_every_task(tiny_run, capsys, tmp_path, arguments, pattern):
+    import re
+
+    path = tmp_path / "out.txt"
+    assert run_script(inference, "--model_path", str(tiny_run / "stage2_multitask"), "--output", str(path),
+                      *arguments) == 0
+    printed = capsys.readouterr().out
+    assert re.fullmatch(pattern, printed) and path.read_text() == printed
+
+
 def test_a_call_beats_the_command_line_beats_the_folder_beats_config(tiny_run, tiny_arguments, tmp_path, monkeypatch):
     import config
-    from generate import MotionGenerator
+    from generate import MotionGenerator, MotionRequest
 
     generator = MotionGenerator(tiny_run / "stage3_t2m_sft")
     monkeypatch.setattr(config, "GEN_TOP_K", 99)
-    assert generator._sampling(None, None, None, None).top_k == 0  # the folder's, not config.py's
-    assert generator._sampling(None, None, 7, None).top_k == 7
+    assert generator._sampling(MotionRequest(text="x")).top_k == 0  # the folder's, not config.py's
+    assert generator._sampling(MotionRequest(text="x", top_k=7)).top_k == 7
     assert config.resolve({"GEN_TOP_K": 5}, {"GEN_TOP_K": 4})["GEN_TOP_K"] == 5
     assert config.resolve({}, {"GEN_TOP_K": 4})["GEN_TOP_K"] == 4
     assert config.resolve({})["GEN_TOP_K"] == 99
