@@ -28,7 +28,8 @@ EMPTY = '<script type="application/json" id="clips">[]</script>'  # in the templ
 
 
 def page(clips: list[Clip]) -> str:
-    """One HTML file with the clips side by side: 66 kB for 10 seconds of 22 joints. Raises MotionError for no clips."""
+    """One HTML file with the clips side by side: 57 kB for 10 seconds of 22 joints at 20 frames a second, 92 kB at 60.
+    Raises MotionError for no clips."""
     data = json.dumps([page_data(clip, figure) for clip, figure in zip(clips, figures_of(clips), strict=True)])
     data = data.replace("<", "\\u003c")  # no caption can end the script element
     return TEMPLATE_PATH.read_text(encoding="utf-8").replace(EMPTY, EMPTY.replace("[]", data))

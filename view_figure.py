@@ -106,10 +106,11 @@ class Figure:
 def figure_of(motion: Motion) -> Figure:
     joints, skeleton = motion.joints, motion.skeleton
     parents = np.array(skeleton.parents)
-    bones = np.median(np.linalg.norm(joints - joints[:, np.maximum(parents, 0)], axis=-1), 0)  # (J,) metres
+    lengths = np.linalg.norm(joints - joints[:, np.maximum(parents, 0)], axis=-1)
+    root, bones = body_root(skeleton.names, skeleton.parents, lengths), np.median(lengths, 0)  # (J,) metres
+    bones[root] = 0
     scale = body_size(bones, parents) / STANDARD_SIZE
     radii = radii_of(skeleton.names, bones, parents, scale)
-    root = body_root(skeleton.names, skeleton.parents, bones, scale)
     capsules = capsules_of(skeleton.names, skeleton.parents, bones, radii, scale, root)
     drawn = sorted({capsule.start for capsule in capsules} | {capsule.end for capsule in capsules}) or [root]
     body = joints[:, drawn]
@@ -133,13 +134,14 @@ def body_size(bones: np.ndarray, parents: np.ndarray) -> float:
 
 
 def radii_of(names, bones, parents, scale: float) -> np.ndarray:
-    """(J,) metres: by the name, or a seventh of the longest bone that meets there; never more than that bone would
-    look good with."""
+    """(J,) metres: by the name, though no more than the bones there look good with; or a seventh of the longest of
+    them, where a name tells nothing and where there is no body, as in a file of a hand alone."""
     longest = bones.copy()
     np.maximum.at(longest, parents[1:], bones[1:])
-    radii = np.clip(longest / 7, 0.008 * scale, 0.06 * scale)
-    for joint, name in enumerate(names):
-        part = part_of(name)
+    radii, parts = np.clip(longest / 7, 0.008 * scale, 0.06 * scale), [part_of(name) for name in names]
+    if not {"pelvis", "trunk", "shoulder"} & set(parts):
+        return radii
+    for joint, part in enumerate(parts):
         if part and PARTS[part][1] is not None:
             radii[joint] = PARTS[part][1] * scale
             if part not in ("pelvis", "trunk", "hip", "collar"):  # these hide short bones inside
@@ -147,12 +149,16 @@ def radii_of(names, bones, parents, scale: float) -> np.ndarray:
     return radii
 
 
-def body_root(names, parents, bones, scale: float) -> int:
-    """The first joint, or the hips below it where a file puts a point on the floor above them in the tree."""
+def body_root(names, parents, lengths) -> int:
+    """The first joint, or the hips below it where a file puts a point on the floor above them in the tree: known by
+    their name, or by a way from there that no bone is, for its length in lengths (T, J) changes or is twice any other.
+    """
     children = [joint for joint, parent in enumerate(parents) if parent == 0]
     if len(children) != 1:
         return 0
-    return children[0] if part_of(names[children[0]]) == "pelvis" or bones[children[0]] > 0.5 * scale else 0
+    ways, others = lengths[:, children[0]], np.median(lengths, 0)[[0, *range(children[0] + 1, len(names))]]
+    no_bone = np.ptp(ways) > 0.2 * np.median(ways) or np.median(ways) > 2 * others.max()
+    return children[0] if part_of(names[children[0]]) == "pelvis" or (len(names) > 2 and no_bone) else 0
 
 
 def capsules_of(names, parents, bones, radii, scale: float, root: int) -> tuple[Capsule, ...]:
@@ -172,11 +178,10 @@ def capsules_of(names, parents, bones, radii, scale: float, root: int) -> tuple[
         thick = min(radii[parent], 1.5 * radii[joint]) if parts[joint] == "neck" else radii[parent]  # no cone
         inner = INSIDE * radii[joint] if side == 0 and sides[joint] else radii[joint]
         capsules.append(Capsule(parent, joint, 0.0, 1.0, thick, inner, side))
-        if in_trunk and sides[joint] == 1:
-            others = [other for other in range(len(parents)) if parents[other] == parent
+        if in_trunk and side == 0 and sides[joint] == 1:
+            across = [other for other in range(len(parents)) if parents[other] == parent
                       and sides[other] == 2 and parts[other] == parts[joint]]
-            capsules += [Capsule(joint, other, 0.0, 1.0, inner, INSIDE * radii[other], 0) for other in others
-                         if sides[parent] == 0]
+            capsules += [Capsule(joint, other, 0.0, 1.0, inner, INSIDE * radii[other], 0) for other in across]
         if joint in heads:
             capsules.append(head_of(joint, parents, bones, parts, scale))
         elif parts[joint] == "hand" and joint not in parents:

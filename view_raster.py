@@ -13,7 +13,7 @@ from view_figure import Figure, place
 
 FIELD_OF_VIEW, YAW, PITCH = np.radians([26, 29, 11])
 TRAIL_SECONDS = 3
-BLEND, DARK_RADII = (0.03, 0.0015), (0.035, 0.09)  # metres, of a person of 1.7 m; BLEND: trunk, limbs
+BLEND, DARK_RADII = (0.03, 0.0015), (0.02, 0.1)  # metres, of a person of 1.7 m; BLEND: trunk, limbs
 NORMAL, COLOUR, ALPHA = slice(0, 3), slice(3, 6), 6  # channels of a surface
 
 
@@ -41,10 +41,10 @@ class Look:
 LOOKS = {
     "light": Look((240, 242, 246), (251, 251, 253), (29, 35, 48), (98, 108, 125), (70, 84, 110), (47, 111, 222),
                   (24, 32, 54), ((206, 211, 221), (76, 145, 232), (242, 146, 72)),
-                  0.34, 0.32, 0.30, 0.52, 0.14, 0.0, 0.17),
+                  0.34, 0.32, 0.30, 0.52, 0.14, 0.0, 0.1),
     "dark": Look((32, 37, 46), (22, 26, 33), (234, 237, 243), (151, 161, 179), (165, 182, 215), (110, 163, 255),
                  (0, 0, 0), ((190, 197, 211), (80, 148, 238), (240, 146, 76)),
-                 0.26, 0.24, 0.28, 0.56, 0.12, 0.2, 0.17),
+                 0.26, 0.24, 0.28, 0.56, 0.12, 0.2, 0.1),
 }
 
 
@@ -290,7 +290,7 @@ def round_cone(px, py, s, e, flat, axis, p, q, rp, rq, scale) -> tuple[np.ndarra
 
 def light(surface, depths, view: View, size: float, look: Look) -> np.ndarray:
     """(H, W, 3): lamp, sky and gloss; darker where other parts of the body are close in front."""
-    normal = surface[..., NORMAL] / np.maximum(np.linalg.norm(surface[..., NORMAL], axis=-1, keepdims=True), 1e-9)
+    normal = surface[..., NORMAL] / np.maximum(np.linalg.norm(surface[..., NORMAL], axis=-1, keepdims=True), 0.85)
     up = np.array([0, view.up[1], view.back[1]])
     lamp = unit(np.array([-0.45, 0.8 * up[1], 0.8 * up[2] + 0.62]))
     half = unit(lamp + [0, 0, 1])
@@ -306,12 +306,12 @@ def unit(vector: np.ndarray) -> np.ndarray:
 
 
 def closeness(normal, depths, scale: float, size: float) -> np.ndarray:
-    """(H, W): how much of the body is close before each pixel, looked for in ten places on two rings around it."""
+    """(H, W): how much of the body is close before each pixel, looked for in 18 places on a spiral around it."""
     limit, (height, width) = (DARK_RADII[1] * size * 1.6) ** 2, depths.shape
     reach = int(DARK_RADII[1] * size * scale) + 2
     padded, found = np.pad(depths, reach, constant_values=1e9), np.zeros(depths.shape)
-    for k in range(10):
-        vx, vy = np.array([np.cos(2.4 * k), np.sin(2.4 * k)]) * DARK_RADII[k % 2] * size
+    for k, radius in enumerate(np.linspace(*DARK_RADII, 18)):
+        vx, vy = np.array([np.cos(2.4 * k), np.sin(2.4 * k)]) * radius * size
         row, column = reach - round(vy * scale), reach + round(vx * scale)
         vz = depths - padded[row:row + height, column:column + width]
         square = vx**2 + vy**2 + vz**2

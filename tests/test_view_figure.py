@@ -87,6 +87,27 @@ def test_a_hand_and_a_head_that_end_early_are_completed():
     assert beyond["RightHand"][1][0] < motion.joints[0, names.index("RightHand"), 0] - 0.05
 
 
+@pytest.mark.parametrize("hips", ["Hips", "joint1"])
+def test_a_point_on_the_floor_that_the_body_leaves_is_no_bone_of_it(hips):
+    still = standing([(hips if name == "Hips" else name, *rest) for name, *rest in BVH], frames=40)
+    joints = still.joints.copy()
+    joints[:, 1:, 2] += np.arange(40)[:, None] * 0.2  # the body runs away, Reference stays
+    far = figure_of(Motion(joints, 30.0, still.skeleton))
+    near = figure_of(standing())
+    assert far.root == 1 and far.size == pytest.approx(near.size)
+    assert (far.reach, far.height) == pytest.approx((near.reach, near.height), rel=0.1)
+
+
+def test_a_hand_alone_has_fingers_that_can_be_seen():
+    rows = [("left_wrist", -1, (0, 0, 0))]
+    for i, finger in enumerate(("thumb", "index", "middle", "ring", "pinky")):
+        rows += [(f"left_{finger}{k}", 0 if k == 1 else len(rows) + k - 2, (0.08 if k == 1 else 0.03, 0, 0.02 * i))
+                 for k in (1, 2, 3)]
+    figure = figure_of(standing(rows))
+    assert len(figure.capsules) == 15 and {c.side for c in figure.capsules} == {1}
+    assert all(0.003 < c.far_radius < 0.02 for c in figure.capsules)
+
+
 def test_measures_grow_with_the_body():
     small, large = figure_of(standing()), figure_of(standing(size=3))
     for name in ("size", "reach", "height", "floor"):
