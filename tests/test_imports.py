@@ -30,6 +30,10 @@ EDGES = {
     "collators": {"templates"},
     "recogniser": set(),
     "motion": set(),
+    "view_figure": {"motion"},
+    "view_raster": {"motion", "view_figure"},
+    "view_video": {"view_figure", "view_raster"},
+    "view": {"motion", "sample_data", "view_figure", "view_video"},
     # material
     "checks": {"reader", "rows", "templates"},
     "data": {"checks", "reader", "rows"},
@@ -158,7 +162,7 @@ assert not slow, f"imports {slow}, which takes seconds that --help and --check s
 
 
 def test_importing_makes_nothing_says_nothing_and_is_quick(tmp_path):
-    names = "config, templates, metrics, lengths, data, splits, prepared, recogniser, wordings, bench"
+    names = "config, templates, metrics, lengths, data, splits, prepared, recogniser, wordings, bench, view"
     code = WATCHED_IMPORT.replace("import NAME", f"import {names}")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "PYTHON"))} | {
         "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "HOME": str(tmp_path),
@@ -181,7 +185,7 @@ def prints(node: ast.AST, function: str = "") -> set[str]:
 
 @pytest.mark.parametrize("name", sorted(set(MODULES) - ENTRY_SCRIPTS))
 def test_only_scripts_print(name):
-    assert prints(tree_of(ROOT / f"{name}.py")) <= ({"main"} if name == "sample_data" else set())
+    assert prints(tree_of(ROOT / f"{name}.py")) <= ({"main"} if name in ("sample_data", "view") else set())
 
 
 def offences(tree: ast.AST) -> list[str]:
