@@ -1,4 +1,5 @@
-"""Measurements of this project on your machine, one table each: `python bench.py train`, `curve`, `data`, `wordings`.
+"""Measurements of this project on your machine, one table each: `python bench.py train`, `decode`, `curve`,
+`data`, `wordings`.
 
 Every measurement says what it compares and runs in this one process, but for the training of `wordings` and the steps
 of `data`, which have each their own; --output keeps its figures as JSON.
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import bench_curve
 import bench_data
+import bench_decode
 import bench_train
 import bench_wordings
 import config
@@ -22,6 +24,7 @@ import config
 # -> text. They import torch only when they run.
 COMMANDS = {
     "train": (bench_train, "how fast training is, beside the usual recipe of this field"),
+    "decode": (bench_decode, "how fast clips are made, beside model.generate"),
     "data": (bench_data, "how a large dataset is prepared: time and memory"),
     "curve": (bench_curve, "held-out NLL against minutes of a finished run, as a picture"),
     "wordings": (bench_wordings, "wordings and combinations of action and style that were never trained"),

@@ -38,6 +38,7 @@ class Product:
         packable = on_cpu and weight.dtype == torch.bfloat16
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), PACKED_FOR) if packable else None
         self.weight = None if packable else weight
+        self.values, self.bytes = weight.numel(), weight.numel() * weight.element_size()
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         x = x.to(self.dtype)
@@ -50,21 +51,20 @@ class Norm:
     """A base's own norm, over the last dimension: RMS (Zhang and Sennrich 2019), Gemma's, which adds 1 to its weights,
     or Cohere's, which takes the mean off first."""
 
-    def __init__(self, norm, dtype: torch.dtype):
+    def __init__(self, norm):
         name = type(norm).__name__
         self.eps = getattr(norm, "variance_epsilon", None) or getattr(norm, "eps", None)
-        weight = norm.weight.float() + (1 if name.startswith("Gemma") else 0)
-        self.weight = weight.to(dtype) if not name.startswith("Gemma") else weight
+        self.weight = norm.weight.float() + (1 if name.startswith("Gemma") else 0)
         self.centred = name == "CohereLayerNorm"
         if not (name.endswith("RMSNorm") or self.centred) or self.eps is None:
             raise ModelError(f"the base's norm {name} is unknown")
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.centred:
+            return functional.rms_norm(x.float(), self.weight.shape, self.weight, self.eps).to(x.dtype)
         wide = x.float()
-        if self.centred:
-            wide = wide - wide.mean(-1, keepdim=True)
-        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True).add_(self.eps))
-        return ((wide * scale) * self.weight).to(x.dtype)
+        wide = wide - wide.mean(-1, keepdim=True)
+        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps) * self.weight).to(x.dtype)
 
 
 class Rotation:
@@ -115,7 +115,7 @@ class Places:
 class Layer:
     """One layer of a base."""
 
-    def __init__(self, layer, config, rotation: str, dtype: torch.dtype):
+    def __init__(self, layer, config, rotation: str):
         attention, mlp, kind = layer.self_attn, layer.mlp, type(layer).__name__
         self.heads, self.groups = config.num_attention_heads, config.num_key_value_heads
         self.width = attention.head_dim
@@ -126,20 +126,21 @@ class Layer:
         self.softcap = getattr(attention, "attn_logit_softcapping", None)
         self.parallel = kind in PARALLEL
         self.residual = getattr(layer, "residual_multiplier", 1.0)
-        self.before_attention = Norm(layer.input_layernorm, dtype)
+        self.before_attention = Norm(layer.input_layernorm)
         self.after_attention = self.after_mlp = self.before_mlp = None
         if kind in FOUR_NORMS:
-            self.after_attention = Norm(layer.post_attention_layernorm, dtype)
-            self.before_mlp = Norm(layer.pre_feedforward_layernorm, dtype)
-            self.after_mlp = Norm(layer.post_feedforward_layernorm, dtype)
+            self.after_attention = Norm(layer.post_attention_layernorm)
+            self.before_mlp = Norm(layer.pre_feedforward_layernorm)
+            self.after_mlp = Norm(layer.post_feedforward_layernorm)
         elif not self.parallel:
-            self.before_mlp = Norm(layer.post_attention_layernorm, dtype)
+            self.before_mlp = Norm(layer.post_attention_layernorm)
         named = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
-        self.query_norm, self.key_norm = (None if norm is None else Norm(norm, dtype) for norm in named)
+        self.query_norm, self.key_norm = (None if norm is None else Norm(norm) for norm in named)
         self.query_key_value = Product(attention.q_proj, attention.k_proj, attention.v_proj)
         self.out = Product(attention.o_proj)
         self.gate_up = Product(mlp.gate_proj, mlp.up_proj)
         self.down = Product(mlp.down_proj)
+        self.products = (self.query_key_value, self.out, self.gate_up, self.down)
         self.activation = mlp.act_fn
 
     def __call__(self, x: torch.Tensor, cache: torch.Tensor, places: Places, rotation: Rotation) -> torch.Tensor:
@@ -205,9 +206,9 @@ class CachedNetwork:
         self.layers = []
         for place, layer in enumerate(decoder.layers):
             kind = config.layer_types[place] if len(self.rotations) > 1 else next(iter(self.rotations))
-            self.layers.append(Layer(layer, config, kind, self.dtype))
+            self.layers.append(Layer(layer, config, kind))
             layer.to("meta")  # so that a large base is not in memory twice
-        self.norm = Norm(decoder.norm, self.dtype)
+        self.norm = Norm(decoder.norm)
         self.cache = None
 
     def _rotations(self, decoder, config) -> dict[str, Rotation]:

@@ -24,7 +24,7 @@ class Alphabet:
     """What answers are written in: ids (A,) of the vocabulary, the one that ends an answer last."""
 
     def __init__(self, config, ids: torch.Tensor, product: Product, chosen: torch.Tensor | None):
-        self.ids, self._config, self._product, self._chosen = ids, config, product, chosen
+        self.ids, self.product, self._config, self._chosen = ids, product, config, chosen
 
     @classmethod
     def of_rows(cls, network, ids: torch.Tensor) -> "Alphabet":
@@ -44,7 +44,7 @@ class Alphabet:
 
     def scores(self, hidden: torch.Tensor) -> torch.Tensor:
         """hidden (N, D) -> (N, A) float32, as the base scales them."""
-        scores = scale_logits(self._config, self._product(hidden)).float()
+        scores = scale_logits(self._config, self.product(hidden)).float()
         return scores if self._chosen is None else scores[:, self._chosen]
 
 

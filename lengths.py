@@ -5,21 +5,18 @@ Kept in the model's folder, so that decoding never needs the training data.
 
 import hashlib
 import math
-import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from caption_index import CaptionIndex
+from length_regression import LengthRegression, words_of
 from rows import Columns, Groups, distinct, group, offsets
 
 ENOUGH_CLIPS = 4  # clips of a caption by one participant from which their own lengths are used
-SIMILAR_CAPTIONS = 5  # captions that an unseen one borrows its lengths from; chosen by length error (BENCHMARKS.md)
 MOST_CAPTIONS = 50_000  # captions that are kept: about 3 MB in the model's folder
 MOST_DETAILS = 400_000  # codes, and clips' lengths by participant, that are kept of them: about 2 MB
-LEAST_SIMILARITY = 60.0  # per cent; below it a caption is like no other, and all lengths count
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,8 @@ class LengthModel:
     """Length limits for any caption.
 
     captions: caption key -> CaptionRecord. spread: the standard deviation of log length among clips of one
-    caption, pooled over captions. key: the function that makes captions comparable (case, spaces).
+    caption, pooled over captions. regression: what a caption's words say about its length. key: the function that makes
+    captions comparable (case, spaces).
 
     Of more than MOST_CAPTIONS captions those with most clips are kept (of equal ones, those that a hash chooses), so
     that the model stays small; the others are then like captions that were never trained. Codes and the lengths by
@@ -71,10 +69,11 @@ class LengthModel:
     """
 
     def __init__(self, captions: dict[str, CaptionRecord], spread: float, overall: LengthStatistics,
-                 key: Callable[[str], str]):
+                 regression: LengthRegression, key: Callable[[str], str]):
         self.captions = captions
         self.spread = spread
         self.overall = overall
+        self.regression = regression
         self._key = key
 
     @classmethod
@@ -99,46 +98,46 @@ class LengthModel:
             tuple(codes[caption].tolist()) if caption in details else None)
             for caption in sorted(kept.tolist(), key=lambda caption: clips.captions.first[caption])}
         everything = _statistics(np.zeros(len(clips.lengths), np.int64), clips.lengths, 1)
-        return cls(captions, _pooled_log_spread(clips.lengths, clips.captions.ids), everything(0), key)
+        spread = _pooled_log_spread(clips.lengths, clips.captions.ids)
+        regression = LengthRegression.fit(
+            list(captions), [record.lengths.median for record in captions.values()],
+            [record.lengths.count for record in captions.values()], spread)
+        return cls(captions, spread, everything(0), regression, key)
 
     def limits(self, text: str, participant_id: str | None = None) -> LengthLimits:
-        """Limits for a caption: from its own clips (and the participant's, where there are enough), else from the
-        most similar captions', else from all clips."""
+        """Limits for a caption: from its own clips (and the participant's, where there are enough), else from what its
+        words say, else, where no training caption has any of them, from all clips."""
         record = self.captions.get(self._key(text))
         if record is not None:
             own = record.by_participant.get(participant_id) if participant_id is not None else None
             if own is not None:
-                return self._window([own], f"{_clips(own.count)} of this caption by {participant_id}")
-            return self._window([record.lengths], f"{_clips(record.lengths.count)} of this caption")
-        similar = self.similar_captions(text)
-        if not similar:
-            return self._window([self.overall], "all training clips, for no caption is similar")
-        named = ", ".join(f"{caption!r} ({score:.0f} %)" for caption, score in similar)
-        return self._window([self.captions[caption].lengths for caption, _ in similar],
-                            f"the clips of the most similar captions: {named}")
+                return self._window(own, f"{_clips(own.count)} of this caption by {participant_id}")
+            return self._window(record.lengths, f"{_clips(record.lengths.count)} of this caption")
+        if self._words.isdisjoint(words_of(text)):
+            return self._window(self.overall, "all training clips, for no caption has a word of it")
+        low, middle, high = self.regression.expected(text)
+        # Nothing is longer or shorter than any clip was, widened as ever.
+        bounds = self._window(self.overall, "")
+        shortest = max(1, bounds.min_tokens, math.floor(low))
+        longest = max(shortest, min(bounds.max_tokens, math.ceil(high)))
+        return LengthLimits(shortest, min(max(middle, shortest), longest), longest,
+                            f"what the words of {len(self.captions)} captions say about length")
 
     @cached_property
-    def _index(self) -> CaptionIndex:
-        return CaptionIndex(list(self.captions))
-
-    def similar_captions(self, text: str) -> list[tuple[str, float]]:
-        """The training captions most like `text` with their similarity in per cent, best first; may be empty."""
-        return self._index.nearest(self._key(text), SIMILAR_CAPTIONS, LEAST_SIMILARITY)
+    def _words(self) -> set[str]:
+        return {word for caption in self.captions for word in words_of(caption)}
 
     def codes(self, text: str) -> tuple[int, ...] | None:
         """The codes seen in training with this caption; None when they are not known (never seen, or not kept)."""
         record = self.captions.get(self._key(text))
         return None if record is None else record.codes
 
-    def _window(self, groups: Sequence[LengthStatistics], source: str) -> LengthLimits:
+    def _window(self, group: LengthStatistics, source: str) -> LengthLimits:
         """The clips' range, widened by two spreads over the number of clips: the fewer clips, the less their
         shortest and longest say about those to come."""
-        count = sum(group.count for group in groups)
-        widening = math.exp(2 * self.spread / count)
-        target = statistics.median(group.median for group in groups)
-        shortest = min(group.shortest for group in groups) / widening
-        longest = max(group.longest for group in groups) * widening
-        return LengthLimits(max(1, math.floor(shortest)), target, math.ceil(longest), source)
+        widening = math.exp(2 * self.spread / group.count)
+        return LengthLimits(max(1, math.floor(group.shortest / widening)), group.median,
+                            math.ceil(group.longest * widening), source)
 
     def to_dict(self) -> dict:
         """As JSON; figures as text, for a list would take a line for each of them."""
@@ -146,6 +145,7 @@ class LengthModel:
         return {
             "spread": self.spread,
             "overall": self.overall.to_text(),
+            "regression": self.regression.to_dict(),
             "captions": {caption: record.lengths.to_text() for caption, record in records},
             "participants": {caption: {name: own.to_text() for name, own in record.by_participant.items()}
                              for caption, record in records if record.by_participant},
@@ -156,7 +156,7 @@ class LengthModel:
     @classmethod
     def from_dict(cls, content: dict, key: Callable[[str], str]) -> "LengthModel":
         """Raises ValueError for statistics in another form."""
-        if not {"spread", "overall", "captions", "participants", "codes"} <= content.keys():
+        if not {"spread", "overall", "regression", "captions", "participants", "codes"} <= content.keys():
             raise ValueError("the model's length statistics are of an earlier version of this project: train it again")
         read, codes = LengthStatistics.from_text, content["codes"]
         captions = {
@@ -166,7 +166,8 @@ class LengthModel:
                 tuple(map(int, codes[caption].split())) if caption in codes else None)
             for caption, lengths in content["captions"].items()
         }
-        return cls(captions, content["spread"], read(content["overall"]), key)
+        return cls(captions, content["spread"], read(content["overall"]),
+                   LengthRegression.from_dict(content["regression"]), key)
 
 
 def _clips(count: int) -> str:

@@ -20,7 +20,8 @@ EDGES = {
     "rows": set(),
     "reader": set(),
     "caption_index": set(),
-    "lengths": {"caption_index", "rows"},
+    "length_regression": set(),
+    "lengths": {"length_regression", "rows"},
     "fit": {"rows", "templates"},
     "sample_data": set(),
     "model_folder": set(),
@@ -55,6 +56,7 @@ EDGES = {
     "bench_data": {"collators", "data", "fit", "lengths", "model", "model_folder", "prepared", "rows", "splits",
                    "templates"},
     "bench_curve": {"model_folder"},
+    "bench_decode": {"bench_train", "constraints", "generate", "lengths", "model", "motion_request"},
     "bench_train": {"collators", "data", "memory", "model", "splits", "templates"},
     "bench_wordings": {"data", "generate", "model", "model_folder", "prepared", "recogniser", "rows", "train",
                        "wordings"},
@@ -62,7 +64,7 @@ EDGES = {
     "train_pipeline": {"code_vectors", "config", "data", "fit", "generate", "lengths", "model", "model_folder",
                        "prepared", "processes", "report", "splits", "templates", "train"},
     "inference": {"config", "generate", "model", "model_folder", "motion_request"},
-    "bench": {"bench_curve", "bench_data", "bench_train", "bench_wordings", "config"},
+    "bench": {"bench_curve", "bench_data", "bench_decode", "bench_train", "bench_wordings", "config"},
 }
 MODULES = sorted(path.stem for path in ROOT.glob("*.py"))
 

@@ -108,28 +108,31 @@ def test_clips_without_a_participant_are_no_participants():
 # Captions that were never trained
 
 
-SIMILAR = [("a person walks forward", 10), ("a person walks forward", 20), ("a person walks backward", 30),
-           ("a person walks", 40), ("a person runs forward", 50), ("spin", 60)]
+WALKS = [("a person walks", 40), ("a person walks slowly", 60), ("a person runs", 20), ("a person runs slowly", 30),
+         ("spin", 25)] * 3
 
 
-def test_an_unseen_caption_borrows_from_the_most_similar_and_names_them():
-    limits = fitted(SIMILAR).limits("Someone walks forward")
-    assert limits.source == ("the clips of the most similar captions: 'a person walks forward' (79 %), "
-                             "'a person walks backward' (64 %), 'a person walks' (63 %), "
-                             "'a person runs forward' (62 %)")
-    # Five clips of 10 to 50 tokens, medians 15, 30, 40, 50; exp(2 x 0.4901 / 5) = 1.2166 -> 8.2 and 60.8
-    assert window(limits) == (8, 35, 61)
+def test_an_unseen_caption_is_expected_as_long_as_its_words_say():
+    model = fitted([clip for clip in WALKS if clip[0] != "a person runs slowly"])
+    limits = model.limits("A person runs slowly.")
+    assert limits.source == "what the words of 4 captions say about length"
+    low, middle, high = model.regression.expected("a person runs slowly")
+    assert 20 < middle < 45  # between running and walking slowly
+    assert limits.soft_target == middle
+    assert limits.min_tokens == max(20, math.floor(low)) and limits.max_tokens == min(60, math.ceil(high))
 
 
-def test_the_order_of_words_does_not_make_captions_different():
-    assert fitted(SIMILAR).similar_captions("forward walks a person")[0] == ("a person walks forward", 100.0)
+def test_an_unseen_caption_is_no_longer_and_no_shorter_than_any_clip_was_widened():
+    model = fitted([("walks", 10), ("walks", 20), ("runs", 12), ("runs", 18)])
+    bounds, limits = model.limits("zzz"), model.limits("walks and runs and walks")
+    assert bounds.min_tokens <= limits.min_tokens <= limits.soft_target <= limits.max_tokens <= bounds.max_tokens
 
 
-def test_a_caption_like_no_other_takes_all_clips():
+@pytest.mark.parametrize("text", ["zzz", "走る", "💃", "?"])
+def test_a_caption_without_a_known_word_takes_all_clips(text):
     model = fitted([("walks", 10), ("walks", 20), ("turns", 15), ("turns", 35), ("spin", 60), ("spin", 40)])
-    assert model.similar_captions("zzz") == []
-    limits = model.limits("zzz")
-    assert limits.source == "all training clips, for no caption is similar"
+    limits = model.limits(text)
+    assert limits.source == "all training clips, for no caption has a word of it"
     assert limits.soft_target == 27.5 and limits.min_tokens <= 10 and limits.max_tokens >= 60
 
 
