@@ -1,5 +1,5 @@
-"""Measurements of this project on your machine, one table each: `python bench.py train`, `decode`, `curve`,
-`data`, `wordings`.
+"""Measurements of this project on your machine, one table each: `python bench.py train`, `decode`, `tasks`,
+`requests`, `curve`, `data`, `wordings`.
 
 Every measurement says what it compares and runs in this one process, but for the training of `wordings` and the steps
 of `data`, which have each their own; --output keeps its figures as JSON.
@@ -16,6 +16,8 @@ from pathlib import Path
 import bench_curve
 import bench_data
 import bench_decode
+import bench_requests
+import bench_tasks
 import bench_train
 import bench_wordings
 import config
@@ -25,6 +27,8 @@ import config
 COMMANDS = {
     "train": (bench_train, "how fast training is, beside the usual recipe of this field"),
     "decode": (bench_decode, "how fast clips are made, beside model.generate"),
+    "tasks": (bench_tasks, "how well a model fills in, goes over a gap and goes on"),
+    "requests": (bench_requests, "random requests of every kind, each answer checked"),
     "data": (bench_data, "how a large dataset is prepared: time and memory"),
     "curve": (bench_curve, "held-out NLL against minutes of a finished run, as a picture"),
     "wordings": (bench_wordings, "wordings and combinations of action and style that were never trained"),

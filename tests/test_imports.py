@@ -57,6 +57,8 @@ EDGES = {
                    "templates"},
     "bench_curve": {"model_folder"},
     "bench_decode": {"bench_train", "constraints", "generate", "lengths", "model", "motion_request"},
+    "bench_requests": {"generate", "model", "motion_request"},
+    "bench_tasks": {"data", "generate", "metrics", "model", "motion_request", "prepared", "templates"},
     "bench_train": {"collators", "data", "memory", "model", "splits", "templates"},
     "bench_wordings": {"data", "generate", "model", "model_folder", "prepared", "recogniser", "rows", "train",
                        "wordings"},
@@ -64,7 +66,8 @@ EDGES = {
     "train_pipeline": {"code_vectors", "config", "data", "fit", "generate", "lengths", "model", "model_folder",
                        "prepared", "processes", "report", "splits", "templates", "train"},
     "inference": {"config", "generate", "model", "model_folder", "motion_request"},
-    "bench": {"bench_curve", "bench_data", "bench_decode", "bench_train", "bench_wordings", "config"},
+    "bench": {"bench_curve", "bench_data", "bench_decode", "bench_requests", "bench_tasks", "bench_train",
+              "bench_wordings", "config"},
 }
 MODULES = sorted(path.stem for path in ROOT.glob("*.py"))
 

@@ -1,0 +1,93 @@
+"""bench.py decode, tasks and requests: figures of the tiny model, and baselines worked out by hand."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import run_script
+
+
+@pytest.fixture(scope="module")
+def bench(tiny_run):
+    import bench
+
+    return bench
+
+
+def test_both_ways_of_decoding_are_measured(bench, tiny_run, tmp_path, capsys, monkeypatch):
+    import bench_decode
+
+    monkeypatch.setattr(bench_decode, "BATCHES", (1, 3))
+    monkeypatch.setattr(bench_decode, "READ_BYTES", 2**22)
+    out = tmp_path / "figures.json"
+    assert run_script(bench, "decode", "--model_path", str(tiny_run / "stage3_t2m_sft"), "--clip_tokens", "8",
+                      "--rounds", "2", "--mixed", "5", "--output", str(out)) == 0
+    shown = capsys.readouterr().out
+    assert "model.generate" in shown and "first token after" in shown and "5 clips of mixed lengths" in shown
+    figures = json.loads(out.read_text())["figures"]
+    for count, found in figures["batches"].items():
+        for way in ("ours", "model.generate"):
+            assert len(found[way]["rounds"]) == 2 and found[way]["tokens_per_second"] > int(count)
+            assert 0 < found[way]["share_of_bandwidth"] < 1 and 0 < found[way]["share_of_peak"] < 1
+        assert 0 < found["constraints_share"] < 1
+    assert all(seconds > 0 for seconds in figures["first_token"].values())
+
+
+def test_a_steps_weights_are_those_that_are_multiplied(bench, tiny_run):
+    import bench_decode
+    from generate import MotionGenerator
+    from model import load
+
+    generator = MotionGenerator(tiny_run / "stage3_t2m_sft")
+    network = load(tiny_run / "stage3_t2m_sft").merged()
+    matrices = sum(p.numel() for name, p in network.get_decoder().layers.named_parameters() if p.dim() == 2)
+    answers = (generator.vocabulary.codebook_size + 1) * 32
+    assert bench_decode._size(generator) == {"values": matrices + answers, "bytes": 4 * (matrices + answers)}
+
+
+@pytest.mark.parametrize("stage", ["stage2_multitask", "stage3_t2m_sft"])
+def test_random_requests_are_all_answered_as_asked(bench, tiny_run, capsys, stage):
+    assert run_script(bench, "requests", "--model_path", str(tiny_run / stage), "--count", "300") == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("300 requests") and "every answer is valid" in shown
+    assert ("denoise" in shown) == (stage == "stage2_multitask")
+
+
+@pytest.mark.parametrize("wrong", [(1, 2, 3, 4), (1, 2, 3, 999), (), (1, 2)])
+def test_a_wrong_answer_does_not_pass_the_check(bench, tiny_run, wrong):
+    import bench_requests
+    from generate import MotionGenerator
+    from motion_request import MotionRequest, MotionResult
+
+    generator = MotionGenerator(tiny_run / "stage3_t2m_sft")
+    result = MotionResult(" ".join(map(str, wrong)), codes=wrong)
+    with pytest.raises(AssertionError):
+        bench_requests._check(MotionRequest(text="x", tokens=4 if 999 in wrong else 3), result, generator)
+
+
+def test_filling_in_is_measured_beside_repeating_and_copying(bench, tiny_run, capsys):
+    assert run_script(bench, "tasks", "--model_path", str(tiny_run / "stage2_multitask")) == 0
+    shown = capsys.readouterr().out
+    for text in ("denoise: anywhere", "inbetween: a gap", "continue: the end", "repeating", "copying", "m2t:"):
+        assert text in shown
+
+
+def test_repeating_and_copying_by_hand(bench):
+    from bench_tasks import copying, repeating
+
+    codes = [1, 2, 3, 4, 5, 6, 7]
+    assert repeating(codes, np.array([2, 3, 5])) == [1, 2, 2, 2, 5, 5, 7]
+    assert copying(codes, np.array([4, 5])) == [1, 2, 3, 4, 3, 4, 7]
+    assert copying(codes, np.array([2, 3, 4])) == [1, 2, 1, 2, 1, 6, 7]
+
+
+def test_a_third_is_lost_and_never_the_first(bench):
+    from bench_tasks import lost_places
+
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        for count in (6, 7, 30):
+            anywhere, gap, end = (lost_places(task, count, rng) for task in ("denoise", "inbetween", "continue"))
+            assert len(anywhere) == len(gap) == len(end) == count // 3
+            assert min(anywhere[0], gap[0]) >= 1 and gap[-1] < count - 1 and end[-1] == count - 1
+            assert (np.diff(gap) == 1).all() and len(set(anywhere.tolist())) == len(anywhere)
