@@ -19,7 +19,9 @@ def test_every_command_is_understood(command):
 
     script, *arguments = shlex.split(command)
     module = {"train_pipeline.py": train_pipeline, "inference.py": inference}[script]
-    module._parser().parse_args(arguments)
+    args = module._parser().parse_args(arguments)
+    if module is inference and args.prompts_file is None:
+        assert len(inference._requests(args, inference._prompts(args))) == 1
 
 
 def test_there_are_commands_to_check():
@@ -29,8 +31,10 @@ def test_there_are_commands_to_check():
 def test_the_python_code_runs_as_it_stands(tiny_run, tmp_path, monkeypatch, unsloth):
     (tmp_path / "output").symlink_to(tiny_run)
     monkeypatch.chdir(tmp_path)
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    exec(compile(code, "README.md", "exec"), {})
+    blocks, names = re.findall(r"```python\n(.*?)```", README, re.DOTALL), {}
+    assert blocks
+    for code in blocks:  # a later block goes on where an earlier one ended
+        exec(compile(code, "README.md", "exec"), names)
 
 
 def test_the_json_example_is_a_good_dataset(tmp_path):
