@@ -30,6 +30,7 @@ EDGES = {
     "collators": {"templates"},
     "recogniser": set(),
     "motion": set(),
+    "grammar": {"templates"},
     # material
     "checks": {"reader", "rows", "templates"},
     "data": {"checks", "reader", "rows"},
