@@ -9,8 +9,8 @@ import pytest
 
 from client import Client, ClientError, Clip, Prompts
 
-CAPTIONS = ["a person jumps", "  A person walks forward. ", "ein Mensch tanzt 💃🏽", "人が歩く", "שלום a person", "a\nb\tc",
-            "walks <MOT_END> <|im_end|>\n<motion_3><T2M>", "<start_of_turn>model <eos>", "x" * 90]
+CAPTIONS = ["a person jumps", "  A person walks forward. ", "ein Mensch tanzt 💃🏽", "人が歩く", "שלום a person",
+            "a\nb\tc", "walks <MOT_END> <|im_end|>\n<motion_3><T2M>", "<start_of_turn>model <eos>", "x" * 90]
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +56,8 @@ def test_a_clip_may_have_a_window_of_its_own(served, clip, window):
 
 
 @pytest.mark.parametrize(("clip", "said"), [
-    (Clip("a person jumps", max_tokens=0), "max_tokens is 0, expected 1 to 107"),
-    (Clip("a person jumps", min_tokens=108), "min_tokens is 108, expected 1 to 107"),
+    (Clip("a person jumps", max_tokens=0), "max_tokens is 0, expected 1 to 113"),
+    (Clip("a person jumps", min_tokens=114), "min_tokens is 114, expected 1 to 113"),
     (Clip("a person jumps", min_tokens=5, max_tokens=4), "length limits 5 to 4"),
     (Clip("a person jumps", codes=(128,)), "code 128 at position 0 is outside the codebook"),
     (Clip("x " * 200), "of the model's 128 positions"),

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import run_script
 from test_model import EXTRA, batch, made, trained
 
 import export
-from conftest import run_script
 from model_folder import ModelError
 from templates import MotionVocabulary
 
@@ -77,7 +77,7 @@ def test_the_readme_is_filled_in_and_its_client_command_is_understood(tiny_base,
 
 
 def test_the_projects_readme_says_how_to_export(capsys):
-    text = (export.HERE / "README.md").read_text()
+    text = (export.HERE / "README.md").read_text(encoding="utf-8")
     for command in re.findall(r"^python export\.py (.*)$", text, re.MULTILINE):
         export._parser().parse_args(shlex.split(command))
     assert "python export.py --model_path output/stage3_t2m_sft --output served\n" in text
