@@ -77,6 +77,22 @@ def test_the_exported_client_runs_by_itself(exported, server, tmp_path):
     assert [len(line.split()) > 0 for line in done.stdout.splitlines()] == [True, True]
 
 
+def greedy(folder, url: str) -> list[list[int]]:
+    client = Client(folder, url, temperature=0.0, end_logit_slope=0.5)
+    return client.ask_all([Clip(clip.caption, clip.participant_id, clip.min_tokens, clip.max_tokens)
+                           for clip in clips_of(client, 24)])
+
+
+@pytest.fixture(scope="module")
+def of_one_process(exported, server):
+    return greedy(exported("tiny"), server("tiny", "--dtype", "float32").url)
+
+
+@pytest.mark.parametrize("option", ["--tensor-parallel-size", "--data-parallel-size"])
+def test_two_processes_give_the_greedy_answers_of_one(exported, server, of_one_process, option):
+    assert greedy(exported("tiny"), server("tiny", "--dtype", "float32", option, "2").url) == of_one_process
+
+
 def test_a_server_without_the_plugin_is_refused_and_taken_with_slope_0(exported, server):
     folder, url = exported("tiny"), server("tiny", plugin=False).url
     with pytest.raises(ClientError, match="runs without the plugin"):
