@@ -58,6 +58,8 @@ def export(model_path: str | Path, output: str | Path) -> Path:
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     network.save_pretrained(aside)
+    for weights in aside.glob("*.safetensors"):
+        weights.chmod(0o644)  # safetensors writes for its owner alone, and a server may be another user
     model.tokenizer.save_pretrained(aside)
     markers = model.template.markers
     turns = {"user": list(markers.user), "assistant": list(markers.assistant)}

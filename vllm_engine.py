@@ -72,6 +72,8 @@ class VllmEngine:
         sampling: with temperature, top_p, top_k and slope, as generate.Sampling. The same requests and seed give the
         same codes; a request's draw has a seed of its own, but vLLM's arithmetic depends on who else is decoded.
         """
+        if not requests:
+            return []
         seeds = random.Random(seed)
         params = [self._params(request, sampling, seeds.getrandbits(63)) for request in requests]
         prompts = [{"prompt_token_ids": list(request.prompt_ids)} for request in requests]

@@ -124,7 +124,8 @@ def test_what_cannot_be_exported_is_refused(tiny_run, tmp_path, capsys):
     assert run_script(export) == 2
 
 
-def test_vllm_is_asked_for_by_name_where_it_is_missing(tiny_base, tmp_path):
+def test_vllm_is_asked_for_by_name_where_it_is_missing(tiny_base, tmp_path, capsys):
+    import bench_vllm
     from vllm_engine import VllmEngine
 
     _, folder = exported(tiny_base("llama"), tmp_path)
@@ -132,3 +133,5 @@ def test_vllm_is_asked_for_by_name_where_it_is_missing(tiny_base, tmp_path):
         VllmEngine(folder)
     with pytest.raises(ModelError, match="stage is a stage's folder, vLLM needs an exported one"):
         VllmEngine(tmp_path / "stage")
+    assert run_script(bench_vllm, "--folder", str(folder)) == 1
+    assert "bench_vllm.py: the package vllm is not installed here" in capsys.readouterr().err

@@ -103,8 +103,17 @@ def test_a_seed_repeats_and_another_differs(engine, requests_):
 
     sampling = Sampling(1.0, 0.95, 0, 1.0)
     first = engine.decode(requests_, sampling, seed=3)
+    assert engine.decode([], sampling, seed=3) == []
     assert engine.decode(requests_, sampling, seed=3) == first
     assert engine.decode(requests_, sampling, seed=4) != first
+
+
+def test_a_measurement_has_both_figures(engine, requests_):
+    from generate import Sampling
+    from vllm_engine import measure
+
+    figures = measure(engine, requests_[:2], Sampling(0.8, 0.95, 0, 1.0), repeats=1)
+    assert figures.keys() == {"tokens_per_second", "seconds_to_first_token"} and min(figures.values()) > 0
 
 
 def test_a_stages_folder_is_refused_with_the_command_that_helps(exported):
