@@ -1,17 +1,31 @@
 # make train: set up, then train on the sample.  make test: set up, then every test.  make lint: the linter.
+# make test-vllm: an environment for vLLM on a CPU beside it, and the tests of serving.
 # The same steps by hand (Windows, notebooks) are in the README.
 
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+VENV_VLLM := .venv-vllm
+RUN_VLLM := $(VENV_VLLM)/bin/python
 
-.PHONY: train test lint setup clean
+.PHONY: train test test-vllm lint setup clean
 
 train: setup
 	$(RUN) train_pipeline.py
 
 test: setup
 	$(RUN) -m pytest tests
+
+# The sample model is exported where `make train` has made it; MOTION_MODEL=folder names another.
+test-vllm: setup $(VENV_VLLM)/installed
+	MOTION_PYTHON=$(abspath $(RUN)) $(RUN_VLLM) -m pytest tests/serving tests/test_grammar.py
+
+# What vLLM brings for pictures and sound is built for CUDA and breaks its import on a CPU.
+$(VENV_VLLM)/installed: requirements-vllm.txt
+	test -x $(RUN_VLLM) || $(PYTHON) -m venv $(VENV_VLLM)
+	$(RUN_VLLM) -m pip install --quiet -r requirements-vllm.txt
+	$(RUN_VLLM) -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
 
 lint: setup
 	$(VENV)/bin/ruff check .
@@ -28,4 +42,4 @@ $(VENV)/installed: requirements.txt requirements-unsloth.txt requirements-gpu.tx
 	touch $@
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VENV_VLLM)

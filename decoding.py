@@ -51,13 +51,13 @@ class Alphabet:
 @dataclass(frozen=True)
 class Job:
     """One answer to be made. given: what is known of it by position, as places in the alphabet, FREE where the model
-    decides; it may be shorter than the answer. choices: the places that may be used, the end's left out; None for all.
+    decides; it may be shorter than the answer. codes: those that may be used; None for all.
     random_key: two jobs with the same one draw the same numbers."""
 
     prompt_ids: Sequence[int]
     limits: LengthLimits
     given: Sequence[int] = ()
-    choices: Sequence[int] | None = None
+    codes: Sequence[int] | None = None
     random_key: tuple[int, ...] = (0,)
 
 
@@ -67,10 +67,10 @@ FREE = -1
 @dataclass
 class Answer:
     """places: in the alphabet, without the end. log_probability: of what was not given, the end included, in nats,
-    under the softmax over the alphabet, before temperature, limits and shifts."""
+    under the softmax over the alphabet, before temperature, limits and shifts; None where an engine does not tell."""
 
     places: list[int] = field(default_factory=list)
-    log_probability: float = 0.0
+    log_probability: float | None = 0.0
 
 
 def draw(scores: torch.Tensor, sampling: Sampling, uniform: torch.Tensor) -> torch.Tensor:
@@ -110,7 +110,7 @@ class _Slots:
         self.next_ids, self.past, self.tokens = (torch.zeros(count, **whole) for _ in range(3))
         self.given = torch.full((count, longest), FREE, **whole)
         self.uniform = torch.zeros(count, longest, device=device)
-        limited = any(job.choices is not None for job in jobs)
+        limited = any(job.codes is not None for job in jobs)
         self.bounds = Bounds(torch.zeros(count, **whole), torch.zeros(count, device=device),
                              torch.zeros(count, **whole), slope,
                              torch.ones(count, size - 1, dtype=torch.bool, device=device) if limited else None)
@@ -134,9 +134,9 @@ class _Slots:
         bounds.shortest[slot], bounds.target[slot] = limits.min_tokens, float(limits.soft_target)
         bounds.longest[slot] = limits.max_tokens
         if bounds.codes is not None:
-            bounds.codes[slot] = job.choices is None
-            if job.choices is not None:
-                bounds.codes[slot, torch.as_tensor(job.choices, dtype=torch.long)] = True
+            bounds.codes[slot] = job.codes is None
+            if job.codes is not None:
+                bounds.codes[slot, torch.as_tensor(job.codes, dtype=torch.long)] = True
 
     def free(self, slot: int) -> int:
         """The last row takes a finished one's slot; returns the slot that it had."""

@@ -22,6 +22,7 @@ from model import load
 from model_folder import read_motion_config
 from motion_request import TASKS, GenerationError, MotionRequest, MotionResult, Sampling, checked_number, parse_codes
 from templates import MASKED
+from vllm_engine import VllmEngine
 
 __all__ = ["GenerationError", "LengthAwareMotionLogitsProcessor", "MotionGenerator", "MotionRequest", "MotionResult",
            "Sampling"]
@@ -31,26 +32,42 @@ log = logging.getLogger(__name__)
 MOST_TEXT_TOKENS = 64  # of a caption
 SAMPLING = {"temperature": "GEN_TEMPERATURE", "top_p": "GEN_TOP_P", "top_k": "GEN_TOP_K",
             "end_logit_slope": "GEN_END_LOGIT_SLOPE"}
+ENGINES = ("own", "vllm")
 
 
 class MotionGenerator:
     """A trained model, ready to answer.
 
     model_path: a stage's folder. dataset_path: a dataset whose lengths and per-prompt codes are used instead of the
-    training clips'. device: "cpu", "cuda" or None for what there is. Raises ModelError, DataError, GenerationError.
+    training clips'. device: "cpu", "cuda" or None for what there is. engine: what decodes; with "vllm" model_path is an
+    exported folder (export.py), and text to motion is all there is. Raises ModelError, DataError, GenerationError.
     """
 
-    def __init__(self, model_path: str | Path, dataset_path: str | Path | None = None, device: str | None = None):
+    def __init__(self, model_path: str | Path, dataset_path: str | Path | None = None, device: str | None = None,
+                 engine: str = "own"):
+        if engine not in ENGINES:
+            raise GenerationError(f"engine {engine!r} is unknown; there are {', '.join(ENGINES)}")
         content = read_motion_config(model_path)
         self.tasks = content["tasks"]
         self.model_path = Path(model_path)
         self.settings = content["settings"]
-        model = load(model_path, device)
-        self.template, self.tokenizer, self.vocabulary = model.template, model.tokenizer, model.vocabulary
+        self.decoder = self.vllm = None
+        if engine == "vllm":
+            source = self.vllm = VllmEngine(model_path)
+        elif "turns" in content:
+            raise GenerationError(f"{model_path} was exported for serving engines: use engine=\"vllm\", or the stage's "
+                                  "folder that it was made from")
+        else:
+            source = load(model_path, device)
+        self.template, self.tokenizer, self.vocabulary = source.template, source.tokenizer, source.vocabulary
         if dataset_path is None:
             self.length_model = LengthModel.from_dict(content["length_model"], caption_key)
         else:
             self.length_model = self._lengths_of(dataset_path)
+        if engine == "own":
+            self._make_decoder(source)
+
+    def _make_decoder(self, model) -> None:
         network = model.merged().eval()
         self.motion, self.text = self._alphabets(network)
         # One more, for a caption that is judged from a motion has its own end, which the prompt of the motion has not.
@@ -144,6 +161,7 @@ class MotionGenerator:
             request = MotionRequest(text=request)
         if request.num_samples * request.best_of != 1 or request.task == "m2t":
             raise GenerationError("stream gives the tokens of one motion: no samples, no best_of, no caption")
+        self._require_decoder("stream")
         job, _ = self._job(request, (self._seed(seed), 0, 0))
         steps = self.decoder.steps([job], self.motion, self._sampling(request))
         return (place for _, place, _ in steps if place is not None)
@@ -165,12 +183,16 @@ class MotionGenerator:
         for i, (request, _, _) in enumerate(wanted):
             groups.setdefault((request.task == "m2t", self._sampling(request)), []).append(i)
         for (is_text, sampling), members in groups.items():
-            alphabet = self.text if is_text else self.motion
-            answers = self.decoder.decode([wanted[i][1] for i in members], alphabet, sampling)
+            answers = self._decode([wanted[i][1] for i in members], is_text, sampling, seed)
             for i, answer in zip(members, answers, strict=True):
                 request, _, limits = wanted[i]
                 results[i] = self._as_text(request, answer) if is_text else self._as_motion(request, answer, limits)
         return self._best(results, requests)
+
+    def _decode(self, jobs: Sequence[Job], is_text: bool, sampling: Sampling, seed: int) -> list[Answer]:
+        if self.vllm is not None:
+            return [Answer(codes, None) for codes in self.vllm.decode(jobs, sampling, seed)]
+        return self.decoder.decode(jobs, self.text if is_text else self.motion, sampling)
 
     # ---- from a request to what is decoded
 
@@ -187,6 +209,11 @@ class MotionGenerator:
             given["end_logit_slope"] = 0.0  # the slope is about motions' lengths
         return Sampling(*(self.settings[SAMPLING[name]] if value is None else value for name, value in given.items()))
 
+    def _require_decoder(self, what: str) -> None:
+        if self.decoder is None:
+            raise GenerationError(f"vLLM answers text to motion alone, not {what}: use a stage's folder, without "
+                                  "engine=\"vllm\"")
+
     def _require(self, task: str) -> None:
         if task in self.tasks:
             return
@@ -200,6 +227,8 @@ class MotionGenerator:
 
     def _job(self, request: MotionRequest, key: tuple[int, ...]) -> tuple[Job, LengthLimits | None]:
         participant_id = None if request.participant_id is None else str(request.participant_id)
+        if request.task != "t2m" or request.best_of > 1:
+            self._require_decoder(request.task if request.task != "t2m" else "best_of")
         if request.task == "t2m" or (request.task == "continue" and request.text is not None):
             self._require("t2m")
             return self._text_to_motion(request, participant_id, key)

@@ -1,5 +1,6 @@
 """Tiny random base models, so that tests need no download: Llama, Qwen and Gemma in miniature."""
 
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -11,6 +12,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 os.environ["UNSLOTH_DISABLE_STATISTICS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny models gain nothing from threads, and lose much on a busy machine
+
+# Run by `make test-vllm`, in an environment of its own.
+collect_ignore = [] if importlib.util.find_spec("vllm") else ["serving"]
+
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "gpu: needs an NVIDIA GPU; run alone, by `pytest tests -m gpu`")
@@ -68,6 +73,7 @@ def make_base(kind: str, folder: str) -> None:
     config_class, tokenizer_kind, changes = {
         "llama": (LlamaConfig, "chatml", {}),
         "llama_untied": (LlamaConfig, "bare", {"tie_word_embeddings": False}),
+        "llama_served": (LlamaConfig, "chatml", {"hidden_size": 128, "head_dim": 32}),  # no smaller head on a server
         "llama_padded": (LlamaConfig, "chatml", {"padded": 64}),
         "qwen3": (Qwen3Config, "qwen", {}),
         "gemma2": (Gemma2Config, "gemma", {}),  # soft-capped logits

@@ -47,7 +47,7 @@ def jobs_of(count: int = 9):
 
     prompts = [[5, 6, 7], [8, 9, 10, 11, 12], [13] * 8]
     windows = [(1, 3, 6), (4, 4, 4), (2, 9, 14)]
-    return [Job(prompts[i // 2 % 3], limits(*windows[i % 3]), choices=(1, 3, 5) if i == 4 else None, random_key=(7, i))
+    return [Job(prompts[i // 2 % 3], limits(*windows[i % 3]), codes=(1, 3, 5) if i == 4 else None, random_key=(7, i))
             for i in range(count)]
 
 
@@ -57,7 +57,7 @@ def by_transformers(network, vocabulary, job, slope: float) -> list[int]:
     from constraints import LengthAwareMotionLogitsProcessor
 
     allowed = torch.zeros(1, CODES, dtype=torch.bool)
-    allowed[0, list(range(CODES) if job.choices is None else job.choices)] = True
+    allowed[0, list(range(CODES) if job.codes is None else job.codes)] = True
     processor = LengthAwareMotionLogitsProcessor(vocabulary, [job.limits], len(job.prompt_ids), slope, allowed)
     config = GenerationConfig(do_sample=False, max_new_tokens=job.limits.max_tokens + 1,
                               eos_token_id=vocabulary.end_id, pad_token_id=0)

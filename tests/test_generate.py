@@ -188,6 +188,24 @@ def test_a_task_that_a_stage_was_not_trained_for_is_refused_by_name(generator):
             call()
 
 
+def test_an_engine_is_refused_with_what_it_would_need(tiny_run, tmp_path):
+    import importlib.util
+
+    from export import export
+    from generate import GenerationError, MotionGenerator
+
+    with pytest.raises(GenerationError, match="engine 'turbo' is unknown; there are own, vllm"):
+        MotionGenerator(tiny_run / "stage3_t2m_sft", engine="turbo")
+    with pytest.raises(ValueError, match="vLLM needs an exported one: python export.py"):
+        MotionGenerator(tiny_run / "stage3_t2m_sft", engine="vllm")
+    served = export(tiny_run / "stage3_t2m_sft", tmp_path / "served")
+    with pytest.raises(GenerationError, match="was exported for serving engines"):
+        MotionGenerator(served)
+    if importlib.util.find_spec("vllm") is None:
+        with pytest.raises(ValueError, match="the package vllm is not installed here"):
+            MotionGenerator(served, engine="vllm")
+
+
 # Lengths
 
 

@@ -1,0 +1,148 @@
+"""A trained model as a folder that serving engines read: `python export.py --model_path output/stage3_t2m_sft --output
+served`.
+
+It holds merged weights in the base's own architecture, the tokenizer, what the model's folder knows (lengths,
+vocabulary, settings), a grammar, a client, a plugin for vLLM, and a README with the commands.
+"""
+
+import argparse
+import json
+import logging
+import shutil
+import sys
+from pathlib import Path
+
+import config
+from client import Client, Clip
+from grammar import motion_grammar
+from lengths import LengthModel
+from model_folder import MOTION_CONFIG, ModelError, read_motion_config, write_json
+from rows import caption_key
+from templates import MotionVocabulary
+
+log = logging.getLogger("export")
+
+HERE = Path(__file__).parent
+# The client, with what it imports.
+CLIENT_MODULES = ("client", "grammar", "templates", "lengths", "length_regression", "rows")
+PLUGIN = "end_shift"  # in a folder of its own, which is put on the server's path
+README = HERE / "serving" / "README.md"
+
+
+def check_output(folder: Path) -> None:
+    """Raises ValueError for a place that holds something else than an earlier export."""
+    if folder.is_file():
+        raise ValueError(f"--output {folder} is a file, expected a folder")
+    if folder.is_dir() and any(folder.iterdir()):
+        kept = folder / MOTION_CONFIG
+        if not kept.is_file() or "turns" not in json.loads(kept.read_text(encoding="utf-8")):
+            raise ValueError(f"--output {folder} is a folder with other things in it, expected an empty one, a new "
+                             "one or an earlier export")
+
+
+def export(model_path: str | Path, output: str | Path) -> Path:
+    """Write the model kept in `model_path` to `output`, aside and renamed, so that it is whole or not there.
+
+    Raises ModelError for a model that cannot be exported, ValueError for an output that is not free.
+    """
+    output = Path(output).resolve()
+    content = read_motion_config(model_path)
+    if "t2m" not in content["tasks"]:
+        raise ModelError(f"{model_path} was trained for {', '.join(content['tasks'])}, expected a stage that turns "
+                         "text to motion (t2m)")
+    check_output(output)
+    from model import load  # seconds, which a refusal should not take
+
+    model = load(model_path)
+    network = plain(model.merged(), content["settings"], model.vocabulary, model.pad_id)
+    aside = output.with_name(f".{output.name}.saving")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    network.save_pretrained(aside)
+    for weights in aside.glob("*.safetensors"):
+        weights.chmod(0o644)  # safetensors writes for its owner alone, and a server may be another user
+    model.tokenizer.save_pretrained(aside)
+    markers = model.template.markers
+    turns = {"user": list(markers.user), "assistant": list(markers.assistant)}
+    write_json(aside / MOTION_CONFIG, content | {"turns": turns})
+    write_companions(aside, network.config.get_text_config())
+    if output.exists():
+        shutil.rmtree(output)
+    aside.rename(output)
+    return output
+
+
+def plain(network, settings: dict, vocabulary: MotionVocabulary, pad_id: int):
+    """The merged network, with nothing in its configuration that it no longer is, and our own way to decode it."""
+    from transformers import GenerationConfig
+
+    for place in (network.config, network):  # merging has left 4 bits for 16
+        if getattr(place, "quantization_config", None) is not None:
+            del place.quantization_config
+    network.hf_quantizer = None
+    network.config.get_text_config().use_cache = True  # training had turned it off
+    network.config.get_text_config().vocab_size = network.get_input_embeddings().weight.shape[0]
+    drawn = dict(temperature=float(settings["GEN_TEMPERATURE"]), top_p=float(settings["GEN_TOP_P"]),
+                 top_k=settings["GEN_TOP_K"]) if settings["GEN_TEMPERATURE"] > 0 else {}
+    network.generation_config = GenerationConfig(do_sample=bool(drawn), eos_token_id=vocabulary.end_id,
+                                                 pad_token_id=pad_id, **drawn)
+    return network
+
+
+def write_companions(folder: Path, text_config) -> None:
+    """The example grammar, the client with its modules, the plugin and the README, beside a model in `folder`."""
+    content = read_motion_config(folder)
+    vocabulary = MotionVocabulary.from_dict(content["vocabulary"])
+    overall = LengthModel.from_dict(content["length_model"], caption_key).overall
+    longest = min(overall.longest, content["settings"]["MAX_SEQ_LEN"] // 2)
+    grammar = motion_grammar(vocabulary, min(overall.shortest, longest), longest)
+    (folder / "grammar.lark").write_text(grammar, encoding="utf-8")
+    for name in CLIENT_MODULES:
+        shutil.copyfile(HERE / f"{name}.py", folder / f"{name}.py")
+    (folder / "plugin").mkdir()
+    shutil.copyfile(HERE / f"{PLUGIN}.py", folder / "plugin" / f"{PLUGIN}.py")
+    caption = next(iter(content["length_model"]["captions"]))
+    request = Client(folder).request(Clip(caption))
+    heads, groups = text_config.num_attention_heads, text_config.num_key_value_heads
+    sizes = [n for n in range(2, heads + 1) if heads % n == 0 and (groups % n == 0 or n % groups == 0)]
+    values = {
+        "MAX_SEQ_LEN": content["settings"]["MAX_SEQ_LEN"], "FIRST": vocabulary.first_motion_id,
+        "LAST": vocabulary.end_id - 1, "END": vocabulary.end_id, "CODES": vocabulary.codebook_size,
+        "GRAMMAR": grammar.strip(), "CAPTION": caption, "REQUEST": json.dumps(request),
+        "HEADS": heads, "SIZES": ", ".join(map(str, sizes)) or "none", "SIZE": sizes[0] if sizes else 1,
+        "BASE": content["model"]["model_name"], "STAGE": content["stage"],
+    }
+    text = README.read_text(encoding="utf-8")
+    for name, value in values.items():
+        text = text.replace(f"@{name}@", str(value))
+    (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="A trained model as a folder for serving engines.", allow_abbrev=False)
+    parser.add_argument("--model_path", help="a trained stage's folder. Default: WORK_DIR/stage3_t2m_sft")
+    parser.add_argument("--output", required=True, help="the folder to write: new, empty, or an earlier export")
+    return parser
+
+
+def main() -> int:
+    args = _parser().parse_args()
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
+    try:
+        model_path = args.model_path or str(Path(config.resolve({})["WORK_DIR"]) / "stage3_t2m_sft")
+        output = export(model_path, args.output)
+    except (ValueError, OSError) as error:
+        print(f"export.py: {error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        print(f"export.py: the package {error.name} is missing: run it with .venv/bin/python", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
+    print(f"{output}: {size / 1e6:.0f} MB; its README.md has the commands that serve it")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

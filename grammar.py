@@ -1,0 +1,41 @@
+"""Which ids an answer may hold, as a grammar for llguidance: what vLLM, SGLang and llama.cpp can decode under.
+
+A window of 20 to 40 tokens over 512 codes, whose ids are 49152 to 49663, with <MOT_END> at 49664:
+
+    %llguidance {}
+    start: <[49152-49663]>{20,40} <[49664]>
+
+It allows in every state what LengthAwareMotionLogitsProcessor allows (a test walks both); the soft target within the
+window is no matter of what is allowed, so no grammar can say it: `end_shift.py` brings it to vLLM.
+"""
+
+from collections.abc import Iterable
+
+from templates import MotionVocabulary
+
+HEADER = "%llguidance {}"  # SGLang and llama.cpp tell by it that the grammar is not of their own kind
+
+
+def id_ranges(ids: Iterable[int]) -> str:
+    """Ids as llguidance writes them, neighbours drawn together: 3, 4, 5, 9 -> "3-5,9"."""
+    runs: list[list[int]] = []
+    for i in sorted(set(ids)):
+        if runs and i == runs[-1][1] + 1:
+            runs[-1][1] = i
+        else:
+            runs.append([i, i])
+    return ",".join(f"{first}" if first == last else f"{first}-{last}" for first, last in runs)
+
+
+def motion_grammar(vocabulary: MotionVocabulary, min_tokens: int, max_tokens: int,
+                   codes: Iterable[int] | None = None) -> str:
+    """A grammar of min_tokens to max_tokens codes and <MOT_END> behind them. codes: those allowed; None for all.
+
+    Raises ValueError for a window that holds no length, and for codes that are none or outside the codebook.
+    """
+    if not 1 <= min_tokens <= max_tokens:
+        raise ValueError(f"length limits {min_tokens} to {max_tokens} tokens: expected 1 <= min_tokens <= max_tokens")
+    ids = vocabulary.code_ids(range(vocabulary.codebook_size) if codes is None else sorted(set(codes)))
+    if not ids:
+        raise ValueError("codes is empty, expected at least one code")
+    return f"{HEADER}\nstart: <[{id_ranges(ids)}]>{{{min_tokens},{max_tokens}}} <[{vocabulary.end_id}]>\n"

@@ -1,0 +1,139 @@
+"""export.py: what is exported is the model, in a form that needs nothing of this project to load."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import run_script
+from test_model import EXTRA, batch, made, trained
+
+import export
+from length_regression import LengthRegression
+from model_folder import ModelError
+from templates import MotionVocabulary
+
+KINDS = ["llama", "llama_untied", "llama_padded", "qwen3", "gemma2", "gemma3", "granite", "cohere"]
+LENGTHS = {"spread": 0.1, "overall": "3 2 4 6", "captions": {"a dance": "3 2 4 6"}, "participants": {}, "codes": {},
+           "regression": LengthRegression.fit(["a dance"], [4.0], [3], 0.1).to_dict()}
+
+
+def exported(base: str, place: Path):
+    """A model that was trained for a moment, as it is in memory, and the folder that it was exported to."""
+    import config
+
+    model = trained(made(base))
+    model.save(place / "stage", EXTRA | {"settings": config.defaults() | {"MAX_SEQ_LEN": 128},
+                                         "length_model": LENGTHS})
+    return model, export.export(place / "stage", place / "served")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_export_gives_the_models_own_logits_in_the_bases_own_architecture(tiny_base, tmp_path, kind):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, folder = exported(tiny_base(kind), tmp_path)
+    inputs = {name: value for name, value in batch(model, "t2m").items() if name != "labels"}
+    base = json.loads((Path(tiny_base(kind)) / "config.json").read_text())
+    network = AutoModelForCausalLM.from_pretrained(folder)
+    assert [type(network).__name__] == base["architectures"]
+    with torch.no_grad():
+        found, wanted = network(**inputs).logits, model.merged()(**inputs).logits
+    kept = inputs["attention_mask"].bool()
+    torch.testing.assert_close(found[kept], wanted[kept], atol=2e-4, rtol=2e-4)
+    vocabulary = model.vocabulary
+    rows = network.get_input_embeddings().weight
+    assert len(rows) == network.config.vocab_size == max(base["vocab_size"], vocabulary.new_ids.stop)
+    assert (rows is network.get_output_embeddings().weight) == base["tie_word_embeddings"]
+    assert network.config.use_cache and network.generation_config.eos_token_id == vocabulary.end_id
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.get_vocab() == model.tokenizer.get_vocab()
+    assert tokenizer.convert_ids_to_tokens(vocabulary.end_id) == "<MOT_END>"
+
+
+def test_the_folder_holds_what_serving_needs_and_no_code_for_the_model(tiny_base, tmp_path):
+    _, folder = exported(tiny_base("llama"), tmp_path)
+    for name in ("model.safetensors", "tokenizer.json", "motion_config.json", "grammar.lark", "client.py",
+                 "plugin/end_shift.py", "README.md"):
+        assert (folder / name).is_file()
+    assert not list(folder.rglob("*.bin")) and not list(folder.rglob("*.pt")) and not list(folder.glob("adapter*"))
+    assert "auto_map" not in json.loads((folder / "config.json").read_text())
+    vocabulary = MotionVocabulary.from_dict(json.loads((folder / "motion_config.json").read_text())["vocabulary"])
+    assert (folder / "grammar.lark").read_text().endswith(f"{{2,6}} <[{vocabulary.end_id}]>\n")
+
+
+def test_the_readme_is_filled_in_and_its_client_command_is_understood(tiny_base, tmp_path):
+    import client
+
+    _, folder = exported(tiny_base("llama"), tmp_path)
+    text = (folder / "README.md").read_text()
+    assert not re.findall(r"@[A-Z_]+@", text)
+    for engine in ("vLLM", "SGLang (not run)", "llama.cpp (not run)"):
+        assert f"## {engine}" in text
+    (command,) = re.findall(r"^python served/client.py (.*)$", text, re.MULTILINE)
+    client._parser().parse_args(shlex.split(command))
+    request = json.loads(next(line for line in text.splitlines() if line.startswith('{"prompt"')))
+    assert request == client.Client(folder).request(client.Clip("a dance"))
+
+
+def test_the_projects_readme_says_how_to_export(capsys):
+    text = (export.HERE / "README.md").read_text(encoding="utf-8")
+    for command in re.findall(r"^python export\.py (.*)$", text, re.MULTILINE):
+        export._parser().parse_args(shlex.split(command))
+    assert "python export.py --model_path output/stage3_t2m_sft --output served\n" in text
+
+
+def test_an_earlier_export_is_replaced_and_anything_else_is_left_alone(tiny_base, tmp_path):
+    model, folder = exported(tiny_base("llama"), tmp_path)
+    (folder / "model.safetensors").write_bytes(b"old")
+    export.export(tmp_path / "stage", folder)
+    assert (folder / "model.safetensors").stat().st_size > 1000
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "notes.txt").write_text("mine")
+    for taken in (other, tmp_path / "stage"):
+        before = sorted(path.name for path in taken.iterdir())
+        with pytest.raises(ValueError, match="expected an empty one, a new one or an earlier export"):
+            export.export(tmp_path / "stage", taken)
+        assert sorted(path.name for path in taken.iterdir()) == before
+    with pytest.raises(ValueError, match="notes.txt is a file, expected a folder"):
+        export.export(tmp_path / "stage", other / "notes.txt")
+
+
+def test_an_export_that_is_stopped_leaves_nothing_half(tiny_base, tmp_path, monkeypatch):
+    def stopped(*args):
+        raise KeyboardInterrupt
+
+    _, folder = exported(tiny_base("llama"), tmp_path)
+    before = (folder / "README.md").stat().st_mtime_ns
+    monkeypatch.setattr(export, "write_companions", stopped)
+    for place in (folder, tmp_path / "new"):
+        with pytest.raises(KeyboardInterrupt):
+            export.export(tmp_path / "stage", place)
+    assert (folder / "README.md").stat().st_mtime_ns == before and not (tmp_path / "new").exists()
+    monkeypatch.undo()
+    assert export.export(tmp_path / "stage", tmp_path / "new") == tmp_path / "new"
+    assert not list(tmp_path.glob(".*.saving/README.md"))
+
+
+def test_what_cannot_be_exported_is_refused(tiny_run, tmp_path, capsys):
+    with pytest.raises(ModelError, match="trained for lm, expected a stage that turns text to motion"):
+        export.export(tiny_run / "stage1_mlm", tmp_path / "served")
+    assert run_script(export, "--model_path", str(tmp_path / "nowhere"), "--output", str(tmp_path / "served")) == 1
+    assert "nowhere does not exist" in capsys.readouterr().err
+    assert run_script(export) == 2
+
+
+def test_vllm_is_asked_for_by_name_where_it_is_missing(tiny_base, tmp_path, capsys):
+    import bench_vllm
+    from vllm_engine import VllmEngine
+
+    _, folder = exported(tiny_base("llama"), tmp_path)
+    with pytest.raises(ModelError, match="the package vllm is not installed here"):
+        VllmEngine(folder)
+    with pytest.raises(ModelError, match="stage is a stage's folder, vLLM needs an exported one"):
+        VllmEngine(tmp_path / "stage")
+    assert run_script(bench_vllm, "--folder", str(folder)) == 1
+    assert "bench_vllm.py: the package vllm is not installed here" in capsys.readouterr().err
