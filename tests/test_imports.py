@@ -30,6 +30,8 @@ EDGES = {
     "collators": {"templates"},
     "recogniser": set(),
     "motion": set(),
+    "kinematics": {"motion"},
+    "bvh": {"kinematics", "motion"},
     # material
     "checks": {"reader", "rows", "templates"},
     "data": {"checks", "reader", "rows"},
