@@ -32,7 +32,11 @@ EDGES = {
     "motion": set(),
     "kinematics": {"motion"},
     "bvh": {"kinematics", "motion"},
+    "codec_features": {"kinematics", "motion"},
+    "codec_kmeans": {"codec_features"},
     # material
+    "codec_vqvae": {"codec_features", "codec_kmeans"},
+    "codec": {"bvh", "codec_features", "codec_kmeans", "codec_vqvae", "kinematics", "model_folder", "motion"},
     "checks": {"reader", "rows", "templates"},
     "data": {"checks", "reader", "rows"},
     "wordings": {"rows"},
@@ -48,6 +52,7 @@ EDGES = {
     "bench_data": {"collators", "data", "fit", "lengths", "model", "model_folder", "prepared", "rows", "splits",
                    "templates"},
     "bench_curve": {"model_folder"},
+    "bench_codec": {"codec", "codec_features", "kinematics", "motion"},
     "bench_train": {"collators", "data", "memory", "model", "splits", "templates"},
     "bench_wordings": {"data", "generate", "model", "model_folder", "prepared", "recogniser", "rows", "train",
                        "wordings"},
@@ -55,7 +60,7 @@ EDGES = {
     "train_pipeline": {"code_vectors", "config", "data", "fit", "generate", "lengths", "model", "model_folder",
                        "prepared", "processes", "report", "splits", "templates", "train"},
     "inference": {"config", "generate", "model", "model_folder"},
-    "bench": {"bench_curve", "bench_data", "bench_train", "bench_wordings", "config"},
+    "bench": {"bench_codec", "bench_curve", "bench_data", "bench_train", "bench_wordings", "config"},
 }
 MODULES = sorted(path.stem for path in ROOT.glob("*.py"))
 
@@ -155,7 +160,7 @@ assert not slow, f"imports {slow}, which takes seconds that --help and --check s
 
 
 def test_importing_makes_nothing_says_nothing_and_is_quick(tmp_path):
-    names = "config, templates, metrics, lengths, data, splits, prepared, recogniser, wordings, bench"
+    names = "config, templates, metrics, lengths, data, splits, prepared, recogniser, wordings, codec, bench"
     code = WATCHED_IMPORT.replace("import NAME", f"import {names}")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "PYTHON"))} | {
         "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "HOME": str(tmp_path),
@@ -178,7 +183,7 @@ def prints(node: ast.AST, function: str = "") -> set[str]:
 
 @pytest.mark.parametrize("name", sorted(set(MODULES) - ENTRY_SCRIPTS))
 def test_only_scripts_print(name):
-    assert prints(tree_of(ROOT / f"{name}.py")) <= ({"main"} if name == "sample_data" else set())
+    assert prints(tree_of(ROOT / f"{name}.py")) <= ({"main"} if name in ("sample_data", "codec") else set())
 
 
 def offences(tree: ast.AST) -> list[str]:

@@ -63,6 +63,9 @@ def test_slerp_goes_the_shorter_way_at_an_even_pace():
     start, end = (matrices_of(np.array([angle]), "Y") for angle in (170.0, -160.0))  # 30 degrees by way of 180
     found = slerp(np.stack([start] * 3), np.stack([end] * 3), np.array([0, 1 / 3, 1]))
     np.testing.assert_allclose(found, matrices_of(np.array([[170.0], [180.0], [200.0]]), "Y"), atol=1e-9)
+    # Either of a turn's two quaternions may be found: here they are of opposite sign.
+    start, end = (matrices_of(np.array([angle]), "Y") for angle in (-80.0, -100.0))
+    np.testing.assert_allclose(slerp(start, end, np.array(0.5)), matrices_of(np.array([-90.0]), "Y"), atol=1e-9)
 
 
 def test_the_centre_is_where_the_body_forks():
