@@ -69,7 +69,7 @@ def nearest(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
 
 def kmeans(points: np.ndarray, codes: int, seed: int) -> np.ndarray:
     """Centres (codes, D) of the points (N, D), N >= codes: k-means++ (Arthur and Vassilvitskii 2007), then Lloyd's
-    algorithm; a centre without points goes to the point that lies farthest from its own."""
+    algorithm."""
     rng = np.random.default_rng(seed)
     centres = points[[rng.integers(len(points))]]
     distance = ((points - centres[0])**2).sum(1)
@@ -78,9 +78,16 @@ def kmeans(points: np.ndarray, codes: int, seed: int) -> np.ndarray:
         chosen = rng.choice(len(points), p=distance / total) if total > 0 else rng.integers(len(points))
         centres = np.concatenate([centres, points[[chosen]]])
         distance = np.minimum(distance, ((points - points[chosen])**2).sum(1))
+    log.info("k-means: %d points, %d codes", len(points), codes)
+    return lloyd(points, centres)
+
+
+def lloyd(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    """Centres (K, D) moved to the means of their points (N, D) until they stay, or ROUNDS times; one without points
+    goes to the point that lies farthest from its own."""
     for _ in range(ROUNDS):
         owner = nearest(points, centres)
-        counts = np.bincount(owner, minlength=codes)
+        counts = np.bincount(owner, minlength=len(centres))
         sums = np.zeros_like(centres)
         np.add.at(sums, owner, points)
         moved = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], centres)
@@ -91,5 +98,4 @@ def kmeans(points: np.ndarray, codes: int, seed: int) -> np.ndarray:
         if np.array_equal(moved, centres):
             break
         centres = moved
-    log.info("k-means: %d points, %d codes", len(points), codes)
     return centres

@@ -11,7 +11,7 @@ from walker import NAMES, OFFSETS, PARENTS, walk, walks
 from bvh import read_bvh, write_bvh
 from codec import CodecError, MotionCodec, encode_captions, main, read_motions, tokens_of
 from codec_features import Layout, features_of
-from codec_kmeans import KMeans, kmeans
+from codec_kmeans import KMeans, kmeans, lloyd
 from motion import Motion, MotionError, Skeleton
 
 SMALL = {"steps": 300, "width": 24, "batch": 8}  # a network that is trained in seconds
@@ -40,7 +40,8 @@ def test_k_means_finds_the_groups_and_uses_every_code():
     points = np.concatenate([centre + rng.normal(scale=0.1, size=(50, 2)) for centre in true])
     found = kmeans(points, 4, seed=0)
     np.testing.assert_allclose(sorted(found.round().tolist()), sorted(true.tolist()))
-    assert len(np.unique(kmeans(np.concatenate([points, points]), 60, seed=0), axis=0)) == 60
+    lost = np.array([(0, 0), (10, 0), (0, 10), (99, 99.0)])
+    np.testing.assert_allclose(sorted(lloyd(points, lost).round().tolist()), sorted(true.tolist()))
 
 
 def test_k_means_gives_a_motion_back_nearly(plain):
@@ -95,8 +96,46 @@ def test_the_loss_knows_sliding_feet_and_mirror_turns():
     wrong = still.clone()
     wrong[:, 1] += 0.5  # feet that should stand go ahead with the rest
     without = loss_of(wrong, still, 30.0, [])[0].item()
-    assert loss_of(wrong, still, 30.0, [6, 8])[0].item() == pytest.approx(without + 0.05, abs=2e-3)
-    assert loss_of(still, wrong, 30.0, [6, 8])[0].item() == pytest.approx(without, abs=2e-3)
+    assert loss_of(wrong, still, 30.0, [7, 9])[0].item() == pytest.approx(without + 0.05, abs=2e-3)
+    assert loss_of(still, wrong, 30.0, [7, 9])[0].item() == pytest.approx(without, abs=2e-3)
+
+
+def training(codes: int = 4):
+    from codec_vqvae import _Training, _untrained
+
+    motion = walk(200, turning=0, speed=1.0)
+    layout = Layout.of(motion.skeleton)
+    network = _untrained(layout.width, codes, 4, 8, 0)
+    return _Training(network, [features_of(motion, layout)], [7, 9], 30.0, 100, 16, 0)
+
+
+def test_clips_are_learned_faster_and_slower_with_rates_that_fit():
+    batch = training().batch().double().numpy()  # (B, F, CROP)
+    ahead = batch[:, 1].mean(1)
+    assert 0.89 < ahead.min() < 0.97 and 1.03 < ahead.max() < 1.11
+    foot = batch[:, 3 + 3 * 7 + 2]  # ahead of the hips; it swings with 5 radians a second
+    swings = np.abs(np.diff(foot, axis=1)).max(1) * 30 / (0.9 * np.radians(30) * 5)
+    np.testing.assert_allclose(swings, ahead, rtol=0.03)
+
+
+def test_codes_follow_what_they_stand_for_and_unused_ones_begin_anew():
+    import torch
+
+    found = training()
+    book = torch.zeros_like(found.network.codebook)
+    book[:, 0] = torch.tensor([0.0, 10.0, 20.0, 30.0])
+    found.network.codebook.copy_(book)
+    found.counts, found.sums = torch.ones(4), book.clone()
+    points = torch.zeros(40, book.shape[1])
+    points[:, 0] = torch.tensor([1.0, 11.0]).repeat(20)
+    for step in range(60):
+        found.follow(points, torch.tensor([0, 1]).repeat(20), step)
+    assert found.network.codebook[:2, 0].tolist() == pytest.approx([1, 11], abs=0.1)
+    assert found.network.codebook[2:, 0].tolist() == pytest.approx([20, 30])  # rarely used, but not dead yet
+    for step in range(60, 79):
+        found.counts[2:] = 0.01
+        found.follow(points, torch.tensor([0, 1]).repeat(20), step)
+    assert set(found.network.codebook[2:, 0].tolist()) <= {1.0, 11.0}
 
 
 def test_velocities_over_the_ground_are_those_of_the_world():
