@@ -44,7 +44,9 @@ class Bvh:
         return _Reader(Path(path)).read()
 
     def motion(self, scale: float = SCALE) -> Motion:
-        """The motion in metres, scale metres a unit. Position channels stand in place of a joint's offset."""
+        """The motion in metres, scale metres a unit. Position channels stand in place of a joint's offset. Raises
+        MotionError for a scale that is none."""
+        _check_scale(scale)
         joints = (len(self.values), len(self.names))
         turns = np.broadcast_to(np.eye(3), (*joints, 3, 3)).copy()
         places = np.broadcast_to(self.offsets * scale, (*joints, 3)).copy()
@@ -74,8 +76,7 @@ class Bvh:
         leave their rest offset. Raises MotionError."""
         if sorted(order) != ["X", "Y", "Z"]:
             raise MotionError(f"order of turns {order!r}: expected X, Y and Z, each once")
-        if not (scale > 0 and math.isfinite(scale)):
-            raise MotionError(f"scale {scale}: expected metres a unit, more than 0")
+        _check_scale(scale)
         if motion.rotations is None:
             motion = with_rotations(motion)
         parents, joints = motion.skeleton.parents, motion.joints
@@ -136,6 +137,11 @@ def read_bvh(path: str | Path, scale: float = SCALE) -> Motion:
 def write_bvh(path: str | Path, motion: Motion, scale: float = SCALE, order: str = "ZXY") -> None:
     """Writes a motion, with turns or from its joints alone (see Bvh.of). Raises MotionError, OSError."""
     Bvh.of(motion, scale, order).write(path)
+
+
+def _check_scale(scale: float) -> None:
+    if not (scale > 0 and math.isfinite(scale)):
+        raise MotionError(f"scale {scale}: expected metres a unit, more than 0")
 
 
 def _numbers(values: np.ndarray) -> str:

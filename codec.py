@@ -76,7 +76,8 @@ class MotionCodec:
         if codes < 2 or window < 1:
             raise CodecError(f"{codes} codes of {window} frames: expected 2 codes or more, of 1 frame or more")
         layout = Layout.of(_mean_skeleton(motions))
-        fps = fps or Counter(motion.fps for motion in motions).most_common(1)[0][0]
+        if fps is None:
+            fps = Counter(motion.fps for motion in motions).most_common(1)[0][0]
         clips = [features_of(resampled(motion, fps), layout) for motion in motions]
         if layout.mirror:
             clips += [mirrored(clip, layout) for clip in clips]
@@ -157,6 +158,8 @@ def _read_config(path: Path) -> dict:
         figure = content["skeleton"]
         content["skeleton"] = Skeleton(tuple(figure["names"]), tuple(figure["parents"]),
                                        np.array(figure["offsets"], dtype=float))
+        if not np.isfinite(content["skeleton"].offsets).all():
+            raise CodecError("the skeleton's offsets hold what is no number")
         for name, least in (("codes", 2), ("window", 1)):
             if not isinstance(content[name], int) or content[name] < least:
                 raise CodecError(f"{name} is {content[name]!r}, expected an integer from {least} on")

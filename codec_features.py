@@ -10,6 +10,7 @@ from kinematics import above, centre_of, forward_kinematics
 from motion import Motion, MotionError, Skeleton
 
 SIDES = (("left", "right"), ("l", "r"))
+APART = 1e-3  # metres; joints nearer than this show no direction
 ROOT = 3  # features before the joints: velocity to the left, velocity ahead, rate of turning
 
 
@@ -17,8 +18,8 @@ ROOT = 3  # features before the joints: velocity to the left, velocity ahead, ra
 class Layout:
     """What the features of a figure are. skeleton: J joints. centre: the joint that the body hangs on. body: the B
     joints of the body, the centre first. across: two joints of the body, the line from the second to the first points
-    left; None: the figure has no heading, and is never turned. mirror: for each joint of the body its counterpart on
-    the other side, itself in the middle; None: sides cannot be told from the names."""
+    left (where the names tell the sides); None: the figure has no heading, and is never turned. mirror: for each joint
+    of the body its counterpart on the other side, itself in the middle; None: the names do not tell the sides."""
 
     skeleton: Skeleton
     centre: int
@@ -40,13 +41,24 @@ class Layout:
             if parent in body:
                 body.append(joint)
         mirror = _counterparts([skeleton.names[joint] for joint in body])
-        children = [joint for joint in body if parents[joint] == centre]
-        pairs = [(joint, body[mirror[body.index(joint)]]) for joint in children] if mirror else []
-        pairs = [pair for pair in pairs if pair[0] != pair[1] and _side(skeleton.names[pair[0]])[1] == 0]
-        if not pairs:  # any two that lie apart: the figure then has a heading of its own, if not its face's
-            pairs = [(a, b) for i, a in enumerate(children) for b in children[i + 1:]]
-        across = max(pairs, key=lambda pair: np.linalg.norm(np.subtract(*skeleton.offsets[list(pair)])), default=None)
-        return Layout(skeleton, centre, tuple(body), across, mirror)
+        if mirror:
+            pairs = [(joint, body[mirror[place]]) for place, joint in enumerate(body)
+                     if _side(skeleton.names[joint])[1] == 0]
+        else:  # any two that lie apart: the figure then has a heading of its own, if not its face's
+            pairs = [(a, b) for i, a in enumerate(body) for b in body[i + 1:]]
+        return Layout(skeleton, centre, tuple(body), _across(skeleton, pairs), mirror)
+
+
+def _across(skeleton: Skeleton, pairs: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
+    """Of the pairs that lie apart on the floor of the rest pose those nearest to the root in the tree, as hips are; of
+    these the pair that lies widest apart."""
+    places = np.zeros_like(skeleton.offsets)
+    for joint, parent in enumerate(skeleton.parents):
+        places[joint] = skeleton.offsets[joint] + (places[parent] if parent >= 0 else 0)
+    width = {pair: np.linalg.norm(np.subtract(*places[list(pair)])[[0, 2]]) for pair in pairs}
+    depth = {pair: max(len(above(joint, skeleton.parents)) for joint in pair) for pair in pairs}
+    return min((pair for pair in pairs if width[pair] > APART), key=lambda pair: (depth[pair], -width[pair]),
+               default=None)
 
 
 def _side(name: str) -> tuple[str, int | None]:

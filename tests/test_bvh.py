@@ -225,6 +225,8 @@ def test_what_cannot_be_written_is_refused(tmp_path):
         write_bvh(tmp_path / "no.bvh", motion, order="ZXZ")
     with pytest.raises(MotionError, match="scale 0"):
         write_bvh(tmp_path / "no.bvh", motion, scale=0)
+    with pytest.raises(MotionError, match="scale nan"):
+        read_bvh(tmp_path / "clip.bvh", scale=float("nan"))
     named = Skeleton(("a{", "b", "c"), motion.skeleton.parents, motion.skeleton.offsets)
     with pytest.raises(MotionError, match=re.escape("a joint's name 'a{'")):
         write_bvh(tmp_path / "no.bvh", Motion(motion.joints, 20, named, motion.rotations))

@@ -176,6 +176,12 @@ def test_a_codec_is_the_same_after_saving(kind, request, tmp_path):
     np.testing.assert_allclose(again.decode(codes).joints, codec.decode(codes).joints, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["plain", "learned"])
+def test_the_shortest_clip_has_one_code(kind, request):
+    codec = request.getfixturevalue(kind)
+    assert len(codec.encode(walk(4))) == len(codec.encode(walk(7))) == 1 and len(codec.decode([5])) == 4
+
+
 def test_other_frame_rates_are_resampled(plain):
     slow, fast = plain.encode(walk(60, fps=30)), plain.encode(walk(240, fps=120))
     assert len(fast) == len(slow) == 15
@@ -201,6 +207,7 @@ def test_what_cannot_be_fitted_encoded_or_decoded_is_refused(plain):
             (lambda: MotionCodec.fit([]), CodecError, "no motions"),
             (lambda: MotionCodec.fit(walks(1), codes=512, kind="kmeans"), CodecError,
              "1 motions hold 114 windows of 4 frames, expected at least as many as codes, 512"),
+            (lambda: MotionCodec.fit(walks(), codes=8, kind="kmeans", fps=0), MotionError, "0 frames a second"),
             (lambda: MotionCodec.fit(walks(), codes=1), CodecError, "1 codes of 4 frames"),
             (lambda: MotionCodec.fit(walks(), codes=8, window=3, kind="vqvae"), ValueError, "a window of 3 frames"),
             (lambda: MotionCodec.fit(walks(), codes=8, kind="fsq"), CodecError, "kind of codec 'fsq'"),
@@ -226,6 +233,7 @@ def spoil(path: Path, change) -> None:
     ("codec.json", lambda path: path.write_text("{"), "codec.json is broken"),
     ("codec.json", lambda path: path.write_text("{}"), "codec.json has no 'skeleton'"),
     ("codec.json", lambda path: spoil(path, lambda text: text.replace('"fps": 30', '"fps": 0')), "fps is 0"),
+    ("codec.json", lambda path: spoil(path, lambda text: text.replace(" 0.9,", " NaN,")), "no number"),
     ("codec.json", lambda path: spoil(path, lambda text: text.replace('"vqvae"', '"pickle"')), "kind is 'pickle'"),
     ("codec.json", lambda path: spoil(path, lambda text: text.replace('"codes": 32', '"codes": 33')), "33 rows"),
     ("codec.json", lambda path: spoil(path, lambda text: text.replace('"window": 4', '"window": 2')), "is none of"),

@@ -72,9 +72,18 @@ def test_sides_are_told_however_they_are_spelled(sides):
         assert layout.mirror == LAYOUT.mirror and layout.across == (7, 9)
 
 
+def test_hip_joints_that_lie_in_the_centre_give_no_heading_and_the_next_ones_do():
+    offsets = OFFSETS.copy()
+    offsets[[7, 9]] = 0
+    offsets[[8, 10]] = (0.1, -0.9, 0), (-0.1, -0.9, 0)
+    assert Layout.of(Skeleton(NAMES, PARENTS, offsets)).across == (3, 5)  # the arms, at the same depth, lie wider
+    offsets[[3, 5]] = 0
+    assert Layout.of(Skeleton(NAMES, PARENTS, offsets)).across == (8, 10)
+
+
 def test_a_figure_without_sides_has_a_heading_and_no_mirror_image():
     layout = Layout.of(Skeleton(tuple("abcdefghijk"), PARENTS, OFFSETS))
-    assert layout.mirror is None and layout.across is not None
+    assert layout.mirror is None and layout.across == (7, 9)
     motion = Motion(walk().joints, 30, layout.skeleton)
     there = Motion(walk(start=(3.0, -5.0, 2.5)).joints, 30, layout.skeleton)
     np.testing.assert_allclose(features_of(motion, layout), features_of(there, layout), atol=1e-9)
