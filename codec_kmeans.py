@@ -9,6 +9,7 @@ from codec_features import ROOT
 
 log = logging.getLogger(__name__)
 ROUNDS = 60  # of Lloyd's algorithm; it ends earlier where nothing moves
+ENOUGH = 50_000  # windows; of more, so many are drawn
 CHUNK = 4096  # windows whose distances to all centres are held at a time
 RATE_WEIGHT = 0.33  # of velocities and turning beside places in metres: more drifts less and is worse elsewhere
 
@@ -24,9 +25,15 @@ class KMeans:
 
     @staticmethod
     def fit(clips: Sequence[np.ndarray], codes: int, window: int, seed: int) -> "KMeans":
-        """From all windows of the clips (T, F), which overlap; at least as many as codes."""
+        """From all windows of the clips (T, F), which overlap, or ENOUGH of them; at least as many as codes."""
         weights = KMeans(np.zeros((1, 1, clips[0].shape[1]))).weights
-        points = np.concatenate([windows_of(clip * weights, window, 1) for clip in clips])
+        ends = np.cumsum([max(len(clip) - window + 1, 0) for clip in clips])
+        kept = np.ones(ends[-1], dtype=bool)
+        if len(kept) > max(ENOUGH, codes):
+            kept[:] = False
+            kept[np.random.default_rng(seed).choice(len(kept), max(ENOUGH, codes), replace=False)] = True
+        points = np.concatenate([windows_of(clip * weights, window, 1)[keep]
+                                 for clip, keep in zip(clips, np.split(kept, ends[:-1]), strict=True)])
         return KMeans(kmeans(points, codes, seed).reshape(codes, window, -1))
 
     def encode(self, features: np.ndarray) -> np.ndarray:
@@ -57,7 +64,7 @@ class KMeans:
 def windows_of(frames: np.ndarray, window: int, step: int) -> np.ndarray:
     """Windows (N, window * F) of features (T, F), every `step` frames; what is left at the end makes none."""
     starts = np.arange(0, len(frames) - window + 1, step)
-    return frames[starts[:, None] + np.arange(window)].reshape(len(starts), -1)
+    return frames[starts[:, None] + np.arange(window)].reshape(len(starts), window * frames.shape[1])
 
 
 def nearest(points: np.ndarray, centres: np.ndarray) -> np.ndarray:

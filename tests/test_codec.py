@@ -44,6 +44,22 @@ def test_k_means_finds_the_groups_and_uses_every_code():
     np.testing.assert_allclose(sorted(lloyd(points, lost).round().tolist()), sorted(true.tolist()))
 
 
+def test_of_many_windows_some_are_drawn(monkeypatch):
+    import codec_kmeans
+
+    seen = []
+    monkeypatch.setattr(codec_kmeans, "ENOUGH", 40)
+    monkeypatch.setattr(codec_kmeans, "kmeans", lambda points, codes, seed: seen.append(points) or points[:codes])
+    clips = [np.arange(n * 5.0).reshape(n, 5) + 1000 * n for n in (3, 30, 50)]
+    KMeans.fit(clips, 8, 4, 0)
+    KMeans.fit(clips, 60, 4, 0)
+    weights = KMeans(np.zeros((1, 1, 5))).weights
+    every = np.concatenate([codec_kmeans.windows_of(clip * weights, 4, 1) for clip in clips])
+    assert [len(points) for points in seen] == [40, 60]
+    for points in seen:
+        assert len({tuple(point) for point in points} & {tuple(point) for point in every}) == len(points)
+
+
 def test_k_means_gives_a_motion_back_nearly(plain):
     motion = walk(62, phase=1.0)
     codes = plain.encode(motion)
