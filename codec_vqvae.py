@@ -175,6 +175,14 @@ def _length(vectors: torch.Tensor) -> torch.Tensor:
     return (vectors.square().sum(2) + 1e-6).sqrt()
 
 
+def _held(clip: np.ndarray, frames: int) -> np.ndarray:
+    """A clip (T, F) whose last frame, where it is shorter than that, is held still to its end."""
+    missing = max(frames - len(clip), 0)
+    longer = np.pad(clip, ((0, missing), (0, 0)), mode="edge")
+    longer[len(clip):, :ROOT] = 0
+    return longer
+
+
 class _Training:
     """One fit: batches, steps, and the codebook's moving averages (Razavi et al. 2019)."""
 
@@ -188,7 +196,7 @@ class _Training:
         network.mean.copy_(torch.from_numpy(mean))
         network.scale.copy_(torch.from_numpy(np.maximum(scale, 1e-3)))
         longest = int(CROP * (1 + PACE)) + 2
-        self.clips = [np.pad(clip, ((0, max(longest - len(clip), 0)), (0, 0)), mode="edge") for clip in clips]
+        self.clips = [_held(clip, longest) for clip in clips]
         lengths = np.array([len(clip) for clip in clips], dtype=float)
         self.chances = lengths / lengths.sum()
         self.unquantised = min(UNQUANTISED, steps // 4)
