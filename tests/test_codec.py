@@ -24,7 +24,7 @@ def plain() -> MotionCodec:
 
 @pytest.fixture(scope="module")
 def learned() -> MotionCodec:
-    return MotionCodec.fit(walks(), codes=32, kind="vqvae", **SMALL)
+    return MotionCodec.fit(walks(frames=90), codes=32, kind="vqvae", **SMALL)
 
 
 def error_of(codec: MotionCodec, motion: Motion) -> float:
@@ -70,7 +70,7 @@ def test_k_means_gives_a_motion_back_nearly(plain):
 
 
 def test_a_fit_of_the_network_learns(learned):
-    untrained = MotionCodec.fit(walks(), codes=32, kind="vqvae", **SMALL | {"steps": 1})
+    untrained = MotionCodec.fit(walks(frames=90), codes=32, kind="vqvae", **SMALL | {"steps": 1})
     motion = walk(62, phase=1.0)
     assert error_of(learned, motion) < 0.5 * error_of(untrained, motion)
     assert len(set(learned.encode(motion))) > 3
