@@ -44,18 +44,19 @@ class Layout:
         if mirror:
             pairs = [(joint, body[mirror[place]]) for place, joint in enumerate(body)
                      if _side(skeleton.names[joint])[1] == 0]
-        else:  # any two that lie apart: the figure then has a heading of its own, if not its face's
-            pairs = [(a, b) for i, a in enumerate(body) for b in body[i + 1:]]
-        return Layout(skeleton, centre, tuple(body), _across(skeleton, pairs), mirror)
+            return Layout(skeleton, centre, tuple(body), _across(skeleton, pairs, [0, 1, 2]), mirror)
+        # Any two that lie apart on the floor: the figure then has a heading of its own, if not its face's.
+        pairs = [(a, b) for i, a in enumerate(body) for b in body[i + 1:]]
+        return Layout(skeleton, centre, tuple(body), _across(skeleton, pairs, [0, 2]), None)
 
 
-def _across(skeleton: Skeleton, pairs: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
-    """Of the pairs that lie apart on the floor of the rest pose those nearest to the root in the tree, as hips are; of
-    these the pair that lies widest apart."""
+def _across(skeleton: Skeleton, pairs: Sequence[tuple[int, int]], axes: list[int]) -> tuple[int, int] | None:
+    """Of the pairs that lie apart along the axes in the rest pose those nearest to the root in the tree, as hips are;
+    of these the pair that lies widest apart."""
     places = np.zeros_like(skeleton.offsets)
     for joint, parent in enumerate(skeleton.parents):
         places[joint] = skeleton.offsets[joint] + (places[parent] if parent >= 0 else 0)
-    width = {pair: np.linalg.norm(np.subtract(*places[list(pair)])[[0, 2]]) for pair in pairs}
+    width = {pair: np.linalg.norm(np.subtract(*places[list(pair)])[axes]) for pair in pairs}
     depth = {pair: max(len(above(joint, skeleton.parents)) for joint in pair) for pair in pairs}
     return min((pair for pair in pairs if width[pair] > APART), key=lambda pair: (depth[pair], -width[pair]),
                default=None)

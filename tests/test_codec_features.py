@@ -5,6 +5,7 @@ import pytest
 from walker import NAMES, OFFSETS, PARENTS, WALKER, walk
 
 from codec_features import Layout, features_of, feet_of, heading_of, joints_of, mirrored, ordered
+from kinematics import matrices_of
 from motion import Motion, MotionError, Skeleton
 
 LAYOUT = Layout.of(WALKER)
@@ -76,9 +77,14 @@ def test_hip_joints_that_lie_in_the_centre_give_no_heading_and_the_next_ones_do(
     offsets = OFFSETS.copy()
     offsets[[7, 9]] = 0
     offsets[[8, 10]] = (0.1, -0.9, 0), (-0.1, -0.9, 0)
-    assert Layout.of(Skeleton(NAMES, PARENTS, offsets)).across == (3, 5)  # the arms, at the same depth, lie wider
+    assert Layout.of(Skeleton(NAMES, PARENTS, offsets)).across == (3, 5)  # the arms, as deep as the feet, lie wider
     offsets[[3, 5]] = 0
     assert Layout.of(Skeleton(NAMES, PARENTS, offsets)).across == (8, 10)
+
+
+def test_hips_give_the_heading_whatever_way_the_rest_pose_lies():
+    for turn in (matrices_of(np.array([90.0]), axis) for axis in "XYZ"):  # a capture's rest pose may lie on its side
+        assert Layout.of(Skeleton(NAMES, PARENTS, OFFSETS @ turn.T)).across == (7, 9)
 
 
 def test_a_figure_without_sides_has_a_heading_and_no_mirror_image():
