@@ -1,5 +1,4 @@
-"""Measurements of this project on your machine, one table each: `python bench.py train`, `decode`, `tasks`,
-`requests`, `curve`, `data`, `wordings`.
+"""Measurements of this project on your machine, one table each: `python bench.py train`, `decode`, `tasks` ...
 
 Every measurement says what it compares and runs in this one process, but for the training of `wordings` and the steps
 of `data`, which have each their own; --output keeps its figures as JSON.
@@ -13,6 +12,7 @@ import platform
 import sys
 from pathlib import Path
 
+import bench_codec
 import bench_curve
 import bench_data
 import bench_decode
@@ -31,6 +31,7 @@ COMMANDS = {
     "requests": (bench_requests, "random requests of every kind, each answer checked"),
     "data": (bench_data, "how a large dataset is prepared: time and memory"),
     "curve": (bench_curve, "held-out NLL against minutes of a finished run, as a picture"),
+    "codec": (bench_codec, "what a codec makes of motions: joint error, drift, jerk, seams, sliding"),
     "wordings": (bench_wordings, "wordings and combinations of action and style that were never trained"),
 }
 

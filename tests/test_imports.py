@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ENTRY_SCRIPTS = {"train_pipeline", "inference", "bench", "export"}
-THIN_MAINS = {"sample_data", "client", "bench_vllm", "view"}  # a main() with flags of its own, which prints
+THIN_MAINS = {"sample_data", "client", "bench_vllm", "view", "codec", "humanml3d"}  # main() with flags of its own
 
 # module -> the modules of this project that it imports. A new edge is a decision: make it here first.
 EDGES = {
@@ -39,7 +39,13 @@ EDGES = {
     "grammar": {"templates"},
     "end_shift": set(),
     "client": {"grammar", "lengths", "rows", "templates"},
+    "kinematics": {"motion"},
+    "bvh": {"kinematics", "motion"},
+    "codec_features": {"kinematics", "motion"},
+    "codec_kmeans": {"codec_features"},
     # material
+    "codec_vqvae": {"codec_features", "codec_kmeans"},
+    "codec": {"bvh", "codec_features", "codec_kmeans", "codec_vqvae", "kinematics", "model_folder", "motion"},
     "checks": {"reader", "rows", "templates"},
     "data": {"checks", "reader", "rows"},
     "wordings": {"rows"},
@@ -50,6 +56,8 @@ EDGES = {
     "motion_request": {"lengths", "templates"},
     "constraints": {"lengths", "motion_request", "templates"},
     "cached_network": {"model_folder"},
+    "humanml3d_network": set(),
+    "humanml3d": {"bvh", "codec", "humanml3d_network", "kinematics", "motion"},
     # work
     "decoding": {"cached_network", "constraints", "lengths", "model", "motion_request"},
     "stage_trainer": {"collators", "model", "model_folder"},
@@ -65,6 +73,7 @@ EDGES = {
     "bench_decode": {"bench_train", "constraints", "generate", "lengths", "model", "motion_request"},
     "bench_requests": {"generate", "model", "motion_request"},
     "bench_tasks": {"data", "generate", "metrics", "model", "motion_request", "prepared", "templates"},
+    "bench_codec": {"codec", "codec_features", "kinematics", "motion"},
     "bench_train": {"collators", "data", "memory", "model", "splits", "templates"},
     "bench_wordings": {"data", "generate", "model", "model_folder", "prepared", "recogniser", "rows", "train",
                        "wordings"},
@@ -73,8 +82,8 @@ EDGES = {
                        "prepared", "processes", "report", "splits", "templates", "train"},
     "inference": {"config", "generate", "model", "model_folder", "motion_request"},
     "export": {"client", "config", "grammar", "lengths", "model", "model_folder", "rows", "templates"},
-    "bench": {"bench_curve", "bench_data", "bench_decode", "bench_requests", "bench_tasks", "bench_train",
-              "bench_wordings", "config"},
+    "bench": {"bench_codec", "bench_curve", "bench_data", "bench_decode", "bench_requests", "bench_tasks",
+              "bench_train", "bench_wordings", "config"},
 }
 MODULES = sorted(path.stem for path in ROOT.glob("*.py"))
 
@@ -174,7 +183,8 @@ assert not slow, f"imports {slow}, which takes seconds that --help and --check s
 
 
 def test_importing_makes_nothing_says_nothing_and_is_quick(tmp_path):
-    names = "config, templates, metrics, lengths, data, splits, prepared, recogniser, wordings, bench, view"
+    names = ("config, templates, metrics, lengths, data, splits, prepared, recogniser, wordings, bench, view, codec, "
+             "humanml3d, motion_request")
     code = WATCHED_IMPORT.replace("import NAME", f"import {names}")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "PYTHON"))} | {
         "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "HOME": str(tmp_path),
