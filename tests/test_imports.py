@@ -17,6 +17,8 @@ EDGES = {
     "config": set(),
     "templates": set(),
     "metrics": set(),
+    "intervals": set(),
+    "embedding_metrics": set(),
     "rows": set(),
     "reader": set(),
     "caption_index": set(),
