@@ -40,6 +40,7 @@ EDGES = {
     "prepared": {"data", "rows", "splits"},
     "model": {"code_vectors", "collators", "fused", "model_folder", "templates"},
     "memory": {"model", "model_folder"},
+    "evaluator": {"model", "model_folder", "rows"},
     # work
     "stage_trainer": {"collators", "model", "model_folder"},
     "train": {"collators", "memory", "model", "rows", "stage_trainer"},
