@@ -30,6 +30,10 @@ from intervals import Estimate
 LEAST_TOP3 = 0.5  # R-Precision of real clips below which an evaluator cannot tell good clips from bad ones
 
 
+def percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
 def verdict(table: Table, captions: int) -> list[str]:
     """What the figures come to, in sentences; first of all where the evaluator is too weak to be believed."""
     lines = []
@@ -37,14 +41,15 @@ def verdict(table: Table, captions: int) -> list[str]:
         real = table[REAL][split]["r_precision_top3"]
         if real.value is not None and real.value < LEAST_TOP3:
             lines.append(f"The evaluator judges badly on {split} captions: real clips find theirs among the first 3 of "
-                         f"{min(embedding.POOL, captions)} in {real.value:.0%} (guessing: "
-                         f"{embedding.chance(captions)[2]:.0%}). Do not trust R-Precision, MM-Dist, FID, KID, "
+                         f"{min(embedding.POOL, captions)} in {percent(real.value)} (guessing: "
+                         f"{percent(embedding.chance(captions)[2])}). Do not trust R-Precision, MM-Dist, FID, KID, "
                          "Diversity and MModality there.")
     model, real = table[MODEL]["all"], table[REAL]["all"]
     if model["r_precision_top3"].value is not None:
         lines.append(f"The model's clips find their caption among the first 3 of {min(embedding.POOL, captions)} in "
-                     f"{model['r_precision_top3'].value:.0%}; real clips in {real['r_precision_top3'].value:.0%}, "
-                     f"with captions shuffled {table[SHUFFLED]['all']['r_precision_top3'].value:.0%}.")
+                     f"{percent(model['r_precision_top3'].value)}; real clips in "
+                     f"{percent(real['r_precision_top3'].value)}, with captions shuffled in "
+                     f"{percent(table[SHUFFLED]['all']['r_precision_top3'].value)}.")
     near, edit = table.get(NEAREST), "normalised_edit_distance"
     if near is not None and near["all"][edit].value is not None:
         lines.append(f"Its edit distance to the nearest real clip of the caption is {model[edit].value:.2f} of the "
@@ -52,8 +57,8 @@ def verdict(table: Table, captions: int) -> list[str]:
     for split in ("seen", "unseen"):
         part = table[MODEL][split]
         if part["length_accuracy"].value is not None:
-            lines.append(f"On {split} captions {part['length_accuracy'].value:.0%} of its clips are within 10 % of a "
-                         f"real clip's length.")
+            lines.append(f"On {split} captions {percent(part['length_accuracy'].value)} of its clips are within 10 % "
+                         "of a real clip's length.")
     return lines
 
 
@@ -91,16 +96,17 @@ def breakdown(judge: Judge, generated: Sequence[Sequence[Sequence[int]]]) -> dic
     people = defaultdict(list)
     for place, row in enumerate(judge.rows):
         people[row.participant_id].append(place)
-    order = sorted(range(len(judge.rows)), key=lambda i: len(judge.rows[i].codes))
-    quarters = [part for part in np.array_split(np.array(order), 4) if len(part)]
+    sizes = np.array([len(row.codes) for row in judge.rows])
+    fourth = np.searchsorted(np.quantile(sizes, [0.25, 0.5, 0.75], method="lower"), sizes)  # a length is in one alone
+    fourths = [np.flatnonzero(fourth == part) for part in np.unique(fourth)]
 
     def worst_first(entries: list[dict]) -> list[dict]:
         return sorted(entries, key=lambda entry: (-entry["normalised_edit_distance"], entry["name"]))
 
     return {"captions": worst_first(captions),
             "participants": worst_first([means(name, places) for name, places in people.items() if name is not None]),
-            "lengths": [means(f"{len(judge.rows[part[0]].codes)} to {len(judge.rows[part[-1]].codes)} tokens",
-                              part.tolist()) for part in quarters]}
+            "lengths": [means(f"{sizes[part].min()} to {sizes[part].max()} tokens", part.tolist())
+                        for part in fourths]}
 
 
 def not_available(table: Table, judge: Judge, with_nll: bool) -> list[str]:

@@ -18,6 +18,7 @@ EDGES = {
     "templates": set(),
     "metrics": set(),
     "intervals": set(),
+    "charts": set(),
     "embedding_metrics": set(),
     "rows": set(),
     "reader": set(),
@@ -55,7 +56,7 @@ EDGES = {
                        "wordings"},
     "evaluation": {"embedding_metrics", "evaluation_data", "evaluator", "intervals", "metrics", "recogniser"},
     "findings": {"embedding_metrics", "evaluation", "intervals", "metrics"},
-    "report_page": set(),
+    "report_page": {"charts", "evaluation", "evaluation_data", "findings", "metrics"},
     # entry scripts: no more than this
     "train_pipeline": {"code_vectors", "config", "data", "fit", "generate", "lengths", "model", "model_folder",
                        "prepared", "processes", "report", "splits", "templates", "train"},
