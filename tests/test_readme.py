@@ -8,19 +8,21 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = re.findall(r"^(?:\.venv/bin/)?python ((?:train_pipeline|inference|evaluate)\.py.*)$", README, re.MULTILINE)
-INLINE = re.findall(r"`python ((?:train_pipeline|inference|evaluate)\.py[^`]*)`", README)
+SCRIPTS = r"(?:train_pipeline|inference|evaluate|import_tokens)\.py"
+COMMANDS = re.findall(rf"^(?:\.venv/bin/)?python ({SCRIPTS}.*)$", README, re.MULTILINE)
+INLINE = re.findall(rf"`python ({SCRIPTS}[^`]*)`", README)
 
 
 @pytest.mark.parametrize("command", COMMANDS + INLINE)
 def test_every_command_is_understood(command):
     import evaluate
+    import import_tokens
     import inference
     import train_pipeline
 
     script, *arguments = shlex.split(command)
     module = {"train_pipeline.py": train_pipeline, "inference.py": inference,
-              "evaluate.py": evaluate}[script]
+              "evaluate.py": evaluate, "import_tokens.py": import_tokens}[script]
     module._parser().parse_args(arguments)
 
 
