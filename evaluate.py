@@ -260,7 +260,7 @@ def _evaluator(asked: Asked, folder: Path, seed: int):
 def _score(asked: Asked, clips: list, nll: Mapping | None, kept: Mapping | None, model_path: Path, output: Path,
            args: argparse.Namespace, started: float) -> str:
     from evaluation import MODEL, Judge, score_all
-    from findings import breakdown, format_scores, not_available, verdict
+    from findings import breakdown, deviations, format_scores, not_available, verdict
     from report_page import write_page
 
     beside = asked.training is not None and args.train_data is None and kept is not None
@@ -269,6 +269,7 @@ def _score(asked: Asked, clips: list, nll: Mapping | None, kept: Mapping | None,
     table = score_all(judge, clips, nll)
     content = {name: {split: {metric: estimate.to_dict() for metric, estimate in own.items()}
                       for split, own in splits.items()} for name, splits in table.items()}
+    asked.notes += deviations(judge, clips)
     lines, missing = verdict(table, len(judge.captions)), not_available(table, judge, nll is not None)
     details = {
         "verdict": lines, "notes": asked.notes, "not_available": missing, "data": asked.facts,

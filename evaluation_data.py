@@ -166,6 +166,11 @@ def gather(data: str | None, train_data: str | None, model_path: Path | None, ke
     if sum(trained):
         notes.insert(0, f"the run was trained on {sum(trained)} of {len(rows)} rows, "
                      + ("which are scored too (--include_train)" if include_train else "which are left out"))
+    chose = 0 if training is None else len({tuple(clip) for clip in training.held_clips} & {
+        tuple(row.codes.tolist()) for row in chosen})
+    if chose:
+        notes.append(f"{chose} clips are the run's validation clips: nothing was trained on them, but they chose the "
+                     "epoch that was kept, and the evaluator")
     known = training.all_keys if training else set(kept["length_model"]["captions"]) if kept else None
     asked = [AskedRow(row.index, row.text_query, key, row.codes.tolist(), row.participant_id,
                       None if known is None else "seen" if key in known else "unseen")

@@ -109,6 +109,24 @@ def breakdown(judge: Judge, generated: Sequence[Sequence[Sequence[int]]]) -> dic
                         for part in fourths]}
 
 
+def deviations(judge: Judge, generated: Sequence[Sequence[Sequence[int]]]) -> list[str]:
+    """Where a figure is not measured as it is defined, in sentences."""
+    notes, pool = [], len(judge.captions)
+    if judge.evaluator is None:
+        return notes
+    clips = int(statistics.median(len(generated[0]) * len(own) for own in judge.references.values()))
+    if clips < embedding.DEFINED_SAMPLES:
+        notes.append(f"MModality is from all pairs of about {clips} clips a caption; it is defined with "
+                     f"{embedding.DEFINED_SAMPLES} (--num_samples)")
+    if pool < embedding.POOL:
+        notes.append(f"R-Precision is among {pool} captions, for there are no more; it is defined with "
+                     f"{embedding.POOL}")
+    if len(judge.rows) <= judge.evaluator.config.dimensions:
+        notes.append(f"FID is from {len(judge.rows)} clips in {judge.evaluator.config.dimensions} dimensions: too few "
+                     "to tell how they spread")
+    return notes
+
+
 def not_available(table: Table, judge: Judge, with_nll: bool) -> list[str]:
     """Which metrics of the model's clips there are not, and why."""
     missing = [name for name, estimate in table[MODEL]["all"].items() if estimate.value is None]

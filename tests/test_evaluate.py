@@ -110,6 +110,12 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_clips(run_folder, tmp_path,
     assert read(tmp_path / "cut" / "metrics.json") == read(whole / "metrics.json")
 
 
+def test_every_chunk_draws_from_a_seed_of_its_own():
+    seeds = [evaluate._chunk_seed(seed, start) for seed in (0, 1) for start in (0, 32, 64)]
+    assert len(set(seeds)) == 6 and all(0 <= seed < 2**63 for seed in seeds)
+    assert seeds[0] == evaluate._chunk_seed(0, 0)
+
+
 def test_another_request_or_strange_files_are_refused_by_name(evaluated, run_folder, capsys, tmp_path):
     assert started(run_folder, "--num_samples", "2", "--seed", "5") == 1
     assert "seed: 0 before, 5 now" in capsys.readouterr().err

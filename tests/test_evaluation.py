@@ -26,7 +26,7 @@ from evaluation import (
 )
 from evaluation_data import AskedRow, Training
 from evaluator import train_evaluator
-from findings import breakdown, format_scores, not_available, verdict
+from findings import breakdown, deviations, format_scores, not_available, verdict
 from intervals import NOT_AVAILABLE
 
 
@@ -64,7 +64,8 @@ def test_real_clips_given_as_generated_score_as_real(of_real_clips):
     for name in METRICS:
         if name not in (*FROM_REFERENCES, "nll_per_token"):
             assert model[name] == pytest.approx(real[name]), name
-    assert model["fid"] < 1e-5 and model["unigram_jsd"] == model["bigram_jsd"] == 0
+    assert all(figures(of_real_clips, MODEL, split)["fid"] < 1e-5 for split in SPLITS)  # each with its own real clips
+    assert model["unigram_jsd"] == model["bigram_jsd"] == 0
     assert model["normalised_edit_distance"] == 0 and model["length_accuracy"] == model["length_ratio"] == 1
     assert model["r_precision_top1"] > 0.8 and model["valid_share"] == 1
     assert all(real[name] is None for name in FROM_REFERENCES)  # each is its own reference
@@ -174,6 +175,15 @@ def test_a_weak_evaluator_is_named_first(judge):
 def test_a_good_one_is_not(of_real_clips):
     lines = verdict(of_real_clips, 30)
     assert not any("badly" in line for line in lines) and lines[0].startswith("The model's clips find their caption")
+
+
+def test_what_is_not_measured_as_it_is_defined_is_named(judge):
+    clips = [[row.codes] * 2 for row in judge.rows]
+    notes = deviations(judge, clips)
+    assert "about 14 clips a caption; it is defined with 30" in notes[0] and "among 30 captions" in notes[1]
+    assert len(deviations(judge, [own * 3 for own in clips])) == 1
+    few = Judge(judge.rows[:10], 32, judge.evaluator, None, 0)
+    assert "FID is from 10 clips in 16 dimensions" in deviations(few, clips[:10])[-1]
 
 
 def test_worst_captions_and_participants_come_first(judge):

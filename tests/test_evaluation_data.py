@@ -94,6 +94,7 @@ def test_the_runs_own_test_set_and_training_clips(tiny_run, tiny_dataset):
     # The whole dataset: the training clips are known and left out, whether from the folder or by splitting it again.
     again = gather(tiny_dataset, None, folder, kept, None, False, 0)
     assert again.trained_on == sizes["train"] and len(again.rows) == 60 - sizes["train"]
+    assert f"{sizes['seen'] + sizes['unseen']} clips are the run's validation clips" in again.notes[1]
     split = gather(tiny_dataset, tiny_dataset, folder, kept, None, False, 0)
     assert split.training.clips == again.training.clips and split.rows == again.rows
 

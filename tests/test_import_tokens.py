@@ -59,9 +59,10 @@ def test_what_is_skipped_is_counted_and_named(tmp_path):
 def test_frames_a_second_and_a_token_are_as_given(tmp_path):
     found = import_t2m_gpt(layout(tmp_path / "set"), fps=30, unit=10)
     assert codes(found.rows[3]) == list(range(203, 207))  # 3 to 7.5
-    # 0.29 * 100 / 1 is 28.999999999999996: cut as T2M-GPT cuts, in this order of the arithmetic.
-    (tmp_path / "set" / "texts" / "000002.txt").write_text("a#a/X#0.07#0.14\n")
-    assert codes(import_t2m_gpt(tmp_path / "set", fps=100, unit=1).rows[3]) == list(range(207, 214))
+    # T2M-GPT's order of the arithmetic: 4.6 * 25 / 5 is a little less than 23, 4.6 * (25 / 5) is not.
+    (tmp_path / "set" / "texts" / "000002.txt").write_text("a#a/X#4.6#6.0\n")
+    np.save(tmp_path / "set" / "VQVAE" / "000002.npy", np.arange(40)[None])
+    assert codes(import_t2m_gpt(tmp_path / "set", fps=25, unit=5).rows[3]) == list(range(22, 30))
 
 
 def test_the_tokens_folder_is_found_by_its_ids_and_integers(tmp_path):
