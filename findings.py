@@ -44,6 +44,12 @@ def verdict(table: Table, captions: int) -> list[str]:
                          f"{min(embedding.POOL, captions)} in {percent(real.value)} (guessing: "
                          f"{percent(embedding.chance(captions)[2])}). Do not trust R-Precision, MM-Dist, FID, KID, "
                          "Diversity and MModality there.")
+        near = table[NEAREST][split]["r_precision_top3"] if split == "unseen" and NEAREST in table else None
+        if near is not None and near.value is not None and near.value >= real.value:
+            lines.append("On unseen captions the evaluator takes training clips of the most similar caption "
+                         f"({percent(near.value)} found among 3) for as fitting as real ones ({percent(real.value)}): "
+                         "R-Precision and MM-Dist tell there whether a clip is about right, not whether it is right. "
+                         "FID and the edit distance tell more.")
     model, real = table[MODEL]["all"], table[REAL]["all"]
     if model["r_precision_top3"].value is not None:
         lines.append(f"The model's clips find their caption among the first 3 of {min(embedding.POOL, captions)} in "

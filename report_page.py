@@ -61,7 +61,7 @@ def write_page(path: Path, table: Table, details: Mapping, rows: Sequence[AskedR
 
 def _verdict(details: Mapping) -> str:
     lines = details["verdict"]
-    weak = " weak" if lines and "judges badly" in lines[0] else ""
+    weak = " weak" if lines and "the evaluator" in lines[0].lower() else ""
     notes = [*details["notes"], *details["not_available"]]
     listed = "".join(f'<p class="note">{escape(note[:1].upper() + note[1:])}.</p>' for note in notes)
     return f'<div class="card verdict{weak}">' + "".join(f"<p>{escape(line)}</p>" for line in lines) + f"</div>{listed}"

@@ -27,7 +27,7 @@ from evaluation import (
 from evaluation_data import AskedRow, Training
 from evaluator import train_evaluator
 from findings import breakdown, deviations, format_scores, not_available, verdict
-from intervals import NOT_AVAILABLE
+from intervals import NOT_AVAILABLE, Estimate
 
 
 def asked(clips, captions, people=None, kinds=None) -> list[AskedRow]:
@@ -170,6 +170,14 @@ def test_a_weak_evaluator_is_named_first(judge):
     table = score_all(untrained, [[row.codes] for row in judge.rows], None)
     lines = verdict(table, 30)
     assert lines[0].startswith("The evaluator judges badly on seen captions") and "Do not trust" in lines[0]
+
+
+def test_one_that_takes_similar_captions_for_the_same_is_named(of_real_clips):
+    table = {name: {split: dict(own) for split, own in splits.items()} for name, splits in of_real_clips.items()}
+    assert not any("for as fitting" in line for line in verdict(table, 30))
+    table[NEAREST]["unseen"]["r_precision_top3"] = Estimate(0.99, 0.9, 1.0, 40)
+    table[REAL]["unseen"]["r_precision_top3"] = Estimate(0.75, 0.7, 0.8, 40)
+    assert "(99 % found among 3) for as fitting as real ones (75 %)" in verdict(table, 30)[0]
 
 
 def test_a_good_one_is_not(of_real_clips):
