@@ -135,13 +135,13 @@ def gather(data: str | None, train_data: str | None, model_path: Path | None, ke
         if not rows:
             raise EvaluationError(f"{beside}: the run has no test rows (HELDOUT_SHARE or HELDOUT_MAX is 0): give "
                                   "--data FILE")
-        facts = {"path": info["path"], "what": "the run's own test set", "fingerprint": info["fingerprint"]}
+        facts = {"path": info["path"], "part": "the run's own test set", "fingerprint": info["fingerprint"]}
         largest = info["codebook_size"]
     else:
         report = read_rows(data, positions, size, denoise=False)
         raise_on_errors(report)
         rows, largest = report.rows, report.codebook_size
-        facts = {"path": str(data), "what": "all its rows", "fingerprint": report.fingerprint}
+        facts = {"path": str(data), "fingerprint": report.fingerprint}
     keys = {caption_key(row.text_query) for row in rows}
     if train_data is not None:
         training = _from_file(train_data, positions, size, kept, keys, seed)

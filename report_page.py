@@ -52,8 +52,8 @@ def write_page(path: Path, table: Table, details: Mapping, rows: Sequence[AskedR
         _curves(histories), _lengths_and_codes(rows, clips, asked_lengths, details["codebook_size"]),
         _extremes(details["captions"]), _breakdown(details), _facts(details)]
     samples = details["request"]["samples"]
-    subtitle = (f"{len(rows):,} rows of {details['data']['path']} ({details['data']['what']}), "
-                f"{samples} clip{'s' * (samples != 1)} for each.")
+    part = f" ({details['data']['part']})" if "part" in details["data"] else ""
+    subtitle = f"{len(rows):,} rows of {details['data']['path']}{part}, {samples} clip{'s' * (samples != 1)} for each."
     page = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=escape(f"How good is {model}?"), subtitle=escape(subtitle), body="\n".join(sections))
     path.write_text(page, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""evaluate.py: the script on a tiny run, stopped and gone on, and on clips that someone else generated."""
+"""evaluate.py, evaluation_run.py: a tiny run evaluated, stopped and gone on; clips that someone else generated."""
 
 import json
 import shutil
@@ -8,6 +8,7 @@ import pytest
 from conftest import run_script
 
 import evaluate
+import evaluation_run
 from evaluation import METRICS, SPLITS
 
 
@@ -89,7 +90,7 @@ def test_the_same_command_again_gives_the_same_figures_and_generates_nothing(eva
 def test_killed_in_the_middle_it_goes_on_to_the_same_clips(run_folder, tmp_path, monkeypatch, evaluated):
     import generate
 
-    monkeypatch.setattr(evaluate, "CHUNK", 3)
+    monkeypatch.setattr(evaluation_run, "CHUNK", 3)
     whole = tmp_path / "whole"
     assert started(run_folder, "--num_samples", "2", "--output", str(whole)) == 0
     text = (whole / "generated.jsonl").read_text(encoding="utf-8")
@@ -111,9 +112,9 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_clips(run_folder, tmp_path,
 
 
 def test_every_chunk_draws_from_a_seed_of_its_own():
-    seeds = [evaluate._chunk_seed(seed, start) for seed in (0, 1) for start in (0, 32, 64)]
+    seeds = [evaluation_run._chunk_seed(seed, start) for seed in (0, 1) for start in (0, 32, 64)]
     assert len(set(seeds)) == 6 and all(0 <= seed < 2**63 for seed in seeds)
-    assert seeds[0] == evaluate._chunk_seed(0, 0)
+    assert seeds[0] == evaluation_run._chunk_seed(0, 0)
 
 
 def test_another_request_or_strange_files_are_refused_by_name(evaluated, run_folder, capsys, tmp_path):

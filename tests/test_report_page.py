@@ -47,7 +47,7 @@ def page(tmp_path, table=None, histories=None, asked=(3.0, 4.0), verdict=("It is
              "clip": "1 2", "real": "3 4", "novelty": None}
     details = {
         "verdict": list(verdict), "notes": [NASTY], "not_available": [], "trained_on": 1, "codebook_size": 8,
-        "data": {"path": NASTY, "what": "all its rows", "fingerprint": "f00d", "rows": 3},
+        "data": {"path": NASTY, "part": "the test set", "fingerprint": "f00d", "rows": 3},
         "request": {"model_path": NASTY, "generated": None, "samples": 2}, "settings": {"SEED": NASTY},
         "evaluator": None, "versions": {"torch": "2.0"}, "captions": [entry, entry | {"name": "best", "clip": ""}],
         "participants": [entry], "lengths": [entry]} | changes
