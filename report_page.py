@@ -160,12 +160,12 @@ def _lengths_and_codes(rows: Sequence[AskedRow], clips: Sequence[Sequence[Sequen
     order = sorted(range(codebook_size), key=lambda code: (-counts[0][(code,)], -counts[1][(code,)], code))
     shares = [[100 * count[(code,)] / max(1, count.total()) for code in order] for count in counts]
     used = max((i + 1 for own in shares for i, share in enumerate(own) if share), default=1)
-    usage = chart("codebook usage", [Series(_steps(shares[0][:used]), 4, "area"), Series(_steps(shares[1][:used]), 0)],
+    usage = chart("codebook usage", [Series(_steps(shares[1][:used]), 0, "area"), Series(_steps(shares[0][:used]), 1)],
                   "codes, most used by real clips first", "% of tokens")
     return ('<h2>Lengths and codes</h2><div class="grid2">'
             f'<div class="card"><h3>Length of each clip against the real one</h3>{lengths}{legend(names)}</div>'
             f'<div class="card"><h3>How often each code is used</h3>{usage}'
-            f'{legend([("real clips", 4), ("generated clips", 0)])}</div></div>')
+            f'{legend([("real clips", 1), ("generated clips", 0)])}</div></div>')
 
 
 def _steps(values: Sequence[float]) -> list[tuple[float, float]]:
