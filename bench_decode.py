@@ -1,12 +1,16 @@
-"""`python bench.py decode`: how fast clips are made here, beside `model.generate` under the same constraints.
+"""`python bench.py decode`: how fast clips are made here, beside `model.generate` under the same constraints, and vLLM.
 
 All make clips of one exact length from the model's own captions, so that every row does the same work; the ways take
 turns, round after round, and the middle of the rounds counts. The limits are the machine's, measured in the same run:
 with one row, reading the weights; with many, multiplying by them.
 """
 
+import json
 import logging
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,7 +18,9 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 BATCHES = (1, 8, 32, 64)
-OURS, THEIRS = "ours", "model.generate"
+OURS, THEIRS, VLLM = "ours", "model.generate", "vLLM"
+HERE = Path(__file__).parent
+VLLM_PYTHON = HERE / ".venv-vllm" / "bin" / "python"  # `make .venv-vllm/installed` makes it
 READ_BYTES = 2**28  # of the array whose reading is the machine's memory bandwidth
 MIXED_LONGEST = 4  # in the mixed load the longest clips have so many times the tokens of the shortest
 
@@ -25,6 +31,8 @@ def add_arguments(parser) -> None:
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="of measuring. Default: 3")
     parser.add_argument("--mixed", type=int, default=500, metavar="N",
                         help="clips of mixed lengths that are made at the end, 0 for none. Default: 500")
+    parser.add_argument("--compile_vllm", action="store_true", help="let vLLM compile the model, which takes minutes")
+    parser.add_argument("--without_vllm", action="store_true", help="leave vLLM out, where it is installed")
 
 
 def run(args, settings: Mapping) -> dict:
@@ -65,7 +73,29 @@ def run(args, settings: Mapping) -> dict:
                "first_token": {OURS: _first_token(generator, captions[0]), THEIRS: theirs.first_token(captions[0])}}
     if args.mixed:
         figures["mixed"] = _mixed(generator, theirs, captions, args)
+    if VLLM_PYTHON.exists() and not args.without_vllm:
+        figures["vllm"] = _vllm(path, generator.settings, args)
     return figures
+
+
+def _vllm(path: str, settings: Mapping, args) -> dict:
+    """What bench_vllm.py measures of the exported model, in vLLM's environment. Raises ValueError where it fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        served = str(Path(folder) / "served")
+        _output_of([sys.executable, str(HERE / "export.py"), "--model_path", path, "--output", served])
+        log.info("  vLLM: its start takes a minute")
+        printed = _output_of(
+            [str(VLLM_PYTHON), str(HERE / "bench_vllm.py"), "--folder", served, "--batch", *map(str, BATCHES),
+             "--tokens", str(args.clip_tokens), "--repeats", str(args.rounds), *["--compile"] * args.compile_vllm,
+             "--temperature", str(settings["GEN_TEMPERATURE"]), "--top_p", str(settings["GEN_TOP_P"])])
+    return json.loads(printed.splitlines()[-1])
+
+
+def _output_of(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ValueError(f"{Path(command[1]).name} ended with status {done.returncode}: {done.stderr.strip()[-500:]}")
+    return done.stdout.strip()
 
 
 class _Theirs:
@@ -219,6 +249,12 @@ def format_figures(figures: Mapping) -> str:
         lines.append(f"{count:<10}{ours['tokens_per_second']:>10.0f}{theirs['tokens_per_second']:>16.0f}"
                      f"{found['ratio']:>7.1f}{ours['share_of_bandwidth']:>13.0%}{ours['share_of_peak']:>9.0%}"
                      f"{found['constraints_share']:>14.1%}")
+    if vllm := figures.get("vllm"):
+        rates = [f"{count}: {found['tokens_per_second']:.0f} tokens/s, ours "
+                 f"{figures['batches'][count][OURS]['tokens_per_second'] / found['tokens_per_second']:.1f} times"
+                 for count, found in vllm["batches"].items()]
+        lines += [f"\nvLLM {vllm['version']}, batch " + "; ".join(rates),
+                  f"its first token after {1e3 * vllm['batches']['1']['seconds_to_first_token']:.0f} ms"]
     first = figures["first_token"]
     lines.append(f"\nfirst token after {1e3 * first[OURS]:.0f} ms ({OURS}) and {1e3 * first[THEIRS]:.0f} ms ({THEIRS})")
     if mixed := figures.get("mixed"):

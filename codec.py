@@ -10,6 +10,7 @@ captions.json is a list of {"file", "text_query", optional "participant_id"}; da
 import argparse
 import json
 import logging
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -131,8 +132,7 @@ class MotionCodec:
     def load(folder: str | Path) -> "MotionCodec":
         """Raises CodecError, naming the file and what is wrong with it."""
         folder = Path(folder)
-        if not (folder / CONFIG_FILE).is_file():
-            raise CodecError(f"{folder} has no {CONFIG_FILE}, so it is no codec's folder")
+        codec_facts(folder)
         kept = _read_config(folder / CONFIG_FILE)
         layout = Layout.of(kept["skeleton"])
         codebook = _read_codebook(folder / CODEBOOK_FILE, kept["codes"])
@@ -142,6 +142,22 @@ class MotionCodec:
         except ValueError as error:
             raise CodecError(f"{folder}: {error}") from None
         return MotionCodec(layout, kept["fps"], kept["kind"], quantiser)
+
+
+def codec_facts(folder: str | Path) -> dict:
+    """codes, window (frames a code) and fps of a codec's folder, without its weights. Raises CodecError."""
+    folder = Path(folder)
+    if not (folder / CONFIG_FILE).is_file():
+        raise CodecError(f"{folder} has no {CONFIG_FILE}, so it is no codec's folder")
+    return {name: value for name, value in _read_config(folder / CONFIG_FILE).items() if name != "skeleton"}
+
+
+def copy_codec(source: str | Path, target: str | Path) -> None:
+    """Its files alone, whatever else lies in the folder."""
+    Path(target).mkdir(parents=True, exist_ok=True)
+    for name in (CONFIG_FILE, CODEBOOK_FILE, WEIGHTS_FILE):
+        if (Path(source) / name).is_file():
+            shutil.copyfile(Path(source) / name, Path(target) / name)
 
 
 def _mean_skeleton(motions: Sequence[Motion]) -> Skeleton:

@@ -38,6 +38,10 @@ CODEBOOK_SIZE = None
 # embedding). Codes that are near in it start alike: the model learns faster. None: what the clips say.
 CODEBOOK_PATH = None
 
+# The folder of the codec that made the tokens, if codec.py did: it is kept with the model, which can then
+# answer with BVH files and pages to look at. None = another codec, or none at hand.
+CODEC_PATH = None
+
 # Share of the rows aimed at for each held-out part (there are four: seen and unseen captions, for
 # validation and for test), at most 0.125, so that training keeps half. 0 holds nothing out. Lower it if
 # every clip is needed for training.
@@ -116,6 +120,10 @@ HISTORY_NOISE = 0.6
 REPORT_TO = "none"
 
 # ---------------------------------------------------------------- generation and evaluation
+
+# Whether a run ends with a report page (evaluation/report.html in the work folder), which takes a minute or
+# two more. `python evaluate.py` writes it at any time.
+REPORT_PAGE = True
 
 # Randomness of generated motion: 0 always takes the likeliest code (greedy), 1 follows the model as it
 # is. Lower it for safer motion, raise it for more variety.
@@ -242,6 +250,7 @@ _RULES: dict[str, _Rule] = {
     "MAX_SEQ_LEN": _count(16),
     "CODEBOOK_SIZE": _count(optional=True),
     "CODEBOOK_PATH": _text(optional=True),
+    "CODEC_PATH": _text(optional=True),
     "HELDOUT_SHARE": _number(0, 0.125),  # four parts: training keeps at least half
     "HELDOUT_MAX": _count(0),
     "MODEL_NAME": _text(),
@@ -262,6 +271,7 @@ _RULES: dict[str, _Rule] = {
     "PID_DROPOUT": _number(0, 1),
     "HISTORY_NOISE": _number(0, 1),
     "REPORT_TO": _text("none", "tensorboard", "wandb"),
+    "REPORT_PAGE": _switch(),
     "GEN_TEMPERATURE": _number(0, 100),
     "GEN_TOP_P": _number(0, 1, above=True),
     "GEN_TOP_K": _count(0),
@@ -274,7 +284,8 @@ _RULES: dict[str, _Rule] = {
 # WORK_DIR and what only changes how a run is watched, saved or used are none either.
 TRAINING: tuple[str, ...] = tuple(
     name for name in _RULES if not name.startswith("GEN_")
-    and name not in ("DATA_JSON_PATH", "WORK_DIR", "SAVE_STEPS", "REPORT_TO", "TOKENS_PER_SECOND", "EVAL_BATCH"))
+    and name not in ("DATA_JSON_PATH", "WORK_DIR", "SAVE_STEPS", "REPORT_TO", "REPORT_PAGE", "CODEC_PATH",
+                     "TOKENS_PER_SECOND", "EVAL_BATCH"))
 
 
 def defaults() -> dict[str, Any]:

@@ -5,7 +5,6 @@ is trained under a softmax over the codes and <MOT_END> alone, so it is decoded 
 """
 
 import logging
-import math
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -14,14 +13,17 @@ from pathlib import Path
 import torch
 
 from cached_network import decoding_network
+from codec import MotionCodec
 from constraints import LengthAwareMotionLogitsProcessor
 from data import caption_key, raise_on_errors, read_rows
 from decoding import Alphabet, Answer, Decoder, Job
+from jobs import JobMaker
 from lengths import LengthLimits, LengthModel
 from model import load
-from model_folder import read_motion_config
+from model_folder import CODEC_FOLDER, read_motion_config
 from motion_request import TASKS, GenerationError, MotionRequest, MotionResult, Sampling, checked_number, parse_codes
 from templates import MASKED
+from view import Clip, html_snippet
 from vllm_engine import VllmEngine
 
 __all__ = ["GenerationError", "LengthAwareMotionLogitsProcessor", "MotionGenerator", "MotionRequest", "MotionResult",
@@ -29,7 +31,6 @@ __all__ = ["GenerationError", "LengthAwareMotionLogitsProcessor", "MotionGenerat
 
 log = logging.getLogger(__name__)
 
-MOST_TEXT_TOKENS = 64  # of a caption
 SAMPLING = {"temperature": "GEN_TEMPERATURE", "top_p": "GEN_TOP_P", "top_k": "GEN_TOP_K",
             "end_logit_slope": "GEN_END_LOGIT_SLOPE"}
 ENGINES = ("own", "vllm")
@@ -51,7 +52,7 @@ class MotionGenerator:
         self.tasks = content["tasks"]
         self.model_path = Path(model_path)
         self.settings = content["settings"]
-        self.decoder = self.vllm = None
+        self.decoder = self.vllm = self._codec = None
         if engine == "vllm":
             source = self.vllm = VllmEngine(model_path)
         elif "turns" in content:
@@ -64,6 +65,7 @@ class MotionGenerator:
             self.length_model = LengthModel.from_dict(content["length_model"], caption_key)
         else:
             self.length_model = self._lengths_of(dataset_path)
+        self._jobs = JobMaker(self.template, self.vocabulary, self.length_model, self.settings)
         if engine == "own":
             self._make_decoder(source)
 
@@ -194,6 +196,33 @@ class MotionGenerator:
             return [Answer(codes, None) for codes in self.vllm.decode(jobs, sampling, seed)]
         return self.decoder.decode(jobs, self.text if is_text else self.motion, sampling)
 
+    # ---- looking at answers
+
+    def clips(self, results: Sequence[MotionResult]) -> list[Clip]:
+        """The answers as figures that move, by the codec that the model's folder keeps; what `view.write` writes.
+
+        Raises GenerationError for a folder without one, CodecError for a damaged one.
+        """
+        folder = self.model_path / CODEC_FOLDER
+        if not folder.is_dir():
+            raise GenerationError(f"{self.model_path} does not know the codec of its tokens: set CODEC_PATH in "
+                                  "config.py and start the training command again, which then only adds it")
+        if self._codec is None:
+            self._codec = MotionCodec.load(folder)
+        found = []
+        for result in results:
+            motion = self._codec.decode(result.codes)
+            found.append(Clip(motion, result.text or "", f"{len(result.codes)} tokens, {motion.seconds:.1f} s"))
+        return found
+
+    def show(self, requests: str | MotionRequest | Sequence[MotionRequest], seed: int | None = None,
+             height: int = 480):
+        """In a notebook: the answers, side by side, to turn and play."""
+        from IPython.display import HTML
+
+        requests = MotionRequest(text=requests) if isinstance(requests, str) else requests
+        return HTML(html_snippet(self.clips(self.answer(requests, seed)), height))
+
     # ---- from a request to what is decoded
 
     @staticmethod
@@ -226,114 +255,11 @@ class MotionGenerator:
                               f"({task}); {there}")
 
     def _job(self, request: MotionRequest, key: tuple[int, ...]) -> tuple[Job, LengthLimits | None]:
-        participant_id = None if request.participant_id is None else str(request.participant_id)
+        told = request.task == "t2m" or request.text is not None  # going on with a caption is text to motion
         if request.task != "t2m" or request.best_of > 1:
             self._require_decoder(request.task if request.task != "t2m" else "best_of")
-        if request.task == "t2m" or (request.task == "continue" and request.text is not None):
-            self._require("t2m")
-            return self._text_to_motion(request, participant_id, key)
-        self._require(request.task)
-        if request.task == "m2t":
-            return self._motion_to_text(request, participant_id, key)
-        return self._filling_in(request, participant_id, key)
-
-    def _text_to_motion(self, request: MotionRequest, participant_id: str | None, key) -> tuple[Job, LengthLimits]:
-        prompt = self.template.render("t2m", text=request.text, participant_id=participant_id, answer=False).ids
-        start = request.motion or ()
-        self.vocabulary.code_ids(start)
-        learned = self.length_model.limits(request.text, participant_id)
-        if start:  # there must be something to come
-            low = len(start) + 1
-            learned = LengthLimits(max(learned.min_tokens, low), max(learned.soft_target, low),
-                                   max(learned.max_tokens, low), learned.source)
-        limits = self._limits(request, learned, len(prompt), len(start) + 1)
-        log.debug("%r: %d to %d tokens, about %g, from %s", request.text, limits.min_tokens, limits.max_tokens,
-                  limits.soft_target, limits.source)
-        codes = self.length_model.codes(request.text) if request.per_prompt_vocab else None
-        if request.per_prompt_vocab and codes is None:
-            log.warning("per_prompt_vocab: %r was never seen in training, or is one of too many captions to keep their "
-                        "codes, so all %d codes are allowed", request.text, self.vocabulary.codebook_size)
-        return Job(prompt, limits, start, codes, key), limits
-
-    def _motion_to_text(self, request: MotionRequest, participant_id: str | None, key) -> tuple[Job, None]:
-        prompt = self.template.render("m2t", codes=request.motion, participant_id=participant_id, answer=False).ids
-        positions = self.settings["MAX_SEQ_LEN"]
-        if len(prompt) + MOST_TEXT_TOKENS > positions:
-            raise GenerationError(f"{len(request.motion)} motion tokens and {MOST_TEXT_TOKENS} for the caption do not "
-                                  f"fit the model's {positions} positions (MAX_SEQ_LEN)")
-        return Job(prompt, LengthLimits(1, MOST_TEXT_TOKENS, MOST_TEXT_TOKENS, "text"), random_key=key), None
-
-    def _filling_in(self, request: MotionRequest, participant_id: str | None, key) -> tuple[Job, LengthLimits]:
-        """Denoising, and its variants: all of them have a length, and the question shows what is lost."""
-        length = self._length_of_filling_in(request)
-        start, end = request.motion, request.end or ()
-        if len(start) + len(end) >= length and request.task != "denoise":
-            raise GenerationError(f"{len(start) + len(end)} tokens are given and the answer has {length}: nothing is "
-                                  "left to fill in")
-        noisy = (*start, *[MASKED] * (length - len(start) - len(end)), *end)
-        prompt = self.template.render("denoise", noisy=noisy, participant_id=participant_id, answer=False).ids
-        if len(prompt) + length + 1 > self.settings["MAX_SEQ_LEN"]:
-            raise GenerationError(f"{length} motion tokens, lost and found, take {len(prompt) + length + 1} positions, "
-                                  f"the model has {self.settings['MAX_SEQ_LEN']} (MAX_SEQ_LEN)")
-        limits = LengthLimits(length, length, length, "the question")
-        given = noisy if request.keep_given or request.task != "denoise" else ()
-        return Job(prompt, limits, given, random_key=key), limits
-
-    def _length_of_filling_in(self, request: MotionRequest) -> int:
-        if request.task == "denoise":
-            return len(request.motion)
-        exact = self._exact_length(request)
-        if exact is not None:
-            return exact
-        # How many tokens are lost is part of the question, so one number has to be chosen.
-        length = max(round(self.length_model.overall.median), len(request.motion) + 1, request.min_tokens or 1)
-        most = min(request.max_tokens or math.inf, request.max_new_tokens or math.inf)
-        return int(min(length, most))
-
-    def _exact_length(self, request: MotionRequest) -> int | None:
-        if request.seconds is None:
-            return request.tokens
-        rate = self.settings.get("TOKENS_PER_SECOND")
-        if rate is None:
-            raise GenerationError("seconds was given, but the model does not know its tokens' rate: set "
-                                  "TOKENS_PER_SECOND in config.py and start the training command again, or give tokens")
-        return max(1, round(request.seconds * rate))
-
-    def _limits(self, request: MotionRequest, learned: LengthLimits, prompt_length: int, least: int) -> LengthLimits:
-        """What was asked, exactly, else what was learned. least: tokens that the answer has at least."""
-        positions = self.settings["MAX_SEQ_LEN"]
-        room = positions - prompt_length - 1
-        if room < least:
-            raise GenerationError(f"the prompt takes {prompt_length} of the model's {positions} positions "
-                                  f"(MAX_SEQ_LEN) and leaves {max(room, 0)} for motion, {least} or more are needed: "
-                                  "shorten it")
-        exact = self._exact_length(request)
-        asked = [value for value in (exact, request.min_tokens, request.max_tokens) if value is not None]
-        if asked and max(asked) > room:
-            raise GenerationError(f"{max(asked)} motion tokens were asked for; the prompt takes {prompt_length} of the "
-                                  f"model's {positions} positions (MAX_SEQ_LEN) and leaves {room}")
-        if asked and (exact or request.max_tokens or least) < least:
-            raise GenerationError(f"{exact or request.max_tokens} motion tokens were asked for, {least} or more are "
-                                  "needed: what is given is part of the answer")
-        if exact is not None:
-            source = f"{exact} tokens, as asked"
-            if request.seconds is not None:
-                source = f"{request.seconds:g} s at {self.settings['TOKENS_PER_SECOND']:g} tokens a second"
-            return LengthLimits(exact, exact, exact, source)
-        cap = request.max_new_tokens
-        if cap is not None and cap > room:
-            log.warning("max_new_tokens %d lowered to %d: MAX_SEQ_LEN is %d and the prompt takes %d", cap, room,
-                        positions, prompt_length)
-        if cap is not None and cap < least:
-            raise GenerationError(f"max_new_tokens is {cap}, {least} or more are needed: what is given is part of the "
-                                  "answer")
-        longest = request.max_tokens or max(learned.max_tokens, request.min_tokens or 0)
-        longest = min(longest, room, room if cap is None else cap)
-        if request.min_tokens is not None and request.min_tokens > longest:
-            raise GenerationError(f"min_tokens is {request.min_tokens}, more than max_new_tokens, {cap}")
-        shortest = request.min_tokens or min(learned.min_tokens, longest)
-        target = min(max(learned.soft_target, shortest), longest)
-        return LengthLimits(shortest, target, longest, learned.source)
+        self._require("t2m" if told else request.task)
+        return self._jobs.of(request, key)
 
     # ---- from what was decoded to a result
 
@@ -385,12 +311,19 @@ class MotionGenerator:
                                       f"{len(prompt) + len(answer)} of {positions} positions (MAX_SEQ_LEN)")
         return [float(values.mean()) for values in self.decoder.log_probabilities(prompts, answers, self.text)]
 
-    def motion_nll(self, rows: Sequence[Mapping]) -> tuple[float, int]:
-        """The mean negative log-likelihood of the rows' motions a token, given their captions (nats, <MOT_END>
-        included), and the number of tokens. rows: {"text_query", "codes", "participant_id"} each."""
+    def motion_log_probabilities(self, rows: Sequence[Mapping]) -> list[float]:
+        """The log-probability of each row's motion given its caption, in nats, <MOT_END> included.
+
+        rows: {"text_query", "codes", "participant_id"} each.
+        """
+        self._require_decoder("likelihoods")
         prompts = [self.template.render("t2m", text=row["text_query"], participant_id=row["participant_id"],
                                         answer=False).ids for row in rows]
         answers = [[*parse_codes(list(row["codes"])), self.vocabulary.codebook_size] for row in rows]
-        found = self.decoder.log_probabilities(prompts, answers, self.motion)
-        count = sum(map(len, found))
-        return -float(sum(values.astype("float64").sum() for values in found)) / count, count
+        return [float(values.sum(dtype="float64"))
+                for values in self.decoder.log_probabilities(prompts, answers, self.motion)]
+
+    def motion_nll(self, rows: Sequence[Mapping]) -> tuple[float, int]:
+        """The mean negative log-likelihood of the rows' motions a token, and the number of tokens."""
+        tokens = sum(len(row["codes"]) + 1 for row in rows)
+        return -sum(self.motion_log_probabilities(rows)) / tokens, tokens

@@ -14,13 +14,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import config
-from model_folder import read_motion_config
+from model_folder import CODEC_FOLDER, read_motion_config
 from motion_request import TASKS, GenerationError, MotionRequest
 
 log = logging.getLogger("inference")
 
 DECODING = {"temperature": "GEN_TEMPERATURE", "top_p": "GEN_TOP_P", "top_k": "GEN_TOP_K",
             "end_logit_slope": "GEN_END_LOGIT_SLOPE"}
+MOTION_FILES = (".html", ".gif", ".mp4", ".bvh", ".npy")
 
 
 def __getattr__(name: str):
@@ -51,7 +52,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--motion_tokens", help='the motion that m2t, denoise ("?" for a lost token), inbetween and '
                                                 'continue start from, such as "42 18 91"')
     parser.add_argument("--end_tokens", help="the motion that inbetween leads to")
-    parser.add_argument("--output", help="a file for the tokens, beside stdout")
+    parser.add_argument("--output", help="a file for the tokens, beside stdout; one that ends with .html, .gif, .mp4, "
+                                         ".bvh or .npy shows the motion, where the model's folder knows its codec")
     parser.add_argument("--dataset_path", help="take lengths and per-prompt codes from this dataset instead")
     parser.add_argument("--participant_id", help="move like this participant of the training data")
     parser.add_argument("--tokens", type=int, help="exactly so many motion tokens")
@@ -112,13 +114,19 @@ def _requests(args: argparse.Namespace, prompts: list[str | None]) -> list:
     return requests
 
 
-def _refuse_early(args: argparse.Namespace, kept: dict) -> None:
+def _refuse_early(args: argparse.Namespace, model_path: str, kept: dict) -> None:
     """What can be told before seconds of imports. Raises ValueError."""
     people = kept["vocabulary"]["participants"]
     if args.participant_id is not None and args.participant_id not in people:
         raise ValueError(f"participant {args.participant_id!r} is unknown; there are {', '.join(people) or 'none'}")
     if args.output is not None and Path(args.output).is_dir():
         raise ValueError(f"--output {args.output} is a folder, expected a file")
+    if _shows_motion(args):
+        if not (Path(model_path) / CODEC_FOLDER).is_dir():
+            raise ValueError(f"--output {args.output}: {model_path} does not know the codec of its tokens: set "
+                             "CODEC_PATH in config.py and start the training command again, which then only adds it")
+        if args.task == "m2t" or args.stream:
+            raise ValueError(f"--output {args.output}: m2t answers with text, and --stream with tokens alone")
     if args.stream and (args.prompts_file is not None or args.num_samples * args.best_of != 1 or args.task == "m2t"):
         raise ValueError("--stream prints one motion: no --prompts_file, --num_samples, --best_of, and not m2t")
 
@@ -142,6 +150,10 @@ def _log_lengths(results: list) -> None:
         log.info("%s%s, from %s", "" if text is None else f"{text!r}: ", span, limits.source)
 
 
+def _shows_motion(args: argparse.Namespace) -> bool:
+    return args.output is not None and Path(args.output).suffix.lower() in MOTION_FILES
+
+
 def run(args: argparse.Namespace) -> Iterator[str]:
     """The lines to print; with --stream, one token each. Raises ValueError (its subclasses included) and OSError for
     what cannot be done."""
@@ -153,7 +165,7 @@ def run(args: argparse.Namespace) -> Iterator[str]:
     model_path = args.model_path or str(Path(settings["WORK_DIR"]) / "stage3_t2m_sft")
     kept = read_motion_config(model_path)
     config.check(kept["settings"], f"{model_path}/motion_config.json")
-    _refuse_early(args, kept)
+    _refuse_early(args, model_path, kept)
     log.info("model %s, trained on %s", model_path, kept["settings"]["DATA_JSON_PATH"])
     generator = _generator(args, settings, model_path, given)
     if args.stream:
@@ -161,6 +173,11 @@ def run(args: argparse.Namespace) -> Iterator[str]:
         return
     results = generator.answer(requests, args.seed)
     _log_lengths(results)
+    if _shows_motion(args):
+        from view import write
+
+        Path(args.output).parent.mkdir(parents=True, exist_ok=True)
+        write(args.output, generator.clips(results))
     for result in results:
         if args.prompts_file is not None:
             yield json.dumps({"text_query": result.text, "motion_tokens": result.motion_tokens}, ensure_ascii=False)
@@ -178,7 +195,7 @@ def main() -> int:
             lines.append(line)
         if args.stream:
             print()
-        if args.output is not None:
+        if args.output is not None and not _shows_motion(args):
             Path(args.output).parent.mkdir(parents=True, exist_ok=True)
             Path(args.output).write_text(end.join(lines) + "\n", encoding="utf-8")
     except (ValueError, OSError) as error:

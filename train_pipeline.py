@@ -21,9 +21,10 @@ from pathlib import Path
 import numpy as np
 
 import config
+from codec import codec_facts, copy_codec
 from data import DataError, Report, caption_key, format_report, raise_on_errors, read_rows
 from fit import find_unfit
-from model_folder import check_model_name, read_json, read_motion_config, update_settings, write_json
+from model_folder import CODEC_FOLDER, check_model_name, read_json, read_motion_config, update_settings, write_json
 from prepared import PreparedChunks, load_prepared, prepare, prepared_info, prepared_matches, prepared_report
 from processes import is_first_process, wait_for_all
 from splits import Split, split_rows
@@ -32,7 +33,9 @@ log = logging.getLogger("train_pipeline")
 
 SETTINGS_FILE, METRICS_FILE, DATA_FOLDER, WORK_FOLDER = "settings.json", "metrics.json", "prepared_data", "checkpoints"
 STAGE_FOLDERS = ("stage1_mlm", "stage2_multitask", "stage3_t2m_sft")
-OWN = (DATA_FOLDER, WORK_FOLDER, *STAGE_FOLDERS, METRICS_FILE)  # what a run leaves beside settings.json
+EVALUATION_FOLDER, JUDGE_FOLDER = "evaluation", "evaluator"
+# What a run leaves beside settings.json.
+OWN = (EVALUATION_FOLDER, JUDGE_FOLDER, DATA_FOLDER, WORK_FOLDER, *STAGE_FOLDERS, METRICS_FILE)
 SHOWN_CLIPS = 3
 
 
@@ -72,6 +75,7 @@ def main() -> int:
     except config.SettingError as error:
         return _refuse(error, 2)
     try:
+        settings = _with_codec(settings)
         if not is_first_process():
             return 0 if args.check else _help_train(settings)
         run = _read(settings, reuse=not (args.check or args.fresh))
@@ -90,6 +94,20 @@ def main() -> int:
     except ModuleNotFoundError as error:
         return _refuse(f"the package {error.name} is missing: run it with .venv/bin/python", 1)
     return 0
+
+
+def _with_codec(settings: Mapping) -> dict:
+    """The settings, with what the codec of CODEC_PATH says where they leave it open. Raises PipelineError, CodecError.
+    """
+    if settings["CODEC_PATH"] is None:
+        return dict(settings)
+    codec = codec_facts(settings["CODEC_PATH"])
+    told = {"CODEBOOK_SIZE": codec["codes"], "TOKENS_PER_SECOND": codec["fps"] / codec["window"]}
+    for name, value in told.items():
+        if settings[name] not in (None, value):
+            raise PipelineError(f"{name} is {settings[name]:g}, but the codec in CODEC_PATH, {settings['CODEC_PATH']}, "
+                                f"has {value:g}: leave {name} out, or CODEC_PATH")
+    return dict(settings) | told
 
 
 def _help_train(settings: Mapping) -> int:
@@ -163,7 +181,9 @@ def _check_earlier_run(run: Run, kept: Mapping) -> None:
     finished = [name for name in STAGE_FOLDERS if (run.folder / name).exists()]
     if not finished and not list((run.folder / WORK_FOLDER).glob("*/checkpoint-*")):
         return  # nothing was trained yet, so nothing depends on the settings
-    changed = config.differences(kept["settings"], run.settings)
+    # A size that was found in the data, and the same one told by the codec, are no change.
+    changed = config.differences(kept["settings"] | {"CODEBOOK_SIZE": kept.get("codebook_size")},
+                                 {**run.settings, "CODEBOOK_SIZE": run.report.codebook_size})
     if kept["data_fingerprint"] != run.report.fingerprint:
         changed.append(f"the data: {kept['settings'].get('DATA_JSON_PATH')} with {kept.get('data_rows')} rows before, "
                        f"{run.settings['DATA_JSON_PATH']} with {len(run.report.rows)} rows of other content now")
@@ -229,10 +249,21 @@ def train_and_evaluate(run: Run, fresh: bool) -> None:
     final = run.folder / planned[-1].folder
     scores = _evaluate(run, final, table) if "t2m" in planned[-1].task_mix else {}
     write_json(run.folder / METRICS_FILE, {"heldout": scores, "stages": results})
+    if scores and run.settings["REPORT_PAGE"] and len(table["test"]):
+        _write_report(final)
     print(f"\n{final} is ready after {(time.monotonic() - started) / 60:.1f} minutes.")
     if scores:
         print(f"Ask it for motion:\n  python inference.py --model_path {shlex.quote(str(final))} "
               f"--prompt {shlex.quote(run.report.rows[0].text_query)}")
+
+
+def _write_report(model_path: Path) -> None:
+    """The page that `evaluate.py` writes, of the run's own test set; its figures are told there."""
+    from evaluation_run import PAGE, Request, evaluate_model
+
+    log.info("Evaluation for the report")
+    evaluate_model(Request(str(model_path), fresh=True))
+    print(f"\nThe report, to open in a browser: {model_path.parent / EVALUATION_FOLDER / PAGE}")
 
 
 def _planned(settings: Mapping) -> list:
@@ -280,6 +311,7 @@ def train_stages(run: Run, planned: list, table: Mapping) -> dict:
             if is_first_process():
                 kept = {name: value for name, value in settings.items() if name not in config.TRAINING}
                 update_settings(folder, kept)
+                _keep_codec(settings, folder)
             results[stage.folder] = read_motion_config(folder)["history"]
         else:
             if model is None:
@@ -288,11 +320,17 @@ def train_stages(run: Run, planned: list, table: Mapping) -> dict:
             results[stage.folder] = result.to_dict()
             if is_first_process():
                 model.save(folder, _kept(run, stage, results[stage.folder]))
+                _keep_codec(settings, folder)
         if is_first_process():
             shutil.rmtree(work, ignore_errors=True)  # its checkpoints are of no more use
         wait_for_all()
         before, used = folder, used + results[stage.folder]["seconds"]
     return results
+
+
+def _keep_codec(settings: Mapping, folder: Path) -> None:
+    if settings["CODEC_PATH"] is not None:
+        copy_codec(settings["CODEC_PATH"], folder / CODEC_FOLDER)
 
 
 def _new_model(run: Run):

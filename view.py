@@ -1,9 +1,11 @@
 """Look at motions: a web page to turn and play them in, a GIF, an MP4, or the plain joints.
 
-    python view.py --joints clip.npy --fps 20 --caption "a person waves" --output clip.html
+    python view.py --tokens "42 18 91" --codec codec/ --output clip.html
+    python view.py --bvh walk.bvh --bvh wave.bvh --output both.gif
+    python view.py --joints clip.npy --fps 20 --caption "a person waves" --output clip.mp4
 
 The page is one file that needs no network and no library (view_page.html is its form); GIF needs Pillow, MP4 Pillow
-and imageio-ffmpeg. Several --joints stand side by side, each with its --caption.
+and imageio-ffmpeg. Several clips stand side by side, each with its --caption.
 """
 
 import argparse
@@ -15,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
+from bvh import SCALE, read_bvh, write_bvh
+from codec import CodecError, MotionCodec, tokens_of
 from motion import Motion, MotionError, Skeleton
 from sample_data import JOINTS, PARENTS
 from view_figure import Clip, Figure, figures_of
@@ -74,10 +78,20 @@ def html_snippet(clips: list[Clip], height: int = 480) -> str:
 
 def write_joints(path: str | Path, clips: list[Clip]) -> None:
     """(T, J, 3) float32 metres as .npy, of one clip alone. Raises MotionError for more."""
-    if len(clips) != 1:
-        raise MotionError(f"{path}: a .npy file holds one clip, there are {len(clips)}")
+    motion = _only(path, clips)
     with Path(path).open("wb") as file:
-        np.save(file, clips[0].motion.joints.astype(np.float32), allow_pickle=False)
+        np.save(file, motion.joints.astype(np.float32), allow_pickle=False)
+
+
+def write_figure(path: str | Path, clips: list[Clip]) -> None:
+    """A BVH file in centimetres, of one clip alone. Raises MotionError for more."""
+    write_bvh(path, _only(path, clips))
+
+
+def _only(path: str | Path, clips: list[Clip]) -> Motion:
+    if len(clips) != 1:
+        raise MotionError(f"{path}: a {Path(path).suffix} file holds one clip, there are {len(clips)}")
+    return clips[0].motion
 
 
 def read_joints(path: str | Path, fps: float, skeleton_path: str | Path | None = None) -> Motion:
@@ -115,44 +129,64 @@ def read_skeleton(path: str | Path) -> tuple[list[str], list[int]]:
     return names, parents
 
 
-# Command line
-
-WRITERS = {".html": write_page, ".gif": write_gif, ".mp4": write_mp4, ".npy": write_joints}
+WRITERS = {".html": write_page, ".gif": write_gif, ".mp4": write_mp4, ".bvh": write_figure, ".npy": write_joints}
 
 
 def write(path: str | Path, clips: list[Clip]) -> None:
-    """What the path's suffix says: .html, .gif, .mp4 or .npy. Raises MotionError for another."""
+    """What the path's suffix says: .html, .gif, .mp4, .bvh or .npy. Raises MotionError for another."""
     suffix = Path(path).suffix.lower()
     if suffix not in WRITERS:
         raise MotionError(f"{path}: expected a name that ends with {', '.join(WRITERS)}")
     WRITERS[suffix](path, clips)
 
 
-def parser() -> argparse.ArgumentParser:
+# Command line
+
+
+def _parser() -> argparse.ArgumentParser:
     flags = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    flags.add_argument("--joints", action="append", required=True, metavar="CLIP.npy",
-                       help="joints (T, J, 3) in metres, y up; can be given several times")
-    flags.add_argument("--caption", action="append", default=[], help="of each clip, in the same order")
-    flags.add_argument("--fps", type=float, default=20.0, help="frames a second of the clips (default %(default)s)")
+    flags.add_argument("--tokens", action="append", default=[], metavar="CODES",
+                       help='codes such as "42 18 91", which --codec turns into motion')
+    flags.add_argument("--codec", metavar="FOLDER", help="what `codec.py fit` has made")
+    flags.add_argument("--bvh", action="append", default=[], metavar="CLIP.bvh", help="a BVH file")
+    flags.add_argument("--scale", type=float, default=SCALE, metavar="METRES",
+                       help="metres a unit of the BVH files (default %(default)s, centimetres)")
+    flags.add_argument("--joints", action="append", default=[], metavar="CLIP.npy",
+                       help="joints (T, J, 3) in metres, y up; --tokens, --bvh and --joints can be given several times")
+    flags.add_argument("--caption", action="append", default=[],
+                       help="of each clip: first those of --tokens, then of --bvh, then of --joints")
+    flags.add_argument("--fps", type=float, default=20.0, help="frames a second of --joints (default %(default)s)")
     flags.add_argument("--skeleton", metavar="SKELETON.json",
                        help="names and parents of the joints, if they are not HumanML3D's 22")
-    flags.add_argument("--output", required=True, help="a path that ends with .html, .gif, .mp4 or .npy")
+    flags.add_argument("--output", required=True, help=f"a path that ends with {', '.join(WRITERS)}")
     return flags
 
 
+def clips_of(args: argparse.Namespace) -> list[Clip]:
+    """Raises MotionError, CodecError, OSError."""
+    if not args.tokens + args.bvh + args.joints:
+        raise MotionError("nothing to look at: give --tokens, --bvh or --joints")
+    if args.tokens and args.codec is None:
+        raise MotionError("--tokens needs --codec, the folder of the codec that made them")
+    found = []
+    if args.tokens:
+        codec = MotionCodec.load(args.codec)
+        found = [(codec.decode(tokens_of(text)), text, f"{len(tokens_of(text))} tokens, ") for text in args.tokens]
+    found += [(read_bvh(path, args.scale), Path(path).stem, "") for path in args.bvh]
+    found += [(read_joints(path, args.fps, args.skeleton), Path(path).stem, "") for path in args.joints]
+    if len(args.caption) > len(found):
+        raise MotionError(f"{len(args.caption)} captions for {len(found)} clips")
+    return [Clip(motion, args.caption[i] if i < len(args.caption) else name, f"{note}{motion.seconds:.1f} s")
+            for i, (motion, name, note) in enumerate(found)]
+
+
 def main() -> int:
-    args = parser().parse_args()
+    args = _parser().parse_args()
     try:
-        if len(args.caption) > len(args.joints):
-            raise MotionError(f"{len(args.caption)} captions for {len(args.joints)} clips")
-        clips = []
-        for i, path in enumerate(args.joints):
-            motion = read_joints(path, args.fps, args.skeleton)
-            caption = args.caption[i] if i < len(args.caption) else Path(path).stem
-            clips.append(Clip(motion, caption, f"{motion.seconds:.1f} s"))
+        clips = clips_of(args)
         write(args.output, clips)
-    except (MotionError, VideoError, OSError) as error:
-        print(error, file=sys.stderr)
+    except (MotionError, CodecError, VideoError, OSError) as error:
+        print(f"view.py: {error}", file=sys.stderr)
         return 1
     print(f"{args.output}: {len(clips)} clip{'s' * (len(clips) > 1)}, {Path(args.output).stat().st_size:,} bytes")
     return 0

@@ -125,7 +125,7 @@ def tiny_dataset(tmp_path_factory) -> str:
 
 TINY_SETTINGS = ["--max_seq_len", "128", "--epochs_s1", "1", "--epochs_s2", "1", "--epochs_s3", "2",
                  "--batch_train", "4", "--lora_r", "4", "--heldout_share", "0.1", "--save_steps", "5",
-                 "--dtype", "float32"]
+                 "--dtype", "float32", "--report_page", "false"]
 
 
 def run_script(module, *arguments: str) -> int:

@@ -19,11 +19,20 @@ def test_both_ways_of_decoding_are_measured(bench, tiny_run, tmp_path, capsys, m
 
     monkeypatch.setattr(bench_decode, "BATCHES", (1, 3))
     monkeypatch.setattr(bench_decode, "READ_BYTES", 2**22)
+    # vLLM is measured in its own environment; here a stand-in that prints what bench_vllm.py does.
+    stand_in = tmp_path / "python"
+    told = {"version": "0.0", "batches": {n: {"tokens_per_second": 1.0, "seconds_to_first_token": 2.0} for n in "13"}}
+    stand_in.write_text(f"#!/bin/sh\necho \"$@\" > {tmp_path}/asked; echo starting; echo '{json.dumps(told)}'\n")
+    stand_in.chmod(0o755)
+    monkeypatch.setattr(bench_decode, "VLLM_PYTHON", stand_in)
     out = tmp_path / "figures.json"
     assert run_script(bench, "decode", "--model_path", str(tiny_run / "stage3_t2m_sft"), "--clip_tokens", "8",
                       "--rounds", "2", "--mixed", "5", "--output", str(out)) == 0
     shown = capsys.readouterr().out
     assert "model.generate" in shown and "first token after" in shown and "5 clips of mixed lengths" in shown
+    assert "vLLM 0.0, batch 1: 1 tokens/s, ours " in shown and "first token after 2000 ms" in shown
+    asked = (tmp_path / "asked").read_text()
+    assert "bench_vllm.py --folder" in asked and "--batch 1 3 --tokens 8 --repeats 2" in asked
     figures = json.loads(out.read_text())["figures"]
     for count, found in figures["batches"].items():
         for way in ("ours", "model.generate"):

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ENTRY_SCRIPTS = {"train_pipeline", "inference", "bench", "export"}
-THIN_MAINS = {"sample_data", "client", "bench_vllm", "view", "codec", "humanml3d"}  # main() with flags of its own
+ENTRY_SCRIPTS = {"train_pipeline", "inference", "bench", "export", "evaluate"}
+# main() with flags of its own
+THIN_MAINS = {"sample_data", "client", "bench_vllm", "view", "codec", "humanml3d", "import_tokens"}
 
 # module -> the modules of this project that it imports. A new edge is a decision: make it here first.
 EDGES = {
@@ -18,6 +19,9 @@ EDGES = {
     "config": set(),
     "templates": set(),
     "metrics": set(),
+    "intervals": set(),
+    "charts": set(),
+    "embedding_metrics": set(),
     "rows": set(),
     "reader": set(),
     "caption_index": set(),
@@ -35,7 +39,6 @@ EDGES = {
     "view_figure": {"motion"},
     "view_raster": {"motion", "view_figure"},
     "view_video": {"view_figure", "view_raster"},
-    "view": {"motion", "sample_data", "view_figure", "view_video"},
     "grammar": {"templates"},
     "end_shift": set(),
     "client": {"grammar", "lengths", "rows", "templates"},
@@ -51,19 +54,24 @@ EDGES = {
     "wordings": {"rows"},
     "splits": {"rows"},
     "prepared": {"data", "rows", "splits"},
+    "import_tokens": {"checks", "data", "reader"},
     "model": {"code_vectors", "collators", "fused", "model_folder", "templates"},
     "memory": {"model", "model_folder"},
     "motion_request": {"lengths", "templates"},
     "constraints": {"lengths", "motion_request", "templates"},
     "cached_network": {"model_folder"},
+    "view": {"bvh", "codec", "motion", "sample_data", "view_figure", "view_video"},
     "humanml3d_network": set(),
     "humanml3d": {"bvh", "codec", "humanml3d_network", "kinematics", "motion"},
+    "evaluator": {"model", "model_folder", "rows"},
+    "evaluation_data": {"caption_index", "data", "prepared", "splits"},
     # work
     "decoding": {"cached_network", "constraints", "lengths", "model", "motion_request"},
     "stage_trainer": {"collators", "model", "model_folder"},
     "train": {"collators", "memory", "model", "rows", "stage_trainer"},
-    "generate": {"cached_network", "constraints", "data", "decoding", "lengths", "model", "model_folder",
-                 "motion_request", "templates", "vllm_engine"},
+    "jobs": {"decoding", "lengths", "motion_request", "templates"},
+    "generate": {"cached_network", "codec", "constraints", "data", "decoding", "jobs", "lengths", "model",
+                 "model_folder", "motion_request", "templates", "view", "vllm_engine"},
     "report": {"caption_index", "generate", "metrics", "rows"},
     "vllm_engine": {"grammar", "lengths", "model_folder", "motion_request", "templates"},
     "bench_vllm": {"lengths", "vllm_engine"},
@@ -77,10 +85,16 @@ EDGES = {
     "bench_train": {"collators", "data", "memory", "model", "splits", "templates"},
     "bench_wordings": {"data", "generate", "model", "model_folder", "prepared", "recogniser", "rows", "train",
                        "wordings"},
+    "evaluation": {"embedding_metrics", "evaluation_data", "evaluator", "intervals", "metrics", "recogniser"},
+    "findings": {"embedding_metrics", "evaluation", "intervals", "metrics"},
+    "report_page": {"charts", "evaluation", "evaluation_data", "findings", "metrics"},
+    "evaluation_run": {"data", "evaluation", "evaluation_data", "evaluator", "findings", "generate", "lengths", "model",
+                       "model_folder", "report_page"},
     # entry scripts: no more than this
-    "train_pipeline": {"code_vectors", "config", "data", "fit", "generate", "lengths", "model", "model_folder",
-                       "prepared", "processes", "report", "splits", "templates", "train"},
-    "inference": {"config", "generate", "model", "model_folder", "motion_request"},
+    "train_pipeline": {"code_vectors", "codec", "config", "data", "evaluation_run", "fit", "generate", "lengths",
+                       "model", "model_folder", "prepared", "processes", "report", "splits", "templates", "train"},
+    "inference": {"config", "generate", "model", "model_folder", "motion_request", "view"},
+    "evaluate": {"config", "evaluation_run", "model_folder"},
     "export": {"client", "config", "grammar", "lengths", "model", "model_folder", "rows", "templates"},
     "bench": {"bench_codec", "bench_curve", "bench_data", "bench_decode", "bench_requests", "bench_tasks",
               "bench_train", "bench_wordings", "config"},

@@ -9,10 +9,19 @@ from metrics import (
     MotionScores,
     best_edit_distance,
     best_normalised_edit_distance,
+    codebook_perplexity,
+    codebook_usage,
+    count_ngrams,
+    distinct_n,
     edit_distance,
+    is_valid,
     nearest_length,
+    ngram_jsd,
     normalised_edit_distance,
+    novelty,
+    repetition_rate,
     score_motions,
+    valid_share,
 )
 
 
@@ -111,3 +120,75 @@ def test_as_many_lists_of_references_as_clips():
 def test_a_clip_without_a_reference_is_refused():
     with pytest.raises(ValueError, match="^2 clips have no reference, the first is clip 1$"):
         score_motions([[1], [2], [3]], [[[1]], [], []])
+
+
+# Distributions of codes
+
+
+def test_ngrams_stay_within_a_clip():
+    assert count_ngrams([[1, 2, 1, 2], [2, 3]], 2) == {(1, 2): 2, (2, 1): 1, (2, 3): 1}
+    assert count_ngrams([[1], []], 2) == {}
+
+
+def test_divergence_by_hand():
+    # p = (3/4, 1/4), q = (1/4, 3/4), so m = (1/2, 1/2): 3/4 log2(3/2) + 1/4 log2(1/2), for both sides alike.
+    assert ngram_jsd([[7, 7, 7, 8]], [[7, 8], [8, 8]], 1) == pytest.approx(0.75 * np.log2(1.5) - 0.25)
+    # Half of each set's pairs are in the other: (1/2, 1/2, 0) and (0, 1/2, 1/2) differ by 1/2 bit.
+    assert ngram_jsd([[1, 2, 3]], [[2, 3, 4]], 2) == pytest.approx(0.5)
+
+
+def test_divergence_of_a_set_with_itself_is_0_and_of_strangers_1():
+    clips = [[5, 1, 1, 9], [9, 9]]
+    assert ngram_jsd(clips, clips[::-1], 1) == ngram_jsd(clips, clips, 2) == 0
+    assert ngram_jsd(clips, [[2, 3, 4]], 1) == ngram_jsd(clips, [[2, 3, 4]], 2) == 1
+    assert ngram_jsd(clips, [[2]], 2) is None  # no pair to compare
+
+
+def test_pairs_tell_order_apart_and_single_codes_do_not():
+    forwards, backwards = [[1, 2, 3, 1, 2, 3]], [[3, 2, 1, 3, 2, 1]]
+    assert ngram_jsd(forwards, backwards, 1) == 0 and ngram_jsd(forwards, backwards, 2) == 1
+
+
+def test_usage_and_perplexity_by_hand():
+    clips = [[0, 0, 1], [2, 2, 2, 3, 3]]  # shares 2/8, 1/8, 3/8, 2/8
+    assert codebook_usage(clips, 8) == 4 / 8
+    entropy = 2 * 0.25 * 2 + 0.125 * 3 - 0.375 * np.log2(0.375)
+    assert codebook_perplexity(clips) == pytest.approx(2 ** entropy)
+    assert codebook_usage([[1, 9, -1]], 4) == 1 / 4  # what is no code of the codebook does not count
+    assert codebook_perplexity([[4, 5, 6, 7]] * 3) == pytest.approx(4)
+    assert codebook_perplexity([[4] * 9]) == 1 and codebook_perplexity([[]]) is None is codebook_usage([], 4)
+
+
+def test_repetition_by_hand():
+    assert repetition_rate([3, 3, 4, 4, 4]) == 3 / 4
+    assert repetition_rate([1, 2, 1]) == 0 and repetition_rate([6] * 5) == 1
+    assert repetition_rate([1]) is None is repetition_rate([])
+
+
+def test_distinct_ngrams_by_hand():
+    clips = [[1, 2, 1, 2], [1, 2]]
+    assert distinct_n(clips, 1) == 2 / 6 and distinct_n(clips, 2) == 2 / 4
+    assert distinct_n([[1, 2, 3]], 1) == distinct_n([[1, 2, 3]], 2) == 1
+    assert distinct_n([[1]], 2) is None
+
+
+def test_novelty_is_the_distance_to_the_nearest_training_clip():
+    training = [[1, 2, 3, 4], np.array([70000, 70001], np.int32)]
+    clips = [[1, 2, 3, 4], [70000, 70001, 5], [1, 2, 9, 9], [-3, 8]]
+    assert novelty(clips, training) == pytest.approx([0, 1 / 3, 1 / 2, 1])
+    with pytest.raises(ValueError, match="no training clips"):
+        novelty(clips, [])
+
+
+def test_what_a_codec_could_decode_is_valid():
+    assert [is_valid(clip, 4, 3) for clip in ([0, 3], [4], [-1], [], [1, 1, 1], [1] * 4)] == [
+        True, False, False, False, True, False]
+    assert valid_share([[0], [9], [], [3]], 4) == 0.5 and valid_share([], 4) is None
+
+
+def test_a_constant_clip_is_caught_by_divergence_usage_and_repetition():
+    real = [[i % 7, (3 * i + 1) % 7, (5 * i) % 7] for i in range(50)]
+    constant = [[4, 4, 4]] * 50
+    assert ngram_jsd(constant, real, 1) > 0.5 and ngram_jsd(constant, real, 2) > 0.9
+    assert codebook_usage(constant, 7) == 1 / 7 and codebook_usage(real, 7) == 1
+    assert repetition_rate(constant[0]) == 1 and distinct_n(constant, 2) < 0.02

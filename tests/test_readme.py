@@ -8,17 +8,24 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = re.findall(r"^(?:\.venv/bin/)?python ((?:train_pipeline|inference)\.py.*)$", README, re.MULTILINE)
-INLINE = re.findall(r"`python ((?:train_pipeline|inference)\.py[^`]*)`", README)
+SCRIPTS = r"(?:train_pipeline|inference|evaluate|import_tokens|codec|view|export)\.py"
+COMMANDS = re.findall(rf"^(?:\.venv/bin/)?python ({SCRIPTS}.*)$", README, re.MULTILINE)
+INLINE = re.findall(rf"`python ({SCRIPTS}[^`]*)`", README)
 
 
 @pytest.mark.parametrize("command", COMMANDS + INLINE)
 def test_every_command_is_understood(command):
+    import codec
+    import evaluate
+    import export
+    import import_tokens
     import inference
     import train_pipeline
+    import view
 
     script, *arguments = shlex.split(command)
-    module = {"train_pipeline.py": train_pipeline, "inference.py": inference}[script]
+    modules = (codec, evaluate, export, import_tokens, inference, train_pipeline, view)
+    module = {f"{module.__name__}.py": module for module in modules}[script]
     args = module._parser().parse_args(arguments)
     if module is inference and args.prompts_file is None:
         assert len(inference._requests(args, inference._prompts(args))) == 1
@@ -58,3 +65,11 @@ def test_settings_that_the_readme_names_exist():
     prefixes = "GEN|LR|EPOCHS|BATCH|GRAD|MAX|HELDOUT|STAGE2|REPORT|LORA|WORK|MODEL|DATA"
     named = set(re.findall(rf"\b(?:{prefixes})_[A-Z0-9_]+\b", README))
     assert named <= set(config.defaults()) and len(named) > 10
+
+
+def test_the_metrics_that_the_readme_lists_are_those_there_are():
+    from evaluation import METRICS
+
+    (table,) = re.findall(r"\| metrics \| what they are \|\n.*\n((?:\|.*\n)+)", README)
+    cells = [line.split("|")[1] for line in table.splitlines()]
+    assert sorted(re.findall(r"`(\w+)`", " ".join(cells))) == sorted(METRICS)

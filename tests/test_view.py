@@ -201,7 +201,7 @@ def test_the_command_writes_a_page(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("arguments", "said"), [
-    (["--output", "clip.avi"], "expected a name that ends with .html, .gif, .mp4, .npy"),
+    (["--output", "clip.avi"], "expected a name that ends with .html, .gif, .mp4, .bvh, .npy"),
     (["--output", "clip.html", "--fps", "0"], "0.0 frames a second"),
     (["--output", "clip.html", "--caption", "a", "--caption", "b"], "2 captions for 1 clips"),
     (["--output", "nowhere/clip.html"], "nowhere"),

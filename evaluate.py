@@ -1,0 +1,67 @@
+"""How good a trained model is: `python evaluate.py --model_path output/stage3_t2m_sft`.
+
+Generates clips for held-out captions, scores them beside real clips and beside what anyone gets without a model, and
+writes metrics.json, baselines.json, details.json, generated.jsonl and report.html. Killed at any moment, the same
+command goes on. Clips of another model are scored with --generated.
+"""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+import config
+from evaluation_run import Request, evaluate_model
+from model_folder import MOTION_CONFIG, read_motion_config
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Score a trained model, or clips of any other.", allow_abbrev=False)
+    parser.add_argument("--model_path", help="a trained stage's folder. Default: WORK_DIR/stage3_t2m_sft; with "
+                        "--generated it may be absent")
+    parser.add_argument("--data", help="the rows to score. Default: the run's own test set")
+    parser.add_argument("--output", help="a folder for what is written. Default: evaluation, beside the model")
+    parser.add_argument("--num_samples", type=int, default=3, help="clips for each row. Default: 3")
+    parser.add_argument("--max_prompts", type=int, help="score so many rows, drawn by the seed. Default: all")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same figures. Default: 0")
+    parser.add_argument("--include_train", action="store_true", help="score rows too that the run was trained on")
+    parser.add_argument("--generated", help="score the clips in this file (JSON Lines of text_query, motion_tokens and "
+                        "participant_id, in any order) and generate none")
+    parser.add_argument("--train_data", help="a dataset of the training clips, where they do not lie beside the model")
+    parser.add_argument("--fresh", action="store_true", help="generate anew: remove what is in --output")
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="Default: a GPU where there is one")
+    return parser
+
+
+def main() -> int:
+    args = _parser().parse_args()
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
+    for noisy in ("datasets", "httpx", "transformers", "accelerate"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        print(run(args), flush=True)
+    except (ValueError, OSError) as error:  # what the user can mend; anything else is a defect and keeps its traceback
+        print(f"evaluate.py: {error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        print(f"evaluate.py: the package {error.name} is missing: run it with .venv/bin/python", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("evaluate.py: stopped; the same command goes on with the clips that are kept", file=sys.stderr)
+        return 130
+    return 0
+
+
+def run(args: argparse.Namespace) -> str:
+    """The text to print. Raises ValueError (its subclasses included) and OSError for what cannot be done."""
+    settings = config.resolve({})
+    model_path = args.model_path or str(Path(settings["WORK_DIR"]) / "stage3_t2m_sft")
+    if args.model_path is None and args.generated is not None and not (Path(model_path) / MOTION_CONFIG).is_file():
+        model_path = None  # other people's clips need none
+    if model_path is not None:
+        config.check(read_motion_config(model_path)["settings"], f"{model_path}/{MOTION_CONFIG}")
+    return evaluate_model(Request(**vars(args) | {"model_path": model_path}))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

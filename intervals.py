@@ -1,0 +1,84 @@
+"""How sure a figure is: 95 % intervals by resampling captions, or from repeated generation."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+LEVEL = 0.95
+# Student's t, the 97.5 % quantile for 1 to 30 degrees of freedom; beyond them the normal distribution's 1.960.
+_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
+      2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with the ends of its 95 % interval, None where there is none, from n clips (tokens, for the NLL).
+
+    value None: not available.
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+
+NOT_AVAILABLE = Estimate(None, None, None, 0)
+
+
+def bootstrap(values_by_caption: np.ndarray, statistic: Callable[[np.ndarray], float], rng: np.random.Generator,
+              repeats: int = 1000) -> tuple[float, float, float]:
+    """statistic(values_by_caption) and its 95 % percentile interval (Efron 1979): value, low, high.
+
+    values_by_caption: (captions, ...), what the statistic needs of each caption. Captions are drawn with replacement
+    rather than clips, for clips of one caption are alike and say less than as many independent ones. Of a single
+    caption the interval is its value. Raises ValueError for no captions.
+    """
+    values = np.asarray(values_by_caption)
+    if not len(values):
+        raise ValueError("no captions to draw from")
+    draws = rng.integers(0, len(values), (repeats, len(values)))
+    found = np.array([statistic(values[draw]) for draw in draws])
+    low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(statistic(values)), float(low), float(high)
+
+
+def mean_over_captions(values: Sequence[float | None], captions: Sequence, rng: np.random.Generator,
+                       repeats: int = 1000, weights: Sequence[float] | None = None) -> Estimate:
+    """The mean of clips' values with an interval over captions.
+
+    values: (N,); None where a clip has no value, which then does not count. captions: (N,), each clip's. weights: (N,)
+    how much each counts, 1 if not given; n is then their sum.
+    """
+    sums: dict = {}
+    for place, (value, caption) in enumerate(zip(values, captions, strict=True)):
+        if value is not None:
+            weight = 1.0 if weights is None else weights[place]
+            total, count = sums.get(caption, (0.0, 0.0))
+            sums[caption] = (total + weight * float(value), count + weight)
+    if not sums:
+        return NOT_AVAILABLE
+    table = np.array(list(sums.values()))  # (captions, 2)
+    n = round(table[:, 1].sum())
+    return Estimate(*bootstrap(table, lambda rows: rows[:, 0].sum() / rows[:, 1].sum(), rng, repeats), n)
+
+
+def over_repeats(values: Sequence[float | None], n: int) -> Estimate:
+    """The mean of a figure of a whole set over repeats of it, each generated anew, with Student's interval.
+
+    For figures that resampling would shift, such as the FID, which grows with fewer different clips. It holds how much
+    generating varies, not which captions were asked. One repeat has no interval. n: clips in each repeat.
+    """
+    if not values or any(value is None for value in values):
+        return NOT_AVAILABLE
+    mean = math.fsum(values) / len(values)
+    if len(values) == 1:
+        return Estimate(mean, None, None, n)
+    spread = float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    margin = (_T[len(values) - 2] if len(values) - 1 <= len(_T) else 1.960) * spread
+    return Estimate(mean, mean - margin, mean + margin, n)

@@ -1,0 +1,197 @@
+"""evaluate.py, evaluation_run.py: a tiny run evaluated, stopped and gone on; clips that someone else generated."""
+
+import json
+import shutil
+from functools import partial
+
+import pytest
+from conftest import run_script
+
+import evaluate
+import evaluation_run
+from evaluation import METRICS, SPLITS
+
+
+@pytest.fixture(autouse=True)
+def quick_evaluator(monkeypatch):
+    import evaluator
+
+    monkeypatch.setattr(evaluator, "EvaluatorConfig", partial(
+        evaluator.EvaluatorConfig, dimensions=8, width=16, buckets=256, steps=20, checks=2))
+
+
+@pytest.fixture(scope="module")
+def run_folder(tiny_run, tmp_path_factory):
+    """A copy of the run, for an evaluation writes beside the model."""
+    folder = tmp_path_factory.mktemp("evaluated") / "output"
+    shutil.copytree(tiny_run, folder)
+    return folder
+
+
+def started(folder, *more: str) -> int:
+    return run_script(evaluate, "--model_path", str(folder / "stage3_t2m_sft"), *more)
+
+
+@pytest.fixture(scope="module")
+def evaluated(run_folder, request):
+    import evaluator
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(evaluator, "EvaluatorConfig", partial(
+        evaluator.EvaluatorConfig, dimensions=8, width=16, buckets=256, steps=20, checks=2))
+    assert started(run_folder, "--num_samples", "2") == 0
+    patch.undo()
+    return run_folder / "evaluation"
+
+
+def read(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def lines_of(path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_metrics_json_is_split_metric_and_four_figures(evaluated):
+    found = read(evaluated / "metrics.json")
+    assert tuple(found) == SPLITS
+    for own in found.values():
+        assert list(own) == list(METRICS)
+        assert all(set(figure) == {"value", "low", "high", "n"} for figure in own.values())
+    rows = len(lines_of(evaluated / "generated.jsonl")) // 2
+    assert found["all"]["mm_dist"]["n"] == found["seen"]["mm_dist"]["n"] + found["unseen"]["mm_dist"]["n"] == 2 * rows
+    assert found["all"]["valid_share"] == {"value": 1, "low": 1, "high": 1, "n": 2 * rows}
+    assert found["all"]["nll_per_token"]["value"] > 0 and found["all"]["participant_accuracy"]["n"] == 2 * rows
+    assert found["all"]["fid"]["n"] == rows and found["all"]["fid"]["low"] <= found["all"]["fid"]["value"]
+    assert set(read(evaluated / "baselines.json")) == {
+        "real", "another_real_clip", "nearest_caption_clip", "random_clip", "shuffled_captions"}
+
+
+def test_what_is_written_names_the_data_the_settings_and_the_versions(evaluated, run_folder):
+    details = read(evaluated / "details.json")
+    prepared = read(run_folder / "prepared_data" / "fingerprint.json")
+    assert details["data"]["fingerprint"] == prepared["fingerprint"]
+    assert details["settings"]["SEED"] == 0 and details["versions"]["torch"] and details["request"]["seed"] == 0
+    assert details["captions"] and details["participants"] and details["lengths"]
+    assert (evaluated / "report.html").is_file()
+    assert (run_folder / "evaluator" / "evaluator.json").is_file()
+
+
+def test_the_same_command_again_gives_the_same_figures_and_generates_nothing(evaluated, run_folder, monkeypatch):
+    import generate
+
+    before = {name: (evaluated / name).read_bytes() for name in ("metrics.json", "baselines.json", "generated.jsonl")}
+    monkeypatch.setattr(generate.MotionGenerator, "generate_batch", None)
+    shutil.rmtree(run_folder / "evaluator")  # a new one of the same seed is the same
+    assert started(run_folder, "--num_samples", "2") == 0
+    assert before == {name: (evaluated / name).read_bytes() for name in before}
+
+
+def test_killed_in_the_middle_it_goes_on_to_the_same_clips(run_folder, tmp_path, monkeypatch, evaluated):
+    import generate
+
+    monkeypatch.setattr(evaluation_run, "CHUNK", 3)
+    whole = tmp_path / "whole"
+    assert started(run_folder, "--num_samples", "2", "--output", str(whole)) == 0
+    text = (whole / "generated.jsonl").read_text(encoding="utf-8")
+    shutil.copytree(whole, tmp_path / "cut")
+    (tmp_path / "cut" / "metrics.json").unlink()
+    at = len("".join(text.splitlines(keepends=True)[:9])) + 20  # in the middle of the tenth line, of the second chunk
+    (tmp_path / "cut" / "generated.jsonl").write_text(text[:at], encoding="utf-8")
+    asked, original = [], generate.MotionGenerator.generate_batch
+
+    def counted(self, prompts, *rest, **more):
+        asked.append(len(prompts))
+        return original(self, prompts, *rest, **more)
+
+    monkeypatch.setattr(generate.MotionGenerator, "generate_batch", counted)
+    assert started(run_folder, "--num_samples", "2", "--output", str(tmp_path / "cut")) == 0
+    assert sum(asked) == len(text.splitlines()) // 2 - 3  # the first chunk of three rows is kept
+    assert (tmp_path / "cut" / "generated.jsonl").read_text(encoding="utf-8") == text
+    assert read(tmp_path / "cut" / "metrics.json") == read(whole / "metrics.json")
+
+
+def test_every_chunk_draws_from_a_seed_of_its_own():
+    seeds = [evaluation_run._chunk_seed(seed, start) for seed in (0, 1) for start in (0, 32, 64)]
+    assert len(set(seeds)) == 6 and all(0 <= seed < 2**63 for seed in seeds)
+    assert seeds[0] == evaluation_run._chunk_seed(0, 0)
+
+
+def test_another_request_or_strange_files_are_refused_by_name(evaluated, run_folder, capsys, tmp_path):
+    assert started(run_folder, "--num_samples", "2", "--seed", "5") == 1
+    assert "seed: 0 before, 5 now" in capsys.readouterr().err
+    (tmp_path / "metrics.json").write_text("{}")
+    assert started(run_folder, "--output", str(tmp_path)) == 1
+    assert "holds metrics.json but no request.json" in capsys.readouterr().err
+    shutil.copytree(evaluated, tmp_path / "changed")
+    path = tmp_path / "changed" / "generated.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join([lines[1], lines[0], *lines[2:]]), encoding="utf-8")
+    assert started(run_folder, "--num_samples", "2", "--output", str(tmp_path / "changed")) == 1
+    assert "line 1 is not the clip expected there" in capsys.readouterr().err
+
+
+def test_fresh_generates_anew_with_the_other_seed(run_folder, tmp_path, evaluated):
+    shutil.copytree(evaluated, tmp_path / "copy")
+    assert started(run_folder, "--num_samples", "2", "--seed", "5", "--fresh", "--output", str(tmp_path / "copy")) == 0
+    assert lines_of(tmp_path / "copy" / "generated.jsonl") != lines_of(evaluated / "generated.jsonl")
+
+
+def test_all_rows_of_a_file_but_those_that_were_trained_on(run_folder, tiny_dataset, tmp_path, capsys):
+    assert started(run_folder, "--data", tiny_dataset, "--max_prompts", "4", "--num_samples", "1",
+                   "--output", str(tmp_path)) == 0
+    sizes = read(run_folder / "prepared_data" / "fingerprint.json")["sizes"]
+    assert f"trained on {sizes['train']} of 60 rows, which are left out" in capsys.readouterr().out
+    assert read(tmp_path / "metrics.json")["all"]["mm_dist"]["n"] == 4
+
+
+def test_anyones_clips_are_scored_without_a_model(tiny_dataset, tmp_path, capsys, monkeypatch):
+    """The real clips as generated ones, in another order, with the half of the file as training clips."""
+    monkeypatch.chdir(tmp_path)
+    rows = json.loads(open(tiny_dataset, encoding="utf-8").read())
+    (tmp_path / "data.json").write_text(json.dumps(rows[::2]), encoding="utf-8")
+    (tmp_path / "train.json").write_text(json.dumps(rows[1::2]), encoding="utf-8")
+    (tmp_path / "clips.jsonl").write_text("\n".join(map(json.dumps, rows[::-1])), encoding="utf-8")
+    assert run_script(evaluate, "--generated", "clips.jsonl", "--data", "data.json", "--train_data", "train.json",
+                      "--output", "out", "--num_samples", "1") == 0
+    found, others = read(tmp_path / "out" / "metrics.json")["all"], read(tmp_path / "out" / "baselines.json")
+    for name in ("r_precision_top1", "mm_dist", "fid", "diversity", "unigram_jsd", "novelty"):
+        assert found[name]["value"] == pytest.approx(others["real"]["all"][name]["value"], abs=1e-6), name
+    assert found["normalised_edit_distance"]["value"] == 0 and found["nll_per_token"]["n"] == 0
+    assert (tmp_path / "out" / "evaluator").is_dir() and not (tmp_path / "out" / "generated.jsonl").exists()
+    output = capsys.readouterr().out
+    assert "not available: nll_per_token (it needs the model" in output and "30 of 60 clips are scored" in output
+
+
+def test_without_training_clips_what_needs_them_is_not_available(tiny_dataset, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run_script(evaluate, "--generated", tiny_dataset.replace("tiny.json", "none.jsonl"), "--data", tiny_dataset,
+                      "--output", "out") == 1
+    assert "none.jsonl" in capsys.readouterr().err
+    rows = json.loads(open(tiny_dataset, encoding="utf-8").read())
+    (tmp_path / "clips.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    assert run_script(evaluate, "--generated", "clips.jsonl", "--data", tiny_dataset, "--output", "again") == 0
+    found = read(tmp_path / "again" / "metrics.json")["all"]
+    assert found["fid"] == {"value": None, "low": None, "high": None, "n": 0} and found["bigram_jsd"]["value"] == 0
+    assert "(no training clips)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--num_samples", "0"], "--num_samples is 0, expected 1 or more"),
+    (["--max_prompts", "0"], "--max_prompts is 0"),
+    (["--data", "nowhere.json"], "nowhere.json"),
+])
+def test_what_cannot_be_done_is_refused(run_folder, capsys, arguments, message):
+    assert started(run_folder, *arguments) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_model_of_motion_alone_is_refused(run_folder, capsys):
+    assert run_script(evaluate, "--model_path", str(run_folder / "stage1_mlm")) == 1
+    assert "not for text to motion" in capsys.readouterr().err
+
+
+def test_without_a_model_or_data_there_is_nothing_to_score(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run_script(evaluate, "--generated", "clips.jsonl") == 1
+    assert "give --data FILE" in capsys.readouterr().err
