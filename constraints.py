@@ -21,12 +21,12 @@ LARGEST = torch.finfo(torch.float32).max / 4  # an infinite score would leave a 
 @dataclass
 class Bounds:
     """Length limits of B rows, in tokens, each (B,): no end before shortest, nothing but the end at longest, and around
-    target the end's logit shifted by slope a token. codes (B, K) bool: those that a row may use; None for all."""
+    target the end's logit shifted by slope (B,) a token. codes (B, K) bool: those that a row may use; None for all."""
 
     shortest: torch.Tensor
     target: torch.Tensor
     longest: torch.Tensor
-    slope: float
+    slope: torch.Tensor
     codes: torch.Tensor | None = None
 
     @classmethod
@@ -41,7 +41,8 @@ class Bounds:
             raise GenerationError("a row of allowed codes allows no code")
         return cls(torch.tensor([limit.min_tokens for limit in limits], device=device),
                    torch.tensor([float(limit.soft_target) for limit in limits], device=device),
-                   torch.tensor([limit.max_tokens for limit in limits], device=device), slope,
+                   torch.tensor([limit.max_tokens for limit in limits], device=device),
+                   torch.full((len(limits),), float(slope), device=device),
                    None if codes is None else codes.to(device))
 
 
@@ -57,8 +58,7 @@ def constrained_scores(scores: torch.Tensor, tokens: torch.Tensor, bounds: Bound
         raise GenerationError(f"the model's scores are no numbers (NaN) for row {row} at token {int(tokens[row])}: its "
                               "weights are broken, or DTYPE float16 overflows (try float32)")
     scores.clamp_(-LARGEST, LARGEST)
-    if bounds.slope:
-        scores[:, -1] += ((tokens - bounds.target) * bounds.slope).clamp_(-MOST_END_SHIFT, MOST_END_SHIFT)
+    scores[:, -1] += ((tokens - bounds.target) * bounds.slope).clamp_(-MOST_END_SHIFT, MOST_END_SHIFT)
     if bounds.codes is not None:
         scores[:, :-1].masked_fill_(~bounds.codes, -torch.inf)
     scores[:, -1].masked_fill_(tokens < bounds.shortest, -torch.inf)
@@ -83,9 +83,9 @@ class LengthAwareMotionLogitsProcessor(LogitsProcessor):
         """input_ids (B, T), scores (B, V) -> scores (B, V). Raises GenerationError for a score that is no number."""
         first, end, bounds = self.vocabulary.first_motion_id, self.vocabulary.end_id, self.bounds
         if bounds.shortest.device != scores.device:
-            moved = (bounds.shortest, bounds.target, bounds.longest)
+            moved = (bounds.shortest, bounds.target, bounds.longest, bounds.slope)
             codes = None if bounds.codes is None else bounds.codes.to(scores.device)
-            self.bounds = bounds = Bounds(*(tensor.to(scores.device) for tensor in moved), bounds.slope, codes)
+            self.bounds = bounds = Bounds(*(tensor.to(scores.device) for tensor in moved), codes)
         tokens = torch.full((len(scores),), input_ids.shape[1] - self.prompt_length, device=scores.device)
         answer = scores[:, first:end + 1].to(torch.float32, copy=True)  # (B, K + 1)
         restricted = torch.full_like(scores, -torch.inf, dtype=torch.float32)

@@ -15,7 +15,7 @@ from cached_network import CachedNetwork, Product
 from constraints import Bounds, constrained_scores
 from lengths import LengthLimits
 from model import scale_logits
-from motion_request import Sampling
+from motion_request import LEAST_TEMPERATURE, Sampling
 
 MOST_POSITIONS = 8_192  # that are scored at once; bounds the memory of long texts and large vocabularies
 
@@ -56,6 +56,7 @@ class Job:
 
     prompt_ids: Sequence[int]
     limits: LengthLimits
+    sampling: Sampling
     given: Sequence[int] = ()
     codes: Sequence[int] | None = None
     random_key: tuple[int, ...] = (0,)
@@ -73,36 +74,46 @@ class Answer:
     log_probability: float | None = 0.0
 
 
-def draw(scores: torch.Tensor, sampling: Sampling, uniform: torch.Tensor) -> torch.Tensor:
-    """A place for each row of scores (B, A), -inf where there is no choice; uniform (B,) in [0, 1).
+@dataclass
+class Draws:
+    """How B rows are drawn: temperature, top_p (B,) and top_k (B,), as in Sampling; uniform (B,) in [0, 1)."""
+
+    temperature: torch.Tensor
+    top_p: torch.Tensor
+    top_k: torch.Tensor
+    uniform: torch.Tensor
+
+
+def draw(scores: torch.Tensor, draws: Draws) -> torch.Tensor:
+    """A place for each row of scores (B, A), -inf where there is no choice.
 
     Temperature, then top-k, then top-p (nucleus sampling, Holtzman et al. 2020), then the inverse of the cumulative
     distribution: what multinomial sampling does, with random numbers that belong to the row.
     """
-    if sampling.greedy:
+    greedy = draws.temperature < LEAST_TEMPERATURE
+    if greedy.all():
         return scores.argmax(dim=1)
-    scores = scores / sampling.temperature
-    if not sampling.top_k and sampling.top_p == 1:
-        shares, places = torch.softmax(scores, dim=1), None
-    else:
-        scores, places = scores.sort(dim=1, descending=True)
-        if sampling.top_k:
-            # As transformers does, those that tie with the last of the k stay in.
-            scores = scores.masked_fill(scores < scores[:, min(sampling.top_k, scores.shape[1]) - 1, None], -torch.inf)
-        shares = torch.softmax(scores, dim=1)
-        shares = shares.masked_fill(shares.cumsum(dim=1) - shares >= sampling.top_p, 0.0)
+    likeliest = scores.argmax(dim=1)
+    scores = scores / draws.temperature.clamp(min=LEAST_TEMPERATURE)[:, None]
+    # Sorted for all rows, also those that need no order: what a row draws must not depend on who is beside it.
+    scores, places = scores.sort(dim=1, descending=True, stable=True)
+    # As transformers does, those that tie with the last of the k stay in.
+    size = scores.shape[1]
+    last = torch.where(draws.top_k > 0, draws.top_k.clamp(max=size), size) - 1
+    scores = scores.masked_fill(scores < scores.gather(1, last[:, None]), -torch.inf)
+    shares = torch.softmax(scores, dim=1)
+    shares = shares.masked_fill(shares.cumsum(dim=1) - shares >= draws.top_p[:, None], 0.0)
     cumulative = shares.cumsum(dim=1)
-    drawn = torch.searchsorted(cumulative, (uniform * cumulative[:, -1])[:, None], right=True)
+    drawn = torch.searchsorted(cumulative, (draws.uniform * cumulative[:, -1])[:, None], right=True)
     # Rounding may lead behind the last place that has a share.
-    last = (shares > 0).int().cumsum(dim=1).argmax(dim=1, keepdim=True)
-    drawn = torch.minimum(drawn, last)
-    return (drawn if places is None else places.gather(1, drawn))[:, 0]
+    drawn = torch.minimum(drawn, (shares > 0).sum(dim=1, keepdim=True) - 1)
+    return torch.where(greedy, likeliest, places.gather(1, drawn)[:, 0])
 
 
 class _Slots:
     """The rows that are being decoded; arrays by slot, of which the first `live` count."""
 
-    def __init__(self, jobs: Sequence[Job], count: int, size: int, slope: float, device):
+    def __init__(self, jobs: Sequence[Job], count: int, size: int, device):
         longest = max(max(job.limits.max_tokens for job in jobs), max(len(job.given) for job in jobs)) + 1
         whole = dict(dtype=torch.long, device=device)
         self.jobs, self.size = jobs, size
@@ -110,15 +121,17 @@ class _Slots:
         self.next_ids, self.past, self.tokens = (torch.zeros(count, **whole) for _ in range(3))
         self.given = torch.full((count, longest), FREE, **whole)
         self.uniform = torch.zeros(count, longest, device=device)
+        self.temperature, self.top_p = (torch.zeros(count, device=device) for _ in range(2))
+        self.top_k = torch.zeros(count, **whole)
         limited = any(job.codes is not None for job in jobs)
         self.bounds = Bounds(torch.zeros(count, **whole), torch.zeros(count, device=device),
-                             torch.zeros(count, **whole), slope,
+                             torch.zeros(count, **whole), torch.zeros(count, device=device),
                              torch.ones(count, size - 1, dtype=torch.bool, device=device) if limited else None)
 
     def _arrays(self) -> list[torch.Tensor]:
         bounds = self.bounds
-        found = [self.next_ids, self.past, self.tokens, self.given, self.uniform, bounds.shortest, bounds.target,
-                 bounds.longest, bounds.codes]
+        found = [self.next_ids, self.past, self.tokens, self.given, self.uniform, self.temperature, self.top_p,
+                 self.top_k, bounds.shortest, bounds.target, bounds.longest, bounds.slope, bounds.codes]
         return [array for array in found if array is not None]
 
     def place(self, slot: int, owner: int, prompt: tuple[int, ...], begun: int) -> None:
@@ -130,7 +143,9 @@ class _Slots:
         self.given[slot, :len(job.given)] = torch.as_tensor(job.given, dtype=torch.long)
         draws = np.random.default_rng(job.random_key).random(job.limits.max_tokens + 1, dtype=np.float32)
         self.uniform[slot, :len(draws)] = torch.from_numpy(draws)
-        limits, bounds = job.limits, self.bounds
+        limits, bounds, sampling = job.limits, self.bounds, job.sampling
+        self.temperature[slot], self.top_p[slot] = sampling.temperature, sampling.top_p
+        self.top_k[slot], bounds.slope[slot] = sampling.top_k, sampling.slope
         bounds.shortest[slot], bounds.target[slot] = limits.min_tokens, float(limits.soft_target)
         bounds.longest[slot] = limits.max_tokens
         if bounds.codes is not None:
@@ -150,7 +165,12 @@ class _Slots:
     def live_bounds(self) -> Bounds:
         bounds, live = self.bounds, self.live
         codes = None if bounds.codes is None else bounds.codes[:live]
-        return Bounds(bounds.shortest[:live], bounds.target[:live], bounds.longest[:live], bounds.slope, codes)
+        return Bounds(bounds.shortest[:live], bounds.target[:live], bounds.longest[:live], bounds.slope[:live], codes)
+
+    def live_draws(self) -> Draws:
+        live = self.live
+        uniform = self.uniform[:live].gather(1, self.tokens[:live, None])[:, 0]
+        return Draws(self.temperature[:live], self.top_p[:live], self.top_k[:live], uniform)
 
 
 class Decoder:
@@ -160,23 +180,22 @@ class Decoder:
         self.network = network
         self.slots = slots
 
-    def decode(self, jobs: Sequence[Job], alphabet: Alphabet, sampling: Sampling) -> list[Answer]:
+    def decode(self, jobs: Sequence[Job], alphabet: Alphabet) -> list[Answer]:
         """An answer for each job, in their order. Raises GenerationError for scores that are no numbers."""
         answers = [Answer() for _ in jobs]
-        for owner, place, log_probability in self.steps(jobs, alphabet, sampling):
+        for owner, place, log_probability in self.steps(jobs, alphabet):
             answers[owner].log_probability += log_probability
             if place is not None:
                 answers[owner].places.append(place)
         return answers
 
     @torch.no_grad()
-    def steps(self, jobs: Sequence[Job], alphabet: Alphabet,
-              sampling: Sampling) -> Iterator[tuple[int, int | None, float]]:
+    def steps(self, jobs: Sequence[Job], alphabet: Alphabet) -> Iterator[tuple[int, int | None, float]]:
         """(job, place in the alphabet or None for the end, its log-probability or 0 for what was given), as they come.
         """
         if not jobs:
             return
-        slots = _Slots(jobs, min(self.slots, len(jobs)), len(alphabet), sampling.slope, self.network.device)
+        slots = _Slots(jobs, min(self.slots, len(jobs)), len(alphabet), self.network.device)
         # Jobs of like length lie together, so that rows read about as many positions; those of one prompt, too.
         waiting = sorted(range(len(jobs)), key=lambda i: (jobs[i].limits.soft_target, tuple(jobs[i].prompt_ids), i))
         self.network.reserve(len(slots.owners),
@@ -189,7 +208,7 @@ class Decoder:
             if waiting and (not slots.live or 4 * free >= len(slots.owners)):
                 arriving, waiting = waiting[:free], waiting[free:]
                 self._admit(slots, arriving, alphabet)
-            yield from self._step(slots, alphabet, sampling)
+            yield from self._step(slots, alphabet)
 
     @staticmethod
     def _begun(job: Job) -> list[int]:
@@ -232,15 +251,14 @@ class Decoder:
         none = torch.zeros(len(prompts), dtype=torch.long, device=self.network.device)
         self.network(ids.to(self.network.device), none, first)
 
-    def _step(self, slots: _Slots, alphabet: Alphabet, sampling: Sampling) -> Iterator[tuple[int, int | None, float]]:
+    def _step(self, slots: _Slots, alphabet: Alphabet) -> Iterator[tuple[int, int | None, float]]:
         live = slots.live
         hidden = self.network(slots.next_ids[:live, None], slots.past[:live])[:, 0]
         scores = alphabet.scores(hidden)  # (B, A)
         normaliser = scores.logsumexp(dim=1)
         tokens = slots.tokens[:live]
         own = scores.clone()
-        places = draw(constrained_scores(scores, tokens, slots.live_bounds()), sampling,
-                      slots.uniform[:live].gather(1, tokens[:, None])[:, 0])
+        places = draw(constrained_scores(scores, tokens, slots.live_bounds()), slots.live_draws())
         given = slots.given[:live].gather(1, tokens[:, None])[:, 0]
         free = given == FREE
         places = torch.where(free, places, given)

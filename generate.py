@@ -165,7 +165,7 @@ class MotionGenerator:
             raise GenerationError("stream gives the tokens of one motion: no samples, no best_of, no caption")
         self._require_decoder("stream")
         job, _ = self._job(request, (self._seed(seed), 0, 0))
-        steps = self.decoder.steps([job], self.motion, self._sampling(request))
+        steps = self.decoder.steps([job], self.motion)
         return (place for _, place, _ in steps if place is not None)
 
     def answer(self, requests: MotionRequest | Sequence[MotionRequest], seed: int | None = None) -> list[MotionResult]:
@@ -181,20 +181,18 @@ class MotionGenerator:
             for sample in range(request.num_samples * request.best_of):
                 wanted.append((request, *self._job(request, (seed, place, sample))))
         results: list[MotionResult] = [None] * len(wanted)  # all are filled in below
-        groups: dict[tuple, list[int]] = {}
-        for i, (request, _, _) in enumerate(wanted):
-            groups.setdefault((request.task == "m2t", self._sampling(request)), []).append(i)
-        for (is_text, sampling), members in groups.items():
-            answers = self._decode([wanted[i][1] for i in members], is_text, sampling, seed)
-            for i, answer in zip(members, answers, strict=True):
+        for is_text in (False, True):
+            members = [i for i, (request, _, _) in enumerate(wanted) if (request.task == "m2t") == is_text]
+            for i, answer in zip(members, self._decode([wanted[i][1] for i in members], is_text, seed),
+                                 strict=True):
                 request, _, limits = wanted[i]
                 results[i] = self._as_text(request, answer) if is_text else self._as_motion(request, answer, limits)
         return self._best(results, requests)
 
-    def _decode(self, jobs: Sequence[Job], is_text: bool, sampling: Sampling, seed: int) -> list[Answer]:
+    def _decode(self, jobs: Sequence[Job], is_text: bool, seed: int) -> list[Answer]:
         if self.vllm is not None:
-            return [Answer(codes, None) for codes in self.vllm.decode(jobs, sampling, seed)]
-        return self.decoder.decode(jobs, self.text if is_text else self.motion, sampling)
+            return [Answer(codes, None) for codes in self.vllm.decode(jobs, [job.sampling for job in jobs], seed)]
+        return self.decoder.decode(jobs, self.text if is_text else self.motion)
 
     # ---- looking at answers
 
@@ -259,7 +257,7 @@ class MotionGenerator:
         if request.task != "t2m" or request.best_of > 1:
             self._require_decoder(request.task if request.task != "t2m" else "best_of")
         self._require("t2m" if told else request.task)
-        return self._jobs.of(request, key)
+        return self._jobs.of(request, self._sampling(request), key)
 
     # ---- from what was decoded to a result
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from decoding import Job
 from lengths import LengthLimits, LengthModel
-from motion_request import GenerationError, MotionRequest
+from motion_request import GenerationError, MotionRequest, Sampling
 from templates import MASKED, MotionTemplate, MotionVocabulary
 
 log = logging.getLogger(__name__)
@@ -24,19 +24,19 @@ class JobMaker:
         self.length_model = length_model
         self.settings = settings
 
-    def of(self, request: MotionRequest, key: tuple[int, ...]) -> tuple[Job, LengthLimits | None]:
+    def of(self, request: MotionRequest, sampling: Sampling, key: tuple[int, ...]) -> tuple[Job, LengthLimits | None]:
         """The job, and the limits of a motion with where they come from. key: what the job's random numbers depend on.
 
         Raises GenerationError, and ValueError for codes and participants that the model does not know.
         """
         participant_id = None if request.participant_id is None else str(request.participant_id)
         if request.task == "m2t":
-            return self._motion_to_text(request, participant_id, key)
+            return self._motion_to_text(request, participant_id, sampling, key)
         if request.text is not None:
-            return self._text_to_motion(request, participant_id, key)
-        return self._filling_in(request, participant_id, key)
+            return self._text_to_motion(request, participant_id, sampling, key)
+        return self._filling_in(request, participant_id, sampling, key)
 
-    def _text_to_motion(self, request: MotionRequest, participant_id: str | None, key) -> tuple[Job, LengthLimits]:
+    def _text_to_motion(self, request: MotionRequest, participant_id: str | None, sampling, key):
         prompt = self.template.render("t2m", text=request.text, participant_id=participant_id, answer=False).ids
         start = request.motion or ()
         self.vocabulary.code_ids(start)
@@ -52,17 +52,18 @@ class JobMaker:
         if request.per_prompt_vocab and codes is None:
             log.warning("per_prompt_vocab: %r was never seen in training, or is one of too many captions to keep their "
                         "codes, so all %d codes are allowed", request.text, self.vocabulary.codebook_size)
-        return Job(prompt, limits, start, codes, key), limits
+        return Job(prompt, limits, sampling, start, codes, key), limits
 
-    def _motion_to_text(self, request: MotionRequest, participant_id: str | None, key) -> tuple[Job, None]:
+    def _motion_to_text(self, request: MotionRequest, participant_id: str | None, sampling, key):
         prompt = self.template.render("m2t", codes=request.motion, participant_id=participant_id, answer=False).ids
         positions = self.settings["MAX_SEQ_LEN"]
         if len(prompt) + MOST_TEXT_TOKENS > positions:
             raise GenerationError(f"{len(request.motion)} motion tokens and {MOST_TEXT_TOKENS} for the caption do not "
                                   f"fit the model's {positions} positions (MAX_SEQ_LEN)")
-        return Job(prompt, LengthLimits(1, MOST_TEXT_TOKENS, MOST_TEXT_TOKENS, "text"), random_key=key), None
+        limits = LengthLimits(1, MOST_TEXT_TOKENS, MOST_TEXT_TOKENS, "text")
+        return Job(prompt, limits, sampling, random_key=key), None
 
-    def _filling_in(self, request: MotionRequest, participant_id: str | None, key) -> tuple[Job, LengthLimits]:
+    def _filling_in(self, request: MotionRequest, participant_id: str | None, sampling, key):
         """Denoising, and its variants: all of them have a length, and the question shows what is lost."""
         length = self._length_of_filling_in(request)
         start, end = request.motion, request.end or ()
@@ -76,7 +77,7 @@ class JobMaker:
                                   f"the model has {self.settings['MAX_SEQ_LEN']} (MAX_SEQ_LEN)")
         limits = LengthLimits(length, length, length, "the question")
         given = noisy if request.keep_given or request.task != "denoise" else ()
-        return Job(prompt, limits, given, random_key=key), limits
+        return Job(prompt, limits, sampling, given, random_key=key), limits
 
     def _length_of_filling_in(self, request: MotionRequest) -> int:
         if request.task == "denoise":

@@ -65,17 +65,19 @@ class VllmEngine:
             model=str(folder), max_model_len=self.settings["MAX_SEQ_LEN"], logits_processors=[PLUGIN],
             structured_outputs_config={"backend": "guidance"}, disable_log_stats=True, **options)
 
-    def decode(self, requests: Sequence, sampling, seed: int) -> list[list[int]]:
+    def decode(self, requests: Sequence, samplings: Sequence, seed: int) -> list[list[int]]:
         """Codes for each request, in their order; vLLM makes the batches.
 
         requests: each with prompt_ids (list of ids), limits (LengthLimits) and codes (those allowed; None for all).
-        sampling: with temperature, top_p, top_k and slope, as generate.Sampling. The same requests and seed give the
-        same codes; a request's draw has a seed of its own, but vLLM's arithmetic depends on who else is decoded.
+        samplings: one for each, with temperature, top_p, top_k and slope, as motion_request.Sampling. The same
+        requests and seed give the same codes; a draw has a seed of its own, but vLLM's arithmetic depends on who else
+        is decoded.
         """
         if not requests:
             return []
         seeds = random.Random(seed)
-        params = [self._params(request, sampling, seeds.getrandbits(63)) for request in requests]
+        params = [self._params(request, sampling, seeds.getrandbits(63))
+                  for request, sampling in zip(requests, samplings, strict=True)]
         prompts = [{"prompt_token_ids": list(request.prompt_ids)} for request in requests]
         outputs = self._engine.generate(prompts, params, use_tqdm=False)
         return [self._codes(output.outputs[0].token_ids, request.limits, request.codes)
@@ -123,7 +125,7 @@ def measure(engine: VllmEngine, requests: Sequence, sampling, repeats: int) -> d
     speeds, firsts = [], []
     for run in range(repeats + 1):
         started = time.perf_counter()
-        answers = engine.decode(requests, sampling, run)
+        answers = engine.decode(requests, [sampling] * len(requests), run)
         seconds = time.perf_counter() - started
         speeds.append(sum(len(codes) + 1 for codes in answers) / seconds)
         firsts.append(engine.seconds_to_first_tokens(requests, sampling, run))

@@ -41,14 +41,17 @@ def limits(low: int, target: float, high: int):
     return LengthLimits(low, target, high, "")
 
 
-def jobs_of(count: int = 9):
-    """Prompts of several lengths, some shared, with limits of their own."""
+def jobs_of(count: int = 9, *sampling):
+    """Prompts of several lengths, some shared, with limits of their own; each of `sampling` in turn."""
     from decoding import Job
+    from motion_request import Sampling
+
+    sampling = [Sampling(*one) for one in sampling or [(1, 1, 0, 0)]]
 
     prompts = [[5, 6, 7], [8, 9, 10, 11, 12], [13] * 8]
     windows = [(1, 3, 6), (4, 4, 4), (2, 9, 14)]
-    return [Job(prompts[i // 2 % 3], limits(*windows[i % 3]), codes=(1, 3, 5) if i == 4 else None, random_key=(7, i))
-            for i in range(count)]
+    return [Job(prompts[i // 2 % 3], limits(*windows[i % 3]), sampling[i % len(sampling)],
+                codes=(1, 3, 5) if i == 4 else None, random_key=(7, i)) for i in range(count)]
 
 
 def by_transformers(network, vocabulary, job, slope: float) -> list[int]:
@@ -70,12 +73,10 @@ def by_transformers(network, vocabulary, job, slope: float) -> list[int]:
 @pytest.mark.parametrize("kind", ["llama", "llama_untied", "llama_padded", "qwen3", "gemma2", "gemma3", "granite",
                                   "cohere"])
 def test_greedy_answers_are_those_of_model_generate_with_our_processor(parts, kind):
-    from motion_request import Sampling
-
     decoder, alphabet, network, vocabulary = parts(kind)
-    jobs = jobs_of()
     for slope in (0.0, 0.4):
-        answers = decoder(4).decode(jobs, alphabet, Sampling(0, 1, 0, slope))
+        jobs = jobs_of(9, (0, 1, 0, slope))
+        answers = decoder(4).decode(jobs, alphabet)
         assert [answer.places for answer in answers] == [by_transformers(network, vocabulary, job, slope)
                                                          for job in jobs]
 
@@ -91,16 +92,13 @@ def test_scores_are_those_of_the_whole_head(parts):
 
 
 def test_answers_do_not_depend_on_who_decodes_beside_them(parts):
-    from motion_request import Sampling
-
     decoder, alphabet, _, _ = parts("llama")
-    sampling = Sampling(1.0, 0.9, 0, 0.2)
-    jobs = jobs_of(12)
-    alone = [decoder(1).decode([job], alphabet, sampling)[0] for job in jobs]
+    jobs = jobs_of(12, (1.0, 0.9, 0, 0.2), (0, 1, 0, 1.0), (2.0, 1, 3, 0), (0.5, 1, 0, 0), (1.0, 0.4, 9, 0.5))
+    alone = [decoder(1).decode([job], alphabet)[0] for job in jobs]
     for slots in (1, 3, 5, 64):
         for order in (range(12), reversed(range(12))):
             order = list(order)
-            found = decoder(slots).decode([jobs[i] for i in order], alphabet, sampling)
+            found = decoder(slots).decode([jobs[i] for i in order], alphabet)
             for i, answer in zip(order, found, strict=True):
                 assert answer.places == alone[i].places
                 assert answer.log_probability == pytest.approx(alone[i].log_probability, abs=1e-4)
@@ -132,13 +130,35 @@ def test_draws_cover_the_warped_distribution_and_nothing_else(unsloth, temperatu
     count = 4000
     grid = (torch.arange(count) + 0.5) / count
     for row in scores:
-        found = torch.bincount(draw(row.expand(count, -1), sampling, grid), minlength=40) / count
+        found = torch.bincount(draw(row.expand(count, -1), draws(grid, sampling)), minlength=40) / count
         # A grid of uniform numbers meets each share to within one of its steps; ties are one choice for top-p.
         want = exact_distribution(row, sampling)
         if row[3] != row[4]:
             torch.testing.assert_close(found, want, atol=1.5 / count, rtol=1e-3)
         assert (found[torch.isinf(row)] == 0).all() and float(found.sum()) == pytest.approx(1)
-    assert torch.equal(draw(scores, Sampling(0, 1, 0, 0), torch.rand(3)), scores.argmax(1))
+    assert torch.equal(draw(scores, draws(torch.rand(3), Sampling(0, 1, 0, 0))), scores.argmax(1))
+
+
+def draws(uniform: torch.Tensor, *sampling):
+    """Each of `sampling` in turn for the rows."""
+    from decoding import Draws
+
+    rows = [sampling[i % len(sampling)] for i in range(len(uniform))]
+    return Draws(torch.tensor([float(one.temperature) for one in rows]),
+                 torch.tensor([float(one.top_p) for one in rows]), torch.tensor([one.top_k for one in rows]), uniform)
+
+
+def test_rows_with_settings_of_their_own_draw_as_they_would_alone(unsloth):
+    from decoding import draw
+    from motion_request import Sampling
+
+    scores = 2 * torch.randn(8, 30, generator=torch.Generator().manual_seed(2))
+    uniform = torch.rand(8, generator=torch.Generator().manual_seed(3))
+    kinds = [Sampling(1, 1, 0, 0), Sampling(0, 1, 0, 0), Sampling(0.5, 0.6, 0, 0), Sampling(2, 1, 4, 0)]
+    together = draw(scores, draws(uniform, *kinds))
+    for row in range(8):
+        alone = draw(scores[row:row + 1], draws(uniform[row:row + 1], kinds[row % 4]))
+        assert int(alone[0]) == int(together[row])
 
 
 def test_the_largest_uniform_number_draws_a_place_that_has_a_share(unsloth):
@@ -149,7 +169,7 @@ def test_the_largest_uniform_number_draws_a_place_that_has_a_share(unsloth):
     scores[0, [5, 9]] = torch.tensor([30.0, 0.0])
     almost = torch.tensor([np.nextafter(np.float32(1), np.float32(0))])
     for top_p in (1.0, 0.99):
-        assert int(draw(scores, Sampling(1, top_p, 0, 0), almost)) in (5, 9)
+        assert int(draw(scores, draws(almost, Sampling(1, top_p, 0, 0)))) in (5, 9)
 
 
 def test_sampled_frequencies_pass_a_chi_square_test(parts):
@@ -160,8 +180,8 @@ def test_sampled_frequencies_pass_a_chi_square_test(parts):
 
     decoder, alphabet, network, vocabulary = parts("llama")
     sampling, window, prompt = Sampling(1.3, 0.95, 10, 0.5), limits(1, 2, 3), [5, 6, 7, 8]
-    jobs = [Job(prompt, window, random_key=(11, i)) for i in range(6000)]
-    answers = decoder(512).decode(jobs, alphabet, sampling)
+    jobs = [Job(prompt, window, sampling, random_key=(11, i)) for i in range(6000)]
+    answers = decoder(512).decode(jobs, alphabet)
 
     def after(places):
         ids = torch.tensor([prompt + [vocabulary.first_motion_id + place for place in places]])
@@ -200,12 +220,11 @@ class Counting:
 
 def test_finished_rows_leave_the_batch_and_new_ones_take_their_place(parts):
     from decoding import Decoder
-    from motion_request import Sampling
 
     decoder, alphabet, _, _ = parts("llama")
     counting = Counting(decoder(1).network)
-    jobs = jobs_of(40)
-    answers = Decoder(counting, 8).decode(jobs, alphabet, Sampling(1, 1, 0, 0.2))
+    jobs = jobs_of(40, (1, 1, 0, 0.2), (0, 1, 0, 0))
+    answers = Decoder(counting, 8).decode(jobs, alphabet)
     steps = [rows for first, rows, width in counting.passes if (first, width) == (0, 1)]
     # No row is computed that has nothing to say: each token and each end is one row of one step.
     assert sum(steps) == sum(len(answer.places) + 1 for answer in answers)
@@ -218,11 +237,11 @@ def test_the_prompt_of_several_samples_is_computed_once(parts):
 
     decoder, alphabet, _, _ = parts("llama")
     counting = Counting(decoder(1).network)
-    jobs = [Job([9] * 20, limits(3, 4, 5), random_key=(i,)) for i in range(30)]
-    answers = Decoder(counting, 8).decode(jobs, alphabet, Sampling(1, 1, 0, 0))
+    jobs = [Job([9] * 20, limits(3, 4, 5), Sampling(1, 1, 0, 0), random_key=(i,)) for i in range(30)]
+    answers = Decoder(counting, 8).decode(jobs, alphabet)
     starts = [(rows, width) for _, rows, width in counting.passes if width > 1]
-    # A batch's rows may all end in one step, and the next ones then find none to copy from.
-    assert starts[0] == (1, 19) and all(rows == 1 for rows, _ in starts) and len(starts) <= 2
+    # Where all rows end in one step, the next ones find none to copy from: once for each filling of the slots at most.
+    assert starts[0] == (1, 19) and all(rows == 1 for rows, _ in starts) and len(starts) <= 30 // 8 + 1
     assert len({tuple(answer.places) for answer in answers}) > 5
 
 
@@ -232,9 +251,11 @@ def test_what_is_given_comes_back_and_only_the_rest_counts(parts):
 
     decoder, alphabet, _, _ = parts("llama")
     given = [4, 4, FREE, FREE, 7, FREE, 1]
-    jobs = [Job([5, 6], limits(7, 7, 7), given, random_key=(1,)), Job([5, 6], limits(2, 5, 9), [3, 2], random_key=(2,)),
-            Job([5, 6], limits(1, 5, 9), (), random_key=(3,))]
-    answers = decoder(2).decode(jobs, alphabet, Sampling(1, 1, 0, 0))
+    free = Sampling(1, 1, 0, 0)
+    jobs = [Job([5, 6], limits(7, 7, 7), free, given, random_key=(1,)),
+            Job([5, 6], limits(2, 5, 9), free, [3, 2], random_key=(2,)),
+            Job([5, 6], limits(1, 5, 9), free, random_key=(3,))]
+    answers = decoder(2).decode(jobs, alphabet)
     assert [place for place in answers[0].places if place in (4, 7, 1)] and len(answers[0].places) == 7
     assert all(known in (FREE, found) for known, found in zip(given, answers[0].places, strict=True))
     assert answers[1].places[:2] == [3, 2]
@@ -258,7 +279,5 @@ def test_log_probabilities_are_those_of_the_restricted_softmax_in_any_batch(part
 
 
 def test_no_jobs_no_answers(parts):
-    from motion_request import Sampling
-
     decoder, alphabet, _, _ = parts("llama")
-    assert decoder(4).decode([], alphabet, Sampling(1, 1, 0, 0)) == []
+    assert decoder(4).decode([], alphabet) == []

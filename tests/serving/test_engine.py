@@ -68,7 +68,7 @@ def likeliest(network, engine, request: Request, slope: float) -> list[int]:
 def test_greedy_answers_are_those_of_the_logits_processor(engine, requests_, network, slope):
     from motion_request import Sampling
 
-    answers = engine.decode(requests_, Sampling(0, 0.9, 0, slope), seed=0)
+    answers = engine.decode(requests_, [Sampling(0, 0.9, 0, slope)] * len(requests_), seed=0)
     assert answers == [likeliest(network, engine, request, slope) for request in requests_]
 
 
@@ -90,7 +90,7 @@ def test_tokens_are_drawn_as_often_as_the_processor_says(engine, network, reques
         TemperatureLogitsWarper(2.0), TopPLogitsWarper(0.95)])
     with torch.no_grad():
         shares = warpers(ids, network(ids).logits[:, -1]).softmax(dim=1)[0]
-    answers = engine.decode([Request(prompt, limits, codes)] * 3000, Sampling(2.0, 0.95, 0, 0.25), seed=1)
+    answers = engine.decode([Request(prompt, limits, codes)] * 3000, [Sampling(2.0, 0.95, 0, 0.25)] * 3000, seed=1)
     follow = Counter([*(first + code for code in answer), end][1] for answer in answers if answer[0] == 3)
     count = sum(follow.values())
     assert count > 400 and 0.05 < shares[end] < 0.5
@@ -102,11 +102,11 @@ def test_tokens_are_drawn_as_often_as_the_processor_says(engine, network, reques
 def test_a_seed_repeats_and_another_differs(engine, requests_):
     from motion_request import Sampling
 
-    sampling = Sampling(1.0, 0.95, 0, 1.0)
-    first = engine.decode(requests_, sampling, seed=3)
-    assert engine.decode([], sampling, seed=3) == []
-    assert engine.decode(requests_, sampling, seed=3) == first
-    assert engine.decode(requests_, sampling, seed=4) != first
+    samplings = [Sampling(1.0, 0.95, 0, 1.0)] * len(requests_)
+    first = engine.decode(requests_, samplings, seed=3)
+    assert engine.decode([], [], seed=3) == []
+    assert engine.decode(requests_, samplings, seed=3) == first
+    assert engine.decode(requests_, samplings, seed=4) != first
 
 
 def test_a_measurement_has_both_figures(engine, requests_):
