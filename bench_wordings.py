@@ -49,14 +49,16 @@ def add_arguments(parser) -> None:
                         help="measure this trained stage's folder, which stays in its run's folder; train nothing")
     parser.add_argument("--fresh", action="store_true", help="start anew: remove what an earlier run left in WORK_DIR")
     parser.add_argument("--samples", type=int, default=1, metavar="N", help="clips for each caption. Default: 1")
+    parser.add_argument("--best_of", type=int, default=1, metavar="N", help="each the best of so many. Default: 1")
 
 
 def run(args, settings: Mapping) -> dict:
     """Figures by set. Raises ValueError (its subclasses included) and OSError for what cannot be measured."""
     if args.fresh and args.model_path is not None:
         raise ValueError("--fresh is for training, and --model_path trains nothing: give one of them")
-    if args.samples < 1:
-        raise ValueError(f"--samples is {args.samples}, expected 1 or more")
+    for name in ("samples", "best_of"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"--{name} is {getattr(args, name)}, expected 1 or more")
     wordings = read_wordings(args.wordings_json)
     report = read_rows(settings["DATA_JSON_PATH"], settings["MAX_SEQ_LEN"], settings["CODEBOOK_SIZE"], denoise=False)
     raise_on_errors(report)
@@ -71,7 +73,7 @@ def run(args, settings: Mapping) -> dict:
         model_path = Path(args.model_path)
     trained, seen = _rows_of_run(model_path, report.rows)
     sets = asked_sets(wordings, split, seen, settings["SEED"], settings["HELDOUT_MAX"])
-    return _measure(model_path, sets, wordings, report.rows, trained, settings, args.samples)
+    return _measure(model_path, sets, wordings, report.rows, trained, settings, args.samples, args.best_of)
 
 
 # ---------------------------------------------------------------- training
@@ -172,7 +174,7 @@ def _asked_row(caption: str, codes: list[int], participant_id: str | None) -> di
 
 
 def _measure(model_path: Path, sets: Sequence[Asked], wordings: Wordings, rows: Sequence[Row],
-             trained: Sequence[Mapping], settings: Mapping, samples: int) -> dict:
+             trained: Sequence[Mapping], settings: Mapping, samples: int, best_of: int = 1) -> dict:
     evaluated = {tuple(row["codes"]) for one in sets for row in one.rows}
     clips = [tuple(row.codes.tolist()) for row in rows]
     actions = [wordings.parse(row.text_query).action for row in rows]
@@ -181,7 +183,7 @@ def _measure(model_path: Path, sets: Sequence[Asked], wordings: Wordings, rows: 
     found = cross_validate(clips, actions, seed=settings["SEED"])
     meanings = [wordings.parse(row["text_query"]) for row in trained]
     figures = {
-        "model_path": str(model_path), "samples": samples, "seed": settings["SEED"],
+        "model_path": str(model_path), "samples": samples, "best_of": best_of, "seed": settings["SEED"],
         "recogniser": {"clips": len(kept), "actions": len(recogniser.labels), "cross_validated_clips": len(clips),
                        "cross_validated_accuracy": _share(found, actions)},
         "trained_rows": len(trained),
@@ -193,7 +195,8 @@ def _measure(model_path: Path, sets: Sequence[Asked], wordings: Wordings, rows: 
     known = {tuple(row["codes"]) for row in trained}
     for one in sets:
         log.info("%s: %d captions", one.name, len(one.rows))
-        figures["sets"][one.name] = score_set(one, _generated(generator, one, settings, samples), recogniser) | {
+        clips = _generated(generator, one, settings, samples, best_of)
+        figures["sets"][one.name] = score_set(one, clips, recogniser) | {
             "rows_trained_with": sum(tuple(row["codes"]) in known for row in one.rows)} | _nll(generator, one)
     reworded = [figures["sets"][one.name] for one in sets if one.name.startswith(REWORDED)]
     return figures | {"other_words_together": pooled(reworded)}
@@ -210,11 +213,11 @@ def _generator(model_path: Path, settings: Mapping):
     return generator
 
 
-def _generated(generator, one: Asked, settings: Mapping, samples: int) -> list[list[int]]:
+def _generated(generator, one: Asked, settings: Mapping, samples: int, best_of: int) -> list[list[int]]:
     """Clips for a set, the samples of a caption one after another; decoded as the settings of this call say."""
     motions = generator.generate_batch(
         [row["text_query"] for row in one.rows], [row["participant_id"] for row in one.rows], seed=settings["SEED"],
-        num_samples=samples, temperature=settings["GEN_TEMPERATURE"], top_p=settings["GEN_TOP_P"],
+        num_samples=samples, best_of=best_of, temperature=settings["GEN_TEMPERATURE"], top_p=settings["GEN_TOP_P"],
         top_k=settings["GEN_TOP_K"], end_logit_slope=settings["GEN_END_LOGIT_SLOPE"])
     return [[int(code) for code in motion.split()] for motion in motions]
 

@@ -6,10 +6,12 @@ is trained under a softmax over the codes and <MOT_END> alone, so it is decoded 
 
 import logging
 import secrets
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from cached_network import decoding_network
@@ -34,6 +36,7 @@ log = logging.getLogger(__name__)
 SAMPLING = {"temperature": "GEN_TEMPERATURE", "top_p": "GEN_TOP_P", "top_k": "GEN_TOP_K",
             "end_logit_slope": "GEN_END_LOGIT_SLOPE"}
 ENGINES = ("own", "vllm")
+RIVALS = 12  # captions that a motion is not to tell
 
 
 class MotionGenerator:
@@ -72,9 +75,7 @@ class MotionGenerator:
     def _make_decoder(self, model) -> None:
         network = model.merged().eval()
         self.motion, self.text = self._alphabets(network)
-        # One more, for a caption that is judged from a motion has its own end, which the prompt of the motion has not.
-        positions = self.settings["MAX_SEQ_LEN"] + 1
-        self.decoder = Decoder(decoding_network(network, positions), self.settings["EVAL_BATCH"])
+        self.decoder = Decoder(decoding_network(network, self.settings["MAX_SEQ_LEN"]), self.settings["EVAL_BATCH"])
 
     def _lengths_of(self, dataset_path: str | Path) -> LengthModel:
         report = read_rows(dataset_path, self.settings["MAX_SEQ_LEN"], self.vocabulary.codebook_size, denoise=False)
@@ -277,7 +278,7 @@ class MotionGenerator:
         return MotionResult(" ".join(map(str, codes)), text, None, answer.log_probability, codes=codes)
 
     def _best(self, results: list[MotionResult], requests: Sequence[MotionRequest]) -> list[MotionResult]:
-        """The best of each best_of results, by how well motion to text explains the caption from them."""
+        """The best of each best_of results, by how well their motions tell the caption."""
         if all(request.best_of == 1 for request in requests):
             return results
         kept, start = [], 0
@@ -295,19 +296,28 @@ class MotionGenerator:
     # ---- judging
 
     def caption_scores(self, results: Sequence[MotionResult], participant_id: str | int | None = None) -> list[float]:
-        """How well motion to text explains each result's caption: its mean log-probability a token, in nats."""
-        participant_id = None if participant_id is None else str(participant_id)
-        prompts = [self.template.render("m2t", codes=result.codes, participant_id=participant_id, answer=False).ids
-                   for result in results]
-        place_of = {token: place for place, token in enumerate(self.text.ids.tolist())}
-        answers = [[*(place_of[token] for token in self.template.encode_text(result.text)), len(self.text) - 1]
-                   for result in results]
-        positions = self.settings["MAX_SEQ_LEN"]
-        for prompt, answer, result in zip(prompts, answers, results, strict=True):
-            if len(prompt) + len(answer) > positions + 1:
-                raise GenerationError(f"{len(result.codes)} motion tokens and the caption {result.text!r} take "
-                                      f"{len(prompt) + len(answer)} of {positions} positions (MAX_SEQ_LEN)")
-        return [float(values.mean()) for values in self.decoder.log_probabilities(prompts, answers, self.text)]
+        """How well each result's motion tells its caption: the log-probability, in nats, of the caption given the
+        motion, among itself and RIVALS captions of the training data. By Bayes' rule with equal priors that is the
+        motion's likelihood given the caption over the sum of its likelihoods given each of them.
+
+        This is motion to text by text to motion, which is what the last stage is trained for; what m2t itself says of
+        a caption ranked clips no better than chance (BENCHMARKS.md).
+        """
+        person = None if participant_id is None else str(participant_id)
+        asked = [[result.text, *self._rivals(result)] for result in results]
+        rows = [{"text_query": text, "codes": result.codes, "participant_id": person}
+                for result, texts in zip(results, asked, strict=True) for text in texts]
+        likelihoods = np.split(np.array(self.motion_log_probabilities(rows)), np.cumsum([len(t) for t in asked])[:-1])
+        return [float(own[0] - np.logaddexp.reduce(own)) for own in likelihoods]
+
+    def _rivals(self, result: MotionResult) -> list[str]:
+        """Training captions other than the result's own, the same for all motions of a caption."""
+        captions, own = list(self.length_model.captions), caption_key(result.text)
+        room = self.settings["MAX_SEQ_LEN"] - len(result.codes)
+        order = np.random.default_rng(zlib.crc32(own.encode())).permutation(len(captions))[:4 * RIVALS]
+        fitting = [captions[i] for i in order if captions[i] != own
+                   and self.template.length("t2m", len(self.template.encode_text(captions[i])), 0) <= room]
+        return fitting[:RIVALS]
 
     def motion_log_probabilities(self, rows: Sequence[Mapping]) -> list[float]:
         """The log-probability of each row's motion given its caption, in nats, <MOT_END> included.

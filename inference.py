@@ -68,8 +68,8 @@ def _parser() -> argparse.ArgumentParser:
         parser.add_argument(f"--{flag}", type=kind, help=f"overrides the {name} that the model's folder keeps")
     parser.add_argument("--per_prompt_vocab", action="store_true", help="only codes seen in training with the sentence")
     parser.add_argument("--num_samples", type=int, default=1, help="clips for each sentence. Default: 1")
-    parser.add_argument("--best_of", type=int, default=1, help="make so many for each and keep the one that motion to "
-                                                               "text explains the sentence by best. Default: 1")
+    parser.add_argument("--best_of", type=int, default=1, help="make so many for each and keep the one whose motion "
+                                                               "tells the sentence best. Default: 1")
     parser.add_argument("--stream", action="store_true", help="print the tokens of one clip as they come")
     parser.add_argument("--seed", type=int, help="the same seed gives the same clips. Default: a new one each time")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="Default: a GPU where there is one")

@@ -284,7 +284,7 @@ def test_a_stream_does_not_wait_for_the_end(generator, monkeypatch):
 # The best of several
 
 
-def test_the_best_of_several_is_the_one_that_explains_its_caption_best(multitask):
+def test_the_best_of_several_is_the_one_that_tells_its_caption_best(multitask):
     several = multitask.answer(one_of(text="a person jumps", num_samples=6), seed=3)
     scores = multitask.caption_scores(several)
     best, = multitask.answer(one_of(text="a person jumps", best_of=6), seed=3)
@@ -294,23 +294,20 @@ def test_the_best_of_several_is_the_one_that_explains_its_caption_best(multitask
     assert [result.score for result in pair] == pytest.approx([max(scores[:3]), max(scores[3:])])
 
 
-def test_caption_scores_are_mean_log_probabilities_of_motion_to_text(multitask, tiny_run):
-    from model import load
+def test_a_caption_is_scored_among_training_captions_by_bayes_rule(generator, monkeypatch):
     from motion_request import MotionResult
 
-    text, codes = "a person jumps", (3, 1, 2)
-    model = load(tiny_run / "stage2_multitask")
-    example = model.template.render("m2t", text=text, codes=codes, participant_id="P001")
-    with torch.no_grad():
-        logits = model.merged()(input_ids=torch.tensor([example.ids])).logits[0, :-1]
-    allowed = torch.full((logits.shape[1],), -torch.inf)
-    allowed[multitask.text.ids] = 0  # plain words and the end
-    shares = torch.log_softmax(logits + allowed, dim=1)
-    values = [float(shares[i - 1, example.ids[i]]) for i, kept in enumerate(example.loss_mask) if kept]
-    found = multitask.caption_scores([MotionResult("", text, codes=codes)], "P001")
-    assert found == [pytest.approx(sum(values) / len(values), abs=1e-4)]
-    with pytest.raises(ValueError, match=r"of 128 positions \(MAX_SEQ_LEN\)"):
-        multitask.caption_scores([MotionResult("", "x" * 150, codes=codes)])
+    result = MotionResult("", "a person jumps", codes=(3, 1, 2))
+    rivals = generator._rivals(result)
+    trained = set(generator.length_model.captions)
+    assert len(set(rivals)) == len(rivals) and set(rivals) == trained - {"a person jumps"}
+    rows = [{"text_query": text, "codes": (3, 1, 2), "participant_id": "P001"} for text in ("a person jumps", *rivals)]
+    likelihoods = generator.motion_log_probabilities(rows)
+    shares = torch.softmax(torch.tensor(likelihoods, dtype=torch.float64), dim=0)
+    assert generator.caption_scores([result], "P001") == [pytest.approx(float(shares[0].log()), abs=1e-4)]
+    # An unseen caption has rivals, too, and one that knows nothing else has none.
+    assert set(generator._rivals(MotionResult("", "unheard of", codes=(1,)))) == trained
+    assert generator._rivals(MotionResult("", "bows", codes=(1,) * 125)) == []  # none that fits beside so long a motion
 
 
 def test_nll_is_what_training_measures(multitask, tiny_run):
