@@ -1,7 +1,7 @@
 """What an answer may be made of: only codes and <MOT_END>, within its length limits, ending about where it should.
 
 `constrained_scores` is the one place that says so. Decoding calls it on the few hundred scores of a motion; the
-logits processors below hand it to whoever decodes with `model.generate`.
+logits processor below hands it to whoever decodes with `model.generate`.
 """
 
 from collections.abc import Sequence
@@ -91,18 +91,3 @@ class LengthAwareMotionLogitsProcessor(LogitsProcessor):
         restricted = torch.full_like(scores, -torch.inf, dtype=torch.float32)
         restricted[:, first:end + 1] = constrained_scores(answer, tokens, bounds)
         return restricted
-
-
-class PlainTextLogitsProcessor(LogitsProcessor):
-    """Text answers are plain words: no added token but the end of the turn, and at least one word."""
-
-    def __init__(self, control_ids: Sequence[int], end_id: int, prompt_length: int):
-        self.suppressed = torch.tensor(sorted(set(control_ids) - {end_id}))
-        self.end_id = end_id
-        self.prompt_length = prompt_length
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        scores = scores.index_fill(1, self.suppressed.to(scores.device), -torch.inf)
-        if input_ids.shape[1] == self.prompt_length:
-            scores[:, self.end_id] = -torch.inf
-        return scores
