@@ -132,8 +132,7 @@ class MotionCodec:
     def load(folder: str | Path) -> "MotionCodec":
         """Raises CodecError, naming the file and what is wrong with it."""
         folder = Path(folder)
-        codec_facts(folder)
-        kept = _read_config(folder / CONFIG_FILE)
+        kept = _config_of(folder)
         layout = Layout.of(kept["skeleton"])
         codebook = _read_codebook(folder / CODEBOOK_FILE, kept["codes"])
         tensors = _read_weights(folder / WEIGHTS_FILE) if kept["kind"] == "vqvae" else {}
@@ -146,10 +145,13 @@ class MotionCodec:
 
 def codec_facts(folder: str | Path) -> dict:
     """codes, window (frames a code) and fps of a codec's folder, without its weights. Raises CodecError."""
-    folder = Path(folder)
+    return {name: value for name, value in _config_of(Path(folder)).items() if name != "skeleton"}
+
+
+def _config_of(folder: Path) -> dict:
     if not (folder / CONFIG_FILE).is_file():
         raise CodecError(f"{folder} has no {CONFIG_FILE}, so it is no codec's folder")
-    return {name: value for name, value in _read_config(folder / CONFIG_FILE).items() if name != "skeleton"}
+    return _read_config(folder / CONFIG_FILE)
 
 
 def copy_codec(source: str | Path, target: str | Path) -> None:
