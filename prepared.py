@@ -165,7 +165,8 @@ def load_prepared(folder: str | Path, part: str | None = None, kind: str | None 
     table = Dataset.from_file(str(Path(folder) / TABLE))
     if part is not None:
         sizes = prepared_info(folder)["sizes"]
-        start = sum(sizes[before] for before in PARTS[:PARTS.index(part)])
+        # An empty last part would start behind the last row, which `datasets` refuses.
+        start = sum(sizes[before] for before in PARTS[:PARTS.index(part)]) if sizes[part] else 0
         table = table.select(range(start, start + sizes[part]))  # a slice: rows are then found without an index
     if kind is not None:
         table = table.select(np.flatnonzero(pc.equal(table.data.column("kind"), kind).fill_null(False).to_numpy()))
