@@ -229,6 +229,17 @@ def test_a_run_trains_and_measures_by_the_files_split(run_with_splits):
     assert len(captions) == 9 and sum(int(own.split()[0]) for own in captions.values()) == 36
 
 
+def test_the_page_at_its_end_is_of_as_many_test_rows_as_it_measures_on(run_with_splits, monkeypatch):
+    import evaluation_run
+
+    folder, arguments = run_with_splits
+    asked = []
+    monkeypatch.setattr(evaluation_run, "evaluate_model", asked.append)
+    assert run_script(train_pipeline, *arguments, "--report_page", "true") == 0
+    train_pipeline._write_report(folder / "output" / "stage3_t2m_sft", 15)
+    assert [request.max_prompts for request in asked] == [12, None]  # of 15: six seen and six unseen; all
+
+
 def test_it_goes_on_with_what_was_prepared_and_refuses_another_split(run_with_splits, capsys, caplog):
     folder, arguments = run_with_splits
     with caplog.at_level("INFO"):
