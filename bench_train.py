@@ -44,12 +44,14 @@ def run(args, settings: Mapping) -> dict:
     """Figures for both. Raises DataError, ModelError, ValueError."""
     if not args.minutes > 0:
         raise ValueError(f"--minutes is {args.minutes:g}, expected a number above 0")
-    from data import raise_on_errors, read_rows
+    from data import check_split, raise_on_errors, read_rows
     from splits import split_rows
 
     report = read_rows(settings["DATA_JSON_PATH"], settings["MAX_SEQ_LEN"], settings["CODEBOOK_SIZE"], denoise=False)
     raise_on_errors(report)
     split = split_rows(report.rows, settings["SEED"], settings["HELDOUT_SHARE"], settings["HELDOUT_MAX"])
+    check_split(report, split)
+    raise_on_errors(report)
     rows = [{"text_query": row.text_query, "codes": row.codes, "participant_id": row.participant_id}
             for row in (report.rows[place] for place in split.train)]
     people = sorted({row["participant_id"] for row in rows} - {None})

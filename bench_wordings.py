@@ -97,7 +97,7 @@ def _train(settings: Mapping, split: WordingSplit, codebook_size: int, fresh: bo
 def _record(row: Row) -> dict:
     """A row in the dataset's format."""
     fields = {"text_query": row.text_query, "motion_tokens": row.codes.tolist(), "participant_id": row.participant_id,
-              "clip_id": row.clip_id}
+              "clip_id": row.clip_id, "split": row.split}
     return {name: value for name, value in fields.items() if value is not None}
 
 

@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 
 from reader import SHOWN, Bad, Constant, Repeated, show
-from rows import Columns, Row, Texts, offsets
+from rows import SPLITS, Columns, Row, Texts, offsets
 from templates import NO_PARTICIPANT
 
-FIELDS = ("text_query", "motion_tokens", "participant_id", "clip_id")
-REQUIRED, _OPTIONAL = FIELDS[:2], FIELDS[2:]
+FIELDS = ("text_query", "motion_tokens", "participant_id", "clip_id", "split")
+REQUIRED, _IDENTIFIERS = FIELDS[:2], FIELDS[2:4]
+# What a split may be called, in any case.
+_SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
+                "test": "test"}
 LARGEST_CODE = 1_000_000
 _KNOWN, _REQUIRED = frozenset(FIELDS), frozenset(REQUIRED)
 
@@ -135,6 +138,15 @@ def _identifier(value: Any, kind: str) -> str | None:
     return value
 
 
+def _split(value: Any) -> str | None:
+    """split as one of SPLITS; null counts as not given."""
+    if value is None:
+        return None
+    if not isinstance(value, str) or value.casefold() not in _SPLIT_NAMES:
+        raise Bad("split", show(value))
+    return _SPLIT_NAMES[value.casefold()]
+
+
 def _has_constant(value: Any) -> bool:
     waiting = [value]  # not recursive: a field may be nested deeper than Python's calls
     while waiting:
@@ -153,7 +165,7 @@ def _read_row(record: Any, index: int, largest: int, findings: Findings) -> Row 
     readers: dict[str, Callable[[Any], Any]] = {
         "text_query": _text, "motion_tokens": partial(_codes, largest=largest),
         "participant_id": partial(_identifier, kind="participant"),
-        "clip_id": partial(_identifier, kind="clip-id")}
+        "clip_id": partial(_identifier, kind="clip-id"), "split": _split}
     values, good = {}, True
     for name, reader in readers.items():
         try:
@@ -168,7 +180,7 @@ def _read_row(record: Any, index: int, largest: int, findings: Findings) -> Row 
         findings.add("duplicate-key", index, ", ".join(record.twice))
         good = False
     return Row(index, values["text_query"], values["motion_tokens"], values.get("participant_id"),
-               values.get("clip_id")) if good else None
+               values.get("clip_id"), values.get("split")) if good else None
 
 
 def _positions(row: Row, denoise: bool) -> tuple[int, int]:
@@ -227,13 +239,21 @@ def _identifiers(values: list, kind: str) -> list[str | None]:
     return [_identifier(value, kind) for value in values]
 
 
+def _splits(values: list) -> np.ndarray:
+    """int8, (N,): places in SPLITS, -1 for none. Raises Bad for a split that is none."""
+    if not set(map(type, values)) <= {str, type(None)}:  # nor could it be looked up: 1 and True are one key, [] is none
+        raise Bad("split", "")
+    names = {value: -1 if value is None else SPLITS.index(_split(value)) for value in set(values)}
+    return np.fromiter(map(names.__getitem__, values), np.int8, len(values))
+
+
 def _whole_chunk(records: list[Any], start: int, largest: int) -> Columns | None:
     """The records as columns; None where anything may be wrong with one of them."""
     if set(map(type, records)) != {dict} or not all(map(_REQUIRED.issubset, records)):
         return None
     if Constant.made and any(map(_has_constant, records)):
         return None
-    texts, tokens, people, clips = ([record.get(name) for record in records] for name in FIELDS)
+    texts, tokens, people, clips, splits = ([record.get(name) for record in records] for name in FIELDS)
     read = {frozenset({str}): _code_texts, frozenset({list}): _code_lists}.get(frozenset(map(type, tokens)))
     found = read(tokens) if read else None
     if found is None or not found[1].all() or found[0].min() < 0 or found[0].max() > largest:
@@ -244,7 +264,7 @@ def _whole_chunk(records: list[Any], start: int, largest: int) -> Columns | None
                 _text(text)
         return Columns(np.arange(start, start + len(records)), Texts.of(texts), found[0].astype(np.int32),
                        offsets(found[1]).astype(np.int32), Texts.of(_identifiers(people, "participant")),
-                       Texts.of(_identifiers(clips, "clip-id")))
+                       Texts.of(_identifiers(clips, "clip-id")), _splits(splits))
     except Bad:
         return None
 
@@ -262,7 +282,8 @@ class Checker:
     denoise: bool
     findings: Findings = field(default_factory=Findings)
     ignored: Counter[str] = field(default_factory=Counter)
-    types: dict[str, dict[type, tuple[int, int, Any]]] = field(default_factory=lambda: {name: {} for name in _OPTIONAL})
+    types: dict[str, dict[type, tuple[int, int, Any]]] = field(
+        default_factory=lambda: {name: {} for name in _IDENTIFIERS})
     done: int = 0  # records
 
     def __call__(self, records: list[Any]) -> Columns:
@@ -297,7 +318,7 @@ class Checker:
 
     def _note_types(self, records: list[Any]) -> None:
         """7 and "7" would otherwise silently become one participant or one clip."""
-        for name in _OPTIONAL:
+        for name in _IDENTIFIERS:
             values = [record.get(name) if isinstance(record, dict) else None for record in records]
             for kind, count in Counter(map(type, values)).items():
                 if kind in (str, int):

@@ -4,7 +4,8 @@
     python codec.py encode --codec codec/ --motions clips/ --captions captions.json --output dataset.json
     python codec.py decode --codec codec/ --tokens "42 18 91" --output clip.bvh
 
-captions.json is a list of {"file", "text_query", optional "participant_id"}; dataset.json has a row for each.
+captions.json is a list of {"file", "text_query", optional "participant_id" and "split"}; dataset.json has a row for
+each.
 """
 
 import argparse
@@ -252,7 +253,7 @@ def encode_captions(codec: MotionCodec, folder: str | Path, captions: str | Path
                 raise MotionError(f"{path}: {error}") from None
             log.info("%s: %d frames, %d codes", path, len(motion), len(found[entry["file"]]))
         row = {"text_query": entry["text_query"], "motion_tokens": " ".join(map(str, found[entry["file"]]))}
-        rows.append(row | {key: entry[key] for key in ("participant_id",) if key in entry}
+        rows.append(row | {key: entry[key] for key in ("participant_id", "split") if key in entry}
                     | {"clip_id": Path(entry["file"]).stem})
     return rows
 

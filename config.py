@@ -14,8 +14,8 @@ from typing import Any
 
 # ---------------------------------------------------------------- data
 
-# The dataset: a JSON list of objects, or JSON Lines, with text_query and motion_tokens (participant_id
-# and clip_id are optional). Change it to your own file; a relative path counts from the folder you are in.
+# The dataset: a JSON list of objects, or JSON Lines, with text_query and motion_tokens (participant_id,
+# clip_id and split are optional). Change it to your own file; a relative path counts from the folder you are in.
 DATA_JSON_PATH = "data/sample_motion.json"
 
 # Folder for everything that is written: prepared data, checkpoints, the finished model. One folder, one
@@ -44,10 +44,11 @@ CODEC_PATH = None
 
 # Share of the rows aimed at for each held-out part (there are four: seen and unseen captions, for
 # validation and for test), at most 0.125, so that training keeps half. 0 holds nothing out. Lower it if
-# every clip is needed for training.
+# every clip is needed for training. Rows with a split of their own keep to it; this is for what they lack.
 HELDOUT_SHARE = 0.05
 
-# Rows at most in each held-out part. Raise it for steadier scores; evaluation takes longer.
+# Rows at most in each held-out part; where the rows have a split of their own, rows of each such part that a
+# run measures on. Raise it for steadier scores; evaluation takes longer.
 HELDOUT_MAX = 100
 
 # ---------------------------------------------------------------- model

@@ -14,10 +14,10 @@ import numpy as np
 
 from checks import FIELDS, LARGEST_CODE, Checker, Found
 from reader import SHOWN, Bad, Records, show
-from rows import Marks, Row, Rows, caption_key, distinct, group
+from rows import SPLITS, Marks, Row, Rows, caption_key, distinct, group
 
-__all__ = ["DataError", "Problem", "Report", "Row", "Rows", "caption_key", "format_report", "raise_on_errors",
-           "read_rows"]
+__all__ = ["DataError", "Problem", "Report", "Row", "Rows", "caption_key", "check_split", "format_report",
+           "raise_on_errors", "read_rows"]
 
 _ERRORS = {
     "not-an-object": "not an object",
@@ -32,6 +32,7 @@ _ERRORS = {
     "code-too-large": "a motion token that is too large (at most {largest:,} is allowed{codebook})",
     "participant": "a participant_id that cannot be used",
     "clip-id": "a clip_id that cannot be used",
+    "split": "a split that is none of train (training), val (valid, validation, dev) and test",
     "too-long": "a clip that cannot fit MAX_SEQ_LEN ({max_seq_len:,}); raise MAX_SEQ_LEN or shorten the clip",
 }
 _WARNINGS = {
@@ -41,6 +42,9 @@ _WARNINGS = {
     "same-motion": "the motion of an earlier row under another caption (they stay on one side of the split)",
     "similar-captions": "a caption that differs from an earlier one only by case, spaces or full stop (they "
                         "count as one)",
+    "split-leak": "a clip (same tokens or same clip_id) that is in a later split too; the row is left out, neither "
+                  "trained on nor scored",
+    "no-split": "a row without a split among others that have one (it counts as train)",
 }
 
 
@@ -148,17 +152,40 @@ def _compare(rows: Rows, checker: Checker, records: Records) -> None:
     same_key = keys.first[keys.ids]
     new = captions.first[captions.ids] == place
     add("similar-captions", new & (captions.ids[same_key] != captions.ids), same_key)
+    _compare_splits(rows, checker, records)
+
+
+def _compare_splits(rows: Rows, checker: Checker, records: Records) -> None:
+    """Add the rows whose clip is in a later split too, and those without a split where others have one."""
+    leaks, without = np.flatnonzero(rows.later_copy >= 0), np.flatnonzero(rows.splits < 0)
+
+    def text(place: int) -> str:
+        own, other = rows[leaks[place]], rows[rows.later_copy[leaks[place]]]
+        return f"{own.split or SPLITS[0]}, as {records.unit} {records.number(other.index)}, {other.split}"
+
+    if len(leaks):
+        checker.findings.add_all("split-leak", rows.index[leaks], text)
+    if 0 < len(without) < len(rows):
+        checker.findings.add_all("no-split", rows.index[without], lambda place: show(rows[without[place]].text_query))
+
+
+def check_split(report: Report, split) -> None:
+    """Add an error to the report if the split (a splits.Split) leaves nothing to train."""
+    sizes = split.sizes()
+    if not sizes["train"]:
+        report.errors.append(Problem("nothing-to-train", f"{report.path}: no row is left for training, expected some; "
+                                     f"the split is {_named(split)}, {sizes['unused']:,} of them left out"))
 
 
 def read_rows(path: str | Path, max_seq_len: int, codebook_size: int | None = None,
               denoise: bool = True) -> Report:
     """Read a dataset and check all of it; nothing is raised for what is wrong with it, see raise_on_errors().
 
-    The file is a JSON list of objects or JSON Lines (told apart by content), UTF-8, each object with
-    text_query, motion_tokens ("42 18 91" or [42, 18, 91]) and optionally participant_id and clip_id (text or
-    integers). max_seq_len: positions; denoise: whether stage 2's denoising task is trained, whose examples
-    hold the motion twice. The file is read in chunks; what stays in memory are 4 bytes a code, the texts and about
-    150 bytes a row.
+    The file is a JSON list of objects or JSON Lines (told apart by content), UTF-8, each object with text_query,
+    motion_tokens ("42 18 91" or [42, 18, 91]) and optionally participant_id and clip_id (text or integers) and split
+    (train, val or test). max_seq_len: positions; denoise: whether stage 2's denoising task is trained, whose examples
+    hold the motion twice. The file is read in chunks; what stays in memory are 4 bytes a code, the texts and about 150
+    bytes a row.
     """
     report = Report(str(path), max_seq_len, codebook_size_is_set=codebook_size is not None)
     largest = min(LARGEST_CODE, codebook_size - 1) if codebook_size else LARGEST_CODE
@@ -212,18 +239,30 @@ def format_report(report: Report, split=None) -> str:
     """The report as aligned text: what is in the dataset, how it is split (a splits.Split), and every problem."""
     facts = _facts(report) if len(report.rows) else []
     if split is not None:
-        sizes = split.sizes()
-        facts += [("split", f"train {sizes['train']:,}"),
-                  ("  validation", f"seen {sizes['seen']:,}, unseen {sizes['unseen']:,}"),
-                  ("  test", f"seen {sizes['test seen']:,}, unseen {sizes['test unseen']:,}"),
-                  ("", "(seen: other clips with the same caption are trained; unseen: none is)")]
-        facts += [("", f"note: {note}") for note in split.notes]
+        facts += _split_facts(split)
     texts = [(f"  {name:<14} {text}", 17) for name, text in facts]
     texts += [(f"  {title}: {problem.message}", 4) for title, problems in (
         ("ERROR", report.errors), ("warning", report.warnings)) for problem in problems]
     lines = [report.path, *(textwrap.fill(text, 110, subsequent_indent=" " * indent, break_on_hyphens=False,
                                           break_long_words=False) for text, indent in texts)]
     return "\n".join([*lines, f"  {_kinds(report.errors, 'error')}, {_kinds(report.warnings, 'warning')}"])
+
+
+def _named(split) -> str:
+    """The rows of each split as the file names them."""
+    return ", ".join(f"{name} {count:,}" for name, count in split.named.items())
+
+
+def _split_facts(split) -> list[tuple[str, str]]:
+    sizes = split.sizes()
+    facts = [("split", f"train {sizes['train']:,}")] if split.named is None else [
+        ("split", f"as the file says: {_named(split)}"), ("  training", f"{sizes['train']:,}")]
+    facts += [("  validation", f"seen {sizes['seen']:,}, unseen {sizes['unseen']:,}"),
+              ("  test", f"seen {sizes['test seen']:,}, unseen {sizes['test unseen']:,}")]
+    if sizes["unused"]:
+        facts.append(("  left out", f"{sizes['unused']:,}, whose clip is in a later split too"))
+    return [*facts, ("", "(seen: other clips with the same caption are trained; unseen: none is)"),
+            *(("", f"note: {note}") for note in split.notes)]
 
 
 def _facts(report: Report) -> list[tuple[str, str]]:

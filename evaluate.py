@@ -13,6 +13,7 @@ from pathlib import Path
 import config
 from evaluation_run import Request, evaluate_model
 from model_folder import MOTION_CONFIG, read_motion_config
+from rows import SPLITS
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -20,6 +21,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model_path", help="a trained stage's folder. Default: WORK_DIR/stage3_t2m_sft; with "
                         "--generated it may be absent")
     parser.add_argument("--data", help="the rows to score. Default: the run's own test set")
+    parser.add_argument("--split", choices=[*SPLITS, "all"], help="which rows of --data to score, by their field "
+                        "split. Default: test, where there are any, else all")
     parser.add_argument("--output", help="a folder for what is written. Default: evaluation, beside the model")
     parser.add_argument("--num_samples", type=int, default=3, help="clips for each row. Default: 3")
     parser.add_argument("--max_prompts", type=int, help="score so many rows, drawn by the seed. Default: all")

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from caption_index import CaptionIndex
-from data import Row, caption_key, raise_on_errors, read_rows
+from data import Row, Rows, caption_key, raise_on_errors, read_rows
 from prepared import PreparedChunks, prepared_info
+from rows import SPLITS
 from splits import split_rows
 
 log = logging.getLogger(__name__)
@@ -116,17 +117,20 @@ class Asked:
 
 
 def gather(data: str | None, train_data: str | None, model_path: Path | None, kept: Mapping | None,
-           max_prompts: int | None, include_train: bool, seed: int) -> Asked:
+           max_prompts: int | None, include_train: bool, seed: int, split: str | None = None) -> Asked:
     """Everything that an evaluation reads but the generated clips.
 
     data: the file to score, None for the run's own test set. train_data: training clips, None for those beside the
-    model. kept: the model's motion_config.json, None without a model. Raises DataError, EvaluationError.
+    model. kept: the model's motion_config.json, None without a model. split: which rows of data, see _asked_split.
+    Raises DataError, EvaluationError.
     """
     size = kept["vocabulary"]["codebook_size"] if kept else None
     positions = kept["settings"]["MAX_SEQ_LEN"] if kept else NO_LIMIT
     notes: list[str] = []
     beside = _beside(model_path, kept, notes)
     if data is None:
+        if split is not None:
+            raise EvaluationError(f"--split {split} is for the rows of --data FILE, and none is given")
         if beside is None:
             raise EvaluationError(f"there is no {PREPARED} of this run beside {model_path}, so no test set of its own: "
                                   "give --data FILE")
@@ -140,8 +144,9 @@ def gather(data: str | None, train_data: str | None, model_path: Path | None, ke
     else:
         report = read_rows(data, positions, size, denoise=False)
         raise_on_errors(report)
-        rows, largest = report.rows, report.codebook_size
-        facts = {"path": str(data), "fingerprint": report.fingerprint}
+        rows, part = _asked_split(report.rows, data, split, notes)
+        largest = report.codebook_size
+        facts = {"path": str(data), "fingerprint": report.fingerprint} | part
     keys = {caption_key(row.text_query) for row in rows}
     if train_data is not None:
         training = _from_file(train_data, positions, size, kept, keys, seed)
@@ -179,6 +184,26 @@ def gather(data: str | None, train_data: str | None, model_path: Path | None, ke
     return Asked(asked, sum(trained), training, size or max(largest, most), facts, notes)
 
 
+def _asked_split(rows: Rows, path: str, split: str | None, notes: list[str]) -> tuple[Sequence[Row], dict]:
+    """The rows of a file that are scored, and facts and notes of which they are.
+
+    split: one of SPLITS, or "all"; None for the file's test rows, where it names any, else for all. A row without a
+    split among others that have one counts as train. Raises EvaluationError for a split without rows.
+    """
+    splits = np.maximum(rows.splits, 0) if (rows.splits >= 0).any() else rows.splits
+    counts = {name: int((splits == number).sum()) for number, name in enumerate(SPLITS)}
+    split = split or ("test" if counts["test"] else "all")
+    if split == "all":
+        return rows, {}
+    if not counts[split]:
+        found = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+        raise EvaluationError(f"{path}: the field split names {found} rows, expected some of {split} (--split)")
+    own = [rows[place] for place in np.flatnonzero(splits == SPLITS.index(split)).tolist()]
+    if len(own) < len(rows):
+        notes.append(f"{len(own):,} of {len(rows):,} rows: those whose split is {split} (--split)")
+    return own, {"part": f"its {split} rows"}
+
+
 def _beside(model_path: Path | None, kept: Mapping | None, notes: list[str]) -> Path | None:
     """The prepared data of the run that made the model, if it lies beside it."""
     if model_path is None or kept is None:
@@ -207,14 +232,18 @@ def _from_prepared(folder: Path, wanted: Container[str], seed: int) -> Training:
 
 def _from_file(path: str, positions: int, size: int | None, kept: Mapping | None, wanted: Container[str],
                seed: int) -> Training:
-    """The training clips in a file: those of the run's split if the run was trained on this very data, else all."""
+    """The training clips in a file: those of the run's split if the run was trained on this very data, else those that
+    the file names, else all. Raises EvaluationError where it names none."""
     report = read_rows(path, positions, size, denoise=False)
     raise_on_errors(report)
     rows = report.rows
     training = Training(report.fingerprint, str(path))
-    if kept and kept.get("data_fingerprint") == report.fingerprint:
-        settings = kept["settings"]
+    own = kept and kept.get("data_fingerprint") == report.fingerprint
+    if own or (rows.splits >= 0).any():
+        settings = kept["settings"] if own else {"SEED": seed, "HELDOUT_SHARE": 0.0, "HELDOUT_MAX": 0}
         split = split_rows(rows, settings["SEED"], settings["HELDOUT_SHARE"], settings["HELDOUT_MAX"])
+        if not split.train:
+            raise EvaluationError(f"{path}: no row is in the split train, expected the training clips")
         _hold(training, (rows[i] for i in (*split.seen, *split.unseen)))
         return training.fill((rows[i] for i in split.train), len(split.train), wanted, seed)
     return training.fill(rows, len(rows), wanted, seed)

@@ -31,7 +31,7 @@ class Request:
     """What is to be evaluated. model_path: a stage's folder, None for clips of others (`generated`). data: the rows to
     score, None for the run's own test set. output: a folder, None for evaluation beside the model. num_samples: clips
     for each row. max_prompts: rows, None for all. train_data: training clips, None for those beside the model. fresh:
-    remove what is in output."""
+    remove what is in output. split: which rows of data, None for its test rows where it names any."""
 
     model_path: str | None
     data: str | None = None
@@ -44,6 +44,7 @@ class Request:
     train_data: str | None = None
     fresh: bool = False
     device: str | None = None
+    split: str | None = None
 
 
 def evaluate_model(request: Request) -> str:
@@ -65,7 +66,7 @@ def evaluate_model(request: Request) -> str:
     if output.exists() and not output.is_dir():
         raise EvaluationError(f"--output {output} is a file, expected a folder or a new name")
     asked = gather(request.data, request.train_data, model_path, kept, request.max_prompts, request.include_train,
-                   request.seed)
+                   request.seed, request.split)
     log.info("%d rows of %s to score%s", len(asked.rows), asked.facts["path"],
              "".join(f"\n  {note}" for note in asked.notes))
     _claim(output, _asked_for(request, model_path, kept, asked), request.fresh)

@@ -12,17 +12,15 @@ import os
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from checks import FIELDS
 from data import raise_on_errors, read_rows
-from reader import Records
+from rows import SPLITS
 
-SPLITS = ("train", "val", "test")
 LAYOUTS = ("t2m_gpt", "qiqi")
 SHOWN = 3  # examples of each reason
 NO_LIMIT = 1_000_000  # positions: what fits a model is not known here
@@ -232,7 +230,7 @@ def export_t2m_gpt(data: str | Path, root: str | Path) -> str:
         raise LayoutError(f"{root} is not empty, expected a new folder")
     report = read_rows(data, NO_LIMIT, denoise=False)
     raise_on_errors(report)
-    splits = list(_splits_of(data))
+    splits = [row.split or SPLITS[0] for row in report.rows]
     clips: dict[tuple, list[int]] = defaultdict(list)  # clip_id and tokens -> its rows
     for place, row in enumerate(report.rows):
         clips[row.clip_id, row.codes.tobytes()].append(place)
@@ -256,16 +254,6 @@ def export_t2m_gpt(data: str | Path, root: str | Path) -> str:
              "  " + ", ".join(f"{split} {len(own)} clips" for split, own in ids.items())]
     lines += [f"  not kept, for the layout has none: the participant of {people} rows"] * bool(people)
     return "\n".join(lines)
-
-
-def _splits_of(data: str | Path) -> Iterator[str]:
-    records = Records()
-    for chunk in records.chunks(Path(data), FIELDS):
-        for record in chunk:
-            split = record.get("split", "train")
-            if split not in SPLITS:
-                raise LayoutError(f"{data}: split is {split!r}, expected one of {', '.join(SPLITS)}")
-            yield split
 
 
 def _names(clip_ids: Sequence[str | None]) -> list[str]:

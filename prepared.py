@@ -14,7 +14,7 @@ import numpy as np
 
 from data import Problem, Report, raise_on_errors
 from rows import Columns, Rows, Texts
-from splits import KINDS, PARTS, Split
+from splits import KINDS, PARTS, Split, drawn
 
 if TYPE_CHECKING:
     import pyarrow
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TABLE, INFO = "rows.arrow", "fingerprint.json"
-_VERSION = 2  # raise it when the table, the checks or the split change, so that older prepared data is replaced
+_VERSION = 3  # raise it when the table, the checks or the split change, so that older prepared data is replaced
 _KEPT = ("path", "max_seq_len", "form", "fingerprint", "codebook_size", "codebook_size_is_set", "codes_used",
          "ignored_fields", "file_sha256")
 
@@ -31,10 +31,11 @@ _KEPT = ("path", "max_seq_len", "form", "fingerprint", "codebook_size", "codeboo
 def prepare(report: Report, split: Split, folder: str | Path, made_with: Mapping[str, Any], text: str = "") -> None:
     """Write rows and split as an Arrow table, with fingerprint.json in the same folder.
 
-    Columns: index, text_query, codes (list of int32), participant_id, clip_id, split (train, seen, unseen, test) and
-    kind (seen, unseen; null in training); a record for each row, part after part, each in file order. made_with: the
-    settings that the rows were checked and split with, for prepared_matches(). text: kept for later starts. The folder
-    appears whole or not at all; an earlier one is replaced. Raises DataError if the report has errors.
+    Columns: index, text_query, codes (list of int32), participant_id, clip_id, split (one of PARTS) and kind (seen,
+    unseen, or null in training and of unused rows); a record for each row, part after part, each in file order.
+    made_with: the settings that the rows were checked and split with, for prepared_matches(). text: kept for later
+    starts. The folder appears whole or not at all; an earlier one is replaced. Raises DataError if the report has
+    errors.
     """
     raise_on_errors(report)
     folder = Path(folder)
@@ -118,7 +119,7 @@ class PreparedChunks:
                 "index", "text_query", "codes", "participant_id", "clip_id"))
             ends = codes.offsets.to_numpy()
             yield Columns(index.to_numpy(), _texts(text), codes.values.to_numpy()[ends[0]:ends[-1]], ends - ends[0],
-                          _texts(participants), _texts(clips))
+                          _texts(participants), _texts(clips), np.full(len(batch), -1, np.int8))
 
 
 def prepared_info(folder: str | Path) -> dict[str, Any]:
@@ -165,8 +166,24 @@ def load_prepared(folder: str | Path, part: str | None = None, kind: str | None 
     table = Dataset.from_file(str(Path(folder) / TABLE))
     if part is not None:
         sizes = prepared_info(folder)["sizes"]
-        start = sum(sizes[before] for before in PARTS[:PARTS.index(part)])
+        # An empty last part would start behind the last row, which `datasets` refuses.
+        start = sum(sizes[before] for before in PARTS[:PARTS.index(part)]) if sizes[part] else 0
         table = table.select(range(start, start + sizes[part]))  # a slice: rows are then found without an index
     if kind is not None:
         table = table.select(np.flatnonzero(pc.equal(table.data.column("kind"), kind).fill_null(False).to_numpy()))
     return table
+
+
+def load_measured(folder: str | Path, part: str, most: int, seed: int) -> list[dict]:
+    """The rows of a held-out part that a run measures on: at most `most` of each kind, whatever the order of the file.
+
+    A split of ours holds no more out; one that the file names may.
+    """
+    table = load_prepared(folder, part)
+    kinds = np.array(table["kind"], object)
+    own = [np.flatnonzero(kinds == kind) for kind in KINDS]
+    if max(map(len, own)) > most:
+        digests = Rows(PreparedChunks(Path(folder), part)).digests
+        own = [places[drawn(digests[places], most, seed)] for places in own]
+        table = table.select(np.sort(np.concatenate(own)))
+    return table.to_list()

@@ -9,16 +9,20 @@ from json.encoder import encode_basestring_ascii as quoted
 
 import numpy as np
 
+SPLITS = ("train", "val", "test")
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Row:
-    """A clip with one caption. index: position in the file, from 0. codes: int32, (T,), read-only."""
+    """A clip with one caption. index: position in the file, from 0. codes: int32, (T,), read-only. split: one of
+    SPLITS, None where the file names none, and of prepared rows."""
 
     index: int
     text_query: str
     codes: np.ndarray
     participant_id: str | None = None
     clip_id: str | None = None
+    split: str | None = None
 
 
 def caption_key(text: str) -> str:
@@ -74,7 +78,8 @@ def distinct(numbers: np.ndarray) -> np.ndarray:
 @dataclass(frozen=True)
 class Columns:
     """Some consecutive rows. index: int64, (N,), positions in the file. codes: int32, those of all rows one after
-    another; row i has codes[ends[i]:ends[i + 1]] (ends: int32, (N + 1,))."""
+    another; row i has codes[ends[i]:ends[i + 1]] (ends: int32, (N + 1,)). splits: int8, (N,), places in SPLITS, -1 for
+    none."""
 
     index: np.ndarray
     texts: Texts
@@ -82,6 +87,7 @@ class Columns:
     ends: np.ndarray
     participants: Texts
     clips: Texts
+    splits: np.ndarray
 
     @classmethod
     def of(cls, rows: Sequence[Row]) -> "Columns":
@@ -89,7 +95,8 @@ class Columns:
         return cls(np.array([row.index for row in rows], np.int64), Texts.of([row.text_query for row in rows]),
                    np.concatenate([np.empty(0, np.int32), *codes]).astype(np.int32),
                    offsets(np.array(list(map(len, codes)), np.int64)).astype(np.int32),
-                   Texts.of([row.participant_id for row in rows]), Texts.of([row.clip_id for row in rows]))
+                   Texts.of([row.participant_id for row in rows]), Texts.of([row.clip_id for row in rows]),
+                   np.array([-1 if row.split is None else SPLITS.index(row.split) for row in rows], np.int8))
 
     def __len__(self) -> int:
         return len(self.index)
@@ -97,7 +104,8 @@ class Columns:
     def row(self, place: int) -> Row:
         codes = self.codes[self.ends[place]:self.ends[place + 1]]
         codes.flags.writeable = False
-        return Row(int(self.index[place]), self.texts[place], codes, self.participants[place], self.clips[place])
+        split = SPLITS[self.splits[place]] if self.splits[place] >= 0 else None
+        return Row(int(self.index[place]), self.texts[place], codes, self.participants[place], self.clips[place], split)
 
 
 @dataclass(frozen=True)
@@ -142,7 +150,8 @@ class Marks:
         texts, people, clips = (column.to_list() for column in (chunk.texts, chunk.participants, chunk.clips))
         codes, ends = chunk.codes.astype("<i4").tobytes(), (4 * chunk.ends.astype(np.int64)).tolist()
         motions = [codes[start:end] for start, end in zip(ends[:-1], ends[1:], strict=True)]
-        digests = [digest(*content) for content in zip(texts, people, clips, motions, strict=True)]
+        splits = np.array([*SPLITS, None], object)[chunk.splits].tolist()  # -1 takes the last, None
+        digests = [digest(*content) for content in zip(texts, people, clips, motions, splits, strict=True)]
         of_text = {text: _hash(text.encode()) for text in set(texts)}
         of_key = {text: _hash(caption_key(text).encode()) for text in of_text}
         return cls(np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32), _join(map(_hash, motions)),
@@ -150,14 +159,15 @@ class Marks:
                    _join(_hash((clip or "").encode()) for clip in clips))
 
 
-def digest(text: str, participant_id: str | None, clip_id: str | None, codes: bytes) -> bytes:
+def digest(text: str, participant_id: str | None, clip_id: str | None, codes: bytes, split: str | None = None) -> bytes:
     """A digest of a row's content, the same on every machine and for every JSON formatting of it.
 
     codes: int32, little-endian.
     """
     person = "null" if participant_id is None else quoted(participant_id)
     clip = "null" if clip_id is None else quoted(clip_id)
-    head = f"[{quoted(text)}, {person}, {clip}]".encode()
+    end = "]" if split is None else f', "{split}"]'
+    head = f"[{quoted(text)}, {person}, {clip}{end}".encode()
     return hashlib.sha256(len(head).to_bytes(8, "little") + head + codes).digest()
 
 
@@ -242,6 +252,28 @@ class Rows(Sequence[Row]):
     def clips(self) -> Groups:
         """Rows with the same clip_id."""
         return group(self._marked("clip"), self._all((chunk.clips.there for chunk in self.chunks), np.empty(0, bool)))
+
+    @cached_property
+    def splits(self) -> np.ndarray:
+        """int8, (N,): the place in SPLITS of the split that the file names for each row; -1 for none."""
+        return self._all((chunk.splits for chunk in self.chunks), np.empty(0, np.int8))
+
+    @cached_property
+    def later_copy(self) -> np.ndarray:
+        """int64, (N,): the place of a row of the same clip (same tokens or same clip_id) in a later split, in the order
+        of SPLITS; -1 where there is none. A row without a split counts as train."""
+        if not (self.splits > 0).any():
+            return np.full(len(self), -1)
+        split, places = np.maximum(self.splits, 0), np.arange(len(self))
+        last_first = np.lexsort((-places, split))  # of what is assigned twice below, the last stays
+        found = places.copy()
+        for groups in (self.motions, self.clips):
+            mine = last_first[groups.ids[last_first] >= 0]
+            latest = np.zeros(groups.count, np.int64)
+            latest[groups.ids[mine]] = mine
+            other = latest[groups.ids[mine]]
+            found[mine] = np.where(split[other] > split[found[mine]], other, found[mine])
+        return np.where(found == places, -1, found)
 
     @cached_property
     def _people(self) -> tuple[list[str], np.ndarray]:

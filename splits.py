@@ -1,4 +1,4 @@
-"""Which rows are held out from training."""
+"""Which rows are held out from training: those that the file names, and of what it names none, a choice of ours."""
 
 import hashlib
 from collections import Counter
@@ -7,18 +7,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rows import Rows, caption_key, distinct, offsets
+from rows import SPLITS, Rows, caption_key, distinct, offsets
 
-PARTS = ("train", "seen", "unseen", "test")
+PARTS = ("train", "seen", "unseen", "test", "unused")
 KINDS = ("seen", "unseen")
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """part: int8, (N,), the place in PARTS of each row's part. kind: int8, (N,), its place in KINDS, -1 in training.
+    """part: int8, (N,), the place in PARTS of each row's part. kind: int8, (N,), its place in KINDS, -1 in training and
+    of unused rows.
 
-    seen: other clips of captions that are trained; unseen: captions that are never trained; test: both. notes: what
-    could not be had, and why.
+    seen: other clips of captions that are trained; unseen: captions that are never trained; test: both; unused: rows
+    whose clip is in a later split of the file. notes: what could not be had, and why. named: the rows of each split as
+    the file names them, None where it names none.
     """
 
     part: np.ndarray
@@ -27,12 +29,13 @@ class Split:
     seed: int
     share: float
     cap: int
+    named: dict[str, int] | None = None
 
     def _places(self, part: str) -> list[int]:
         return np.flatnonzero(self.part == PARTS.index(part)).tolist()
 
-    # Positions in the list of rows, ascending; together the four parts hold every row once.
-    train, seen, unseen, test = (property(lambda self, part=part: self._places(part)) for part in PARTS)
+    # Positions in the list of rows, ascending; together the parts hold every row once.
+    train, seen, unseen, test, unused = (property(lambda self, part=part: self._places(part)) for part in PARTS)
 
     @property
     def kinds(self) -> dict[int, str]:
@@ -105,51 +108,67 @@ def _sorted_by_bytes(hashes: np.ndarray, *before: np.ndarray) -> np.ndarray:
     return np.lexsort((*words.T[::-1], *before[::-1]))
 
 
-def _clips(rows: Rows) -> np.ndarray:
-    """(N,): the clip of each row, a number from 0; rows with the same tokens or the same clip_id are one."""
-    if not rows.clips.count:
-        return rows.motions.ids
-    named = np.flatnonzero(rows.clips.ids >= 0)
-    return components(len(rows), np.concatenate([np.arange(len(rows)), named]),
-                      np.concatenate([rows.motions.ids, rows.motions.count + rows.clips.ids[named]]))
+def _numbered(ids: np.ndarray) -> np.ndarray:
+    """The ids with the numbers that do not occur left out, so that they go from 0 without gaps; the order is kept."""
+    return (np.cumsum(np.bincount(ids) > 0) - 1)[ids]
+
+
+def _clips(rows: Rows, places: np.ndarray) -> np.ndarray:
+    """(n,): the clip of each row in places, from 0; rows with the same tokens or the same clip_id are one."""
+    motions, clips = _numbered(rows.motions.ids[places]), rows.clips.ids[places]
+    named = np.flatnonzero(clips >= 0)
+    if not len(named):
+        return motions
+    return components(len(places), np.concatenate([np.arange(len(places)), named]),
+                      np.concatenate([motions, motions.max() + 1 + clips[named]]))
+
+
+def _hashes(salt: bytes, digests: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """digests: (M, 32); for each list of them between two ends, a hash: (lists, 32)."""
+    content, ends = digests.tobytes(), (32 * ends).tolist()
+    found = (hashlib.sha256(salt + content[start:end]).digest()
+             for start, end in zip(ends[:-1], ends[1:], strict=True))
+    return np.frombuffer(b"".join(found), np.uint8).reshape(-1, 32)
+
+
+def drawn(digests: np.ndarray, most: int, seed: int) -> np.ndarray:
+    """At most `most` of N rows by their digests, (N, 32): places, ascending. Neither their order nor other rows decide
+    which of two is drawn before the other."""
+    hashes = _hashes(f"drawn {seed} ".encode(), digests, np.arange(len(digests) + 1))
+    return np.sort(_sorted_by_bytes(hashes)[:most])
 
 
 class _Splitter:
     """Moves whole clips out of training. A clip here is all rows with the same tokens or the same clip_id.
 
-    Choices go by hashes of seed and content, so that neither the order of the file nor other rows matter. Captions
-    are known by the ids of rows.keys. members: the rows of each clip; captions: its captions; clips_of: the clips of
-    each caption.
+    Choices go by hashes of seed and content, so that neither the order of the file nor other rows matter. Only the rows
+    at places, (n,), are looked at, and known by their place in it. keys: (n,), the caption of each, from 0; example: a
+    row of each caption. members: the rows of each clip; captions: its captions; clips_of: the clips of each caption.
     """
 
-    def __init__(self, rows: Rows, seed: int, share: float, cap: int) -> None:
-        self.count, self.cap, self.target = len(rows), cap, min(cap, int(share * len(rows) + 0.5))
+    def __init__(self, rows: Rows, places: np.ndarray, seed: int, share: float, cap: int) -> None:
+        self.count, self.cap, self.target = len(places), cap, min(cap, int(share * len(places) + 0.5))
         self.salt = f"{seed} ".encode()
-        self.rows, self.keys = rows, rows.keys.ids
-        clip = _clips(rows)
-        count = int(clip.max()) + 1
-        order = _sorted_by_bytes(rows.digests, clip)
+        self.rows, self.places, self.keys = rows, places, _numbered(rows.keys.ids[places])
+        clip = _clips(rows, places)
+        count, keys = int(clip.max()) + 1, int(self.keys.max()) + 1
+        self.example = np.empty(keys, np.int64)
+        self.example[self.keys] = places
+        digests = rows.digests[places]
+        order = _sorted_by_bytes(digests, clip)
         ends = offsets(np.bincount(clip))
-        hashes = self._hash_lists(rows.digests[order], ends)
+        hashes = _hashes(self.salt, digests[order], ends)
         by_hash = _sorted_by_bytes(hashes)
         self.order = hashes[by_hash]  # (clips, 32); a clip is its position here
         self.clip = np.argsort(by_hash)[clip]  # (N,)
         self.members = Lists.by(self.clip, np.arange(self.count), count)
-        pairs = distinct(self.clip * rows.keys.count + self.keys)
-        clips, keys = pairs // rows.keys.count, pairs % rows.keys.count
-        self.captions = Lists.by(clips, keys, count)
-        self.clips_of = Lists.by(keys, clips, rows.keys.count)
-        self.trained = np.bincount(keys, minlength=rows.keys.count)  # clips left in training, of each caption
+        pairs = distinct(self.clip * keys + self.keys)
+        self.captions = Lists.by(pairs // keys, pairs % keys, count)
+        self.clips_of = Lists.by(pairs % keys, pairs // keys, keys)
+        self.trained = np.bincount(pairs % keys)  # clips left in training, of each caption
         self.sizes = np.diff(self.members.ends)  # rows of each clip
         self.part = np.zeros(count, np.int8)
         self.held = 0  # rows
-
-    def _hash_lists(self, hashes: np.ndarray, ends: np.ndarray) -> np.ndarray:
-        """hashes: (M, 32); for each list of them between two ends, their hash: (lists, 32)."""
-        content, ends = hashes.tobytes(), (32 * ends).tolist()
-        found = (hashlib.sha256(self.salt + content[start:end]).digest()
-                 for start, end in zip(ends[:-1], ends[1:], strict=True))
-        return np.frombuffer(b"".join(found), np.uint8).reshape(-1, 32)
 
     def rows_in(self, part: str) -> list[int]:
         clips = np.flatnonzero(self.part == PARTS.index(part)).tolist()
@@ -222,21 +241,24 @@ class _Splitter:
                 return
 
     def _caption_hash(self, key: int) -> bytes:
-        text = caption_key(self.rows[int(self.rows.keys.first[key])].text_query)
+        text = caption_key(self.rows[int(self.example[key])].text_query)
         return hashlib.sha256(self.salt + text.encode()).digest()
 
-    def run(self) -> list[str]:
-        """Fill the parts, the unseen ones first, as they need whole captions. Gives the notes."""
+    def run(self, splits: Sequence[str]) -> list[str]:
+        """Fill the parts of these splits (val, test), the unseen ones first, as they need whole captions. Gives the
+        notes."""
         if not self.target:
-            return [f"nothing is held out: HELDOUT_SHARE of {self.count:,} rows is less than half a row, "
+            what = "nothing" if len(splits) > 1 else f"no {splits[0]} row"
+            return [f"{what} is held out: HELDOUT_SHARE of {self.count:,} rows is less than half a row, "
                     "or HELDOUT_MAX is 0"]
-        closed = self._closed_groups()
-        got = {"unseen": self.take(closed, "unseen", self.target)}
-        if 2 * self.take(closed, "test", self.target) < self.target:
+        closed, got = self._closed_groups(), {}
+        if "val" in splits:
+            got["unseen"] = self.take(closed, "unseen", self.target)
+        if "test" in splits and 2 * self.take(closed, "test", self.target) < self.target:
             self.take_mixed()
         clips = np.arange(len(self.members))
         singles = Lists(clips, np.append(clips, len(clips)))
-        for part in ("seen", "test"):
+        for part in ["seen"] * ("val" in splits) + ["test"] * ("test" in splits):
             there = Counter(map(self.kind, self.rows_in(part)))
             # 1 left only where the captions with more clips do not give enough
             there["seen"] += self.take(singles, part, self.target - there["seen"], leaves=(2, 1))
@@ -250,7 +272,7 @@ class _Splitter:
         clips = np.arange(len(self.captions))
         group = components(len(clips), np.repeat(clips, np.diff(self.captions.ends)), self.captions.items)
         groups = Lists.by(group, clips, int(group.max()) + 1)
-        return groups.reorder(_sorted_by_bytes(self._hash_lists(self.order[groups.items], groups.ends)))
+        return groups.reorder(_sorted_by_bytes(_hashes(self.salt, self.order[groups.items], groups.ends)))
 
     def reason(self, name: str, closed: Lists) -> str:
         """Why a part has few rows."""
@@ -265,14 +287,45 @@ class _Splitter:
 
 
 def split_rows(rows: Rows, seed: int, share: float, cap: int) -> Split:
-    """Hold rows out: share * len(rows), at most cap, of each of seen, unseen, test seen and test unseen.
+    """The split that the file names; of val and test, what it does not name is held out from its training rows.
 
-    Training and the three held-out parts have no motion in common (same tokens or same clip_id). seen holds
-    only rows of kind seen and unseen only of kind unseen; a clip with captions of both kinds can only go to
-    test. The choice follows from seed and content, whatever the order of the rows.
+    Held out are share * training rows, at most cap, of each of seen and unseen (val), test seen and test unseen (test);
+    the choice follows from seed and content, whatever the order of the rows. Training, validation and test have no
+    motion in common (same tokens or same clip_id): of a clip that the file names in two of them, the rows of the later
+    one count and the others are unused. seen holds only rows of kind seen and unseen only of kind unseen; a clip with
+    captions of both kinds can only be chosen for test, and is in both where the file names it val.
     """
-    splitter = _Splitter(rows, seed, share, cap)
-    notes = splitter.run()
-    part = splitter.part[splitter.clip]
-    kind = np.where(splitter.trained[splitter.keys] > 0, KINDS.index("seen"), KINDS.index("unseen"))
-    return Split(part, np.where(part > 0, kind, -1).astype(np.int8), notes, seed, share, cap)
+    part, named = _named(rows)
+    missing = [split for split in SPLITS[1:] if not (named or {}).get(split)]
+    places, notes = np.flatnonzero(part == 0), []
+    if missing and len(places):
+        splitter = _Splitter(rows, places, seed, share, cap)
+        notes = splitter.run(missing)
+        part[places] = splitter.part[splitter.clip]
+        if named and splitter.held:
+            notes.insert(0, f"the file names no {' and no '.join(missing)} rows, so some of train are held out")
+    trained = np.zeros(rows.keys.count, bool)
+    trained[rows.keys.ids[part == 0]] = True
+    kind = np.where(trained[rows.keys.ids], KINDS.index("seen"), KINDS.index("unseen"))
+    if "val" not in missing:
+        validation = np.flatnonzero(part == PARTS.index("seen"))
+        part[validation] += kind[validation]  # unseen comes behind seen
+    kind[(part == 0) | (part == PARTS.index("unused"))] = -1
+    split = Split(part, kind.astype(np.int8), notes, seed, share, cap, named)
+    many = [f"{name} ({size:,})" for name, size in split.sizes().items()
+            if name in ("seen", "unseen", "test seen", "test unseen") and size > cap]
+    if many:
+        notes.append(f"a run measures on {cap:,} rows (HELDOUT_MAX) of {', '.join(many)}; evaluate.py scores all test "
+                     "rows")
+    return split
+
+
+def _named(rows: Rows) -> tuple[np.ndarray, dict[str, int] | None]:
+    """part: int8, (N,), as the file names them, with all val rows in seen; and the rows of each split, see Split."""
+    part = np.array([PARTS.index(name) for name in ("train", "seen", "test", "train")], np.int8)[rows.splits]
+    counts = np.bincount(rows.splits + 1, minlength=len(SPLITS) + 1).tolist()
+    if counts[0] == len(rows):
+        return part, None
+    part[rows.later_copy >= 0] = PARTS.index("unused")
+    named = dict(zip(SPLITS, counts[1:], strict=True))
+    return part, named | ({"none (train)": counts[0]} if counts[0] else {})

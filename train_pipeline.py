@@ -22,10 +22,18 @@ import numpy as np
 
 import config
 from codec import codec_facts, copy_codec
-from data import DataError, Report, caption_key, format_report, raise_on_errors, read_rows
+from data import DataError, Report, caption_key, check_split, format_report, raise_on_errors, read_rows
 from fit import find_unfit
 from model_folder import CODEC_FOLDER, check_model_name, read_json, read_motion_config, update_settings, write_json
-from prepared import PreparedChunks, load_prepared, prepare, prepared_info, prepared_matches, prepared_report
+from prepared import (
+    PreparedChunks,
+    load_measured,
+    load_prepared,
+    prepare,
+    prepared_info,
+    prepared_matches,
+    prepared_report,
+)
 from processes import is_first_process, wait_for_all
 from splits import Split, split_rows
 
@@ -146,6 +154,8 @@ def _read(settings: Mapping, reuse: bool) -> Run:
     # With errors, what is left is no dataset to split.
     split = None if report.errors else split_rows(
         report.rows, made_with["seed"], made_with["share"], made_with["cap"])
+    if split is not None:
+        check_split(report, split)
     return Run(settings, report, split, folder, format_report(report, split))
 
 
@@ -249,20 +259,22 @@ def train_and_evaluate(run: Run, fresh: bool) -> None:
     final = run.folder / planned[-1].folder
     scores = _evaluate(run, final, table) if "t2m" in planned[-1].task_mix else {}
     write_json(run.folder / METRICS_FILE, {"heldout": scores, "stages": results})
-    if scores and run.settings["REPORT_PAGE"] and len(table["test"]):
-        _write_report(final)
+    if scores and run.settings["REPORT_PAGE"] and table["test"]:
+        _write_report(final, len(table["test"]))
     print(f"\n{final} is ready after {(time.monotonic() - started) / 60:.1f} minutes.")
     if scores:
         print(f"Ask it for motion:\n  python inference.py --model_path {shlex.quote(str(final))} "
               f"--prompt {shlex.quote(run.report.rows[0].text_query)}")
 
 
-def _write_report(model_path: Path) -> None:
-    """The page that `evaluate.py` writes, of the run's own test set; its figures are told there."""
+def _write_report(model_path: Path, measured: int) -> None:
+    """The page that `evaluate.py` writes, of the run's own test set, so many rows of it as the run measures on; its
+    figures are told there."""
     from evaluation_run import PAGE, Request, evaluate_model
 
     log.info("Evaluation for the report")
-    evaluate_model(Request(str(model_path), fresh=True))
+    whole = prepared_info(model_path.parent / DATA_FOLDER)["sizes"]["test"]
+    evaluate_model(Request(str(model_path), fresh=True, max_prompts=measured if measured < whole else None))
     print(f"\nThe report, to open in a browser: {model_path.parent / EVALUATION_FOLDER / PAGE}")
 
 
@@ -289,12 +301,14 @@ def _check_fit(run: Run, tasks: set[str]) -> None:
 
 
 def _prepared(run: Run) -> dict:
-    """part -> `datasets` table, memory-mapped."""
+    """train -> `datasets` table, memory-mapped; seen, unseen and test -> the rows that the run measures on."""
     folder = run.folder / DATA_FOLDER
     if run.split is not None:
         prepare(run.report, run.split, folder, _made_with(run.settings), run.text)
         run.report.rows = prepared_report(folder).rows  # memory-mapped, so that training has the memory
-    return {part: load_prepared(folder, part) for part in ("train", "seen", "unseen", "test")}
+    return {"train": load_prepared(folder, "train")} | {
+        part: load_measured(folder, part, run.settings["HELDOUT_MAX"], run.settings["SEED"])
+        for part in ("seen", "unseen", "test")}
 
 
 def train_stages(run: Run, planned: list, table: Mapping) -> dict:
@@ -303,7 +317,7 @@ def train_stages(run: Run, planned: list, table: Mapping) -> dict:
     from train import train_stage
 
     settings, results, model, before, used = run.settings, {}, None, None, 0.0
-    heldout = {part: table[part].to_list() for part in ("seen", "unseen")}
+    heldout = {part: table[part] for part in ("seen", "unseen")}
     for place, stage in enumerate(planned):
         folder, work = run.folder / stage.folder, run.folder / WORK_FOLDER / stage.folder
         if folder.is_dir():
@@ -377,7 +391,7 @@ def _evaluate(run: Run, folder: Path, table: Mapping) -> dict:
     log.info("Held-out figures")
     generator = MotionGenerator(folder)
     training = PreparedChunks(run.folder / DATA_FOLDER, "train")
-    parts = {part: table[part].to_list() for part in ("seen", "unseen", "test")}
+    parts = {part: table[part] for part in ("seen", "unseen", "test")}
     heldout = {caption_key(row["text_query"]) for rows in parts.values() for row in rows}
     clips = TrainingClips(training, heldout, run.settings["SEED"])
     scores = evaluate(generator, parts, clips, run.settings["SEED"])

@@ -224,7 +224,8 @@ def clips(tmp_path_factory) -> Path:
     for name, motion in zip(("a.bvh", "b.bvh", "c.BVH"), [*walks(2), walk(120, fps=60)], strict=True):
         write_bvh(folder / name, motion)
     rows = [{"file": "c.BVH", "text_query": "walk fast", "participant_id": "P1"},
-            {"file": "a.bvh", "text_query": "walk"}, {"file": "c.BVH", "text_query": "wálk again", "participant_id": 2}]
+            {"file": "a.bvh", "text_query": "walk"}, {"file": "c.BVH", "text_query": "wálk again", "participant_id": 2,
+                                                        "split": "train"}]
     (folder / "captions.json").write_text(json.dumps(rows), encoding="utf-8")
     return folder
 
@@ -237,8 +238,8 @@ def test_fit_encode_and_decode(clips, tmp_path, capsys):
     assert main(["encode", "--codec", str(tmp_path / "codec"), "--motions", str(clips), "--captions",
                  str(clips / "captions.json"), "--output", str(tmp_path / "dataset.json")]) == 0
     rows = json.loads((tmp_path / "dataset.json").read_text(encoding="utf-8"))
-    assert [(row["text_query"], row.get("participant_id"), row["clip_id"]) for row in rows] == [
-        ("walk fast", "P1", "c"), ("walk", None, "a"), ("wálk again", 2, "c")]
+    assert [(row["text_query"], row.get("participant_id"), row["clip_id"], row.get("split")) for row in rows] == [
+        ("walk fast", "P1", "c", None), ("walk", None, "a", None), ("wálk again", 2, "c", "train")]
     assert rows[0]["motion_tokens"] == rows[2]["motion_tokens"] and len(rows[0]["motion_tokens"].split()) == 15
     rows[2]["participant_id"] = "P2"
     (tmp_path / "dataset.json").write_text(json.dumps(rows))

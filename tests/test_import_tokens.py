@@ -8,7 +8,7 @@ import pytest
 from conftest import run_script
 
 import import_tokens
-from data import read_rows
+from data import DataError, read_rows
 from import_tokens import LayoutError, export_t2m_gpt, import_qiqi, import_t2m_gpt
 
 
@@ -183,7 +183,7 @@ def test_captions_and_ids_that_the_layout_cannot_hold_are_made_to_fit(tmp_path):
         export_t2m_gpt(tmp_path / "my.json", tmp_path / "back")
     rows[0]["split"] = "other"
     (tmp_path / "my.json").write_text(json.dumps(rows))
-    with pytest.raises(LayoutError, match="split is 'other'"):
+    with pytest.raises(DataError, match=r"a split that is none of train .*: row 0 \('other'\)"):
         export_t2m_gpt(tmp_path / "my.json", tmp_path / "new")
 
 

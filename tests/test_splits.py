@@ -214,6 +214,12 @@ def test_what_is_prepared_is_loaded_memory_mapped(made):
     assert sorted(path.name for path in folder.parent.iterdir()) == ["prepared"]
 
 
+def test_parts_without_rows_are_loaded_as_empty_tables(tmp_path):
+    report = read(tmp_path, [GOOD] * 5)
+    prepared.prepare(report, splits.split_rows(report.rows, 0, 0.0, 100), tmp_path / "prepared", MADE_WITH)
+    assert [len(prepared.load_prepared(tmp_path / "prepared", part)) for part in splits.PARTS[:4]] == [5, 0, 0, 0]
+
+
 def test_prepared_data_matches_only_its_file_and_settings(made, tmp_path):
     report, _, folder = made
     path = Path(report.path)
