@@ -89,6 +89,21 @@ def test_the_floor_is_chance_and_the_rows_between_stand_in_order(of_real_clips):
     assert unseen[0]["r_precision_top1"] > unseen[1]["r_precision_top1"] + 0.3
 
 
+def test_real_clips_given_under_other_captions_are_found_by_chance(judge, of_real_clips):
+    """Each caption gets the clips of the next one: as a set they are real clips, and none fits what was asked."""
+    keys = list(judge.references)
+    after = dict(zip(keys, keys[1:] + keys[:1], strict=True))
+    clips = []
+    for place, row in enumerate(judge.rows):
+        others = judge.references[after[row.key]]
+        clips.append([judge.rows[others[place % len(others)]].codes])
+    model, real = figures(score_all(judge, clips, None), MODEL), figures(of_real_clips, REAL)
+    for name, by_chance in zip(FROM_CAPTIONS, chance(30), strict=False):
+        assert model[name] < by_chance + 0.1 < 0.5 < real[name], name
+    assert model["normalised_edit_distance"] > 0.5 and model["mm_dist"] > 1.5 * real["mm_dist"]
+    assert model["diversity"] == pytest.approx(real["diversity"], rel=0.1) and model["unigram_jsd"] < 0.05
+
+
 def test_every_split_has_every_metric_with_its_interval_and_n(of_real_clips, judge):
     counts = Counter(row.kind for row in judge.rows) + Counter({"all": len(judge.rows)})
     for splits in of_real_clips.values():
