@@ -31,6 +31,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--generated", help="score the clips in this file (JSON Lines of text_query, motion_tokens and "
                         "participant_id, in any order) and generate none")
     parser.add_argument("--train_data", help="a dataset of the training clips, where they do not lie beside the model")
+    parser.add_argument("--codec", metavar="FOLDER", help="the codec of the tokens, what `codec.py fit` has made, for "
+                        "the figures of joints. Default: the one that the model keeps")
     parser.add_argument("--fresh", action="store_true", help="generate anew: remove what is in --output")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="Default: a GPU where there is one")
     return parser

@@ -15,6 +15,7 @@ import metrics
 from evaluation_data import AskedRow, Training
 from evaluator import Evaluator
 from intervals import NOT_AVAILABLE, Estimate, mean_over_captions, over_repeats
+from joint_judge import JointJudge
 from recogniser import ActionRecogniser
 
 SPLITS = ("seen", "unseen", "all")
@@ -55,6 +56,8 @@ METRICS = {
     "length_accuracy": Metric("length within 10 %", "up"),
     "length_ratio": Metric("length ratio", "real", 2),
     "length_error": Metric("length error (tokens)", "down", 2),
+    "dtw_joint_error": Metric("DTW joint error (mm)", "down", 1),
+    "fid_joints": Metric("FID of joints", "down", 2),
     "unigram_jsd": Metric("divergence of codes (bits)", "down"),
     "bigram_jsd": Metric("divergence of code pairs (bits)", "down"),
     "codebook_usage": Metric("codebook used", "real"),
@@ -69,17 +72,19 @@ METRICS = {
 FROM_CAPTIONS = ("r_precision_top1", "r_precision_top2", "r_precision_top3", "mm_dist")
 FROM_EMBEDDINGS = (*FROM_CAPTIONS, "fid", "kid", "diversity", "multimodality")
 FROM_REFERENCES = ("edit_distance", "normalised_edit_distance", "length_accuracy", "length_ratio", "length_error")
+FROM_JOINTS = ("dtw_joint_error", "fid_joints")
 
 Table = dict[str, dict[str, dict[str, Estimate]]]  # row of the table -> split -> metric -> Estimate
 
 
 class Judge:
-    """What clips are scored with. evaluator, training: None where there is none; what needs them is then left out."""
+    """What clips are scored with. evaluator, training, joints: None where there is none; what needs them is then left
+    out."""
 
     def __init__(self, rows: Sequence[AskedRow], codebook_size: int, evaluator: Evaluator | None,
-                 training: Training | None, seed: int):
+                 training: Training | None, seed: int, joints: JointJudge | None = None):
         self.rows, self.codebook_size, self.seed = rows, codebook_size, seed
-        self.evaluator, self.training = evaluator, training
+        self.evaluator, self.training, self.joints = evaluator, training, joints
         self.references = _by_caption(rows)
         pool = dict.fromkeys(row.key for row in rows)
         if training is not None and len(pool) < embedding.POOL:  # too few to tell apart: training captions fill up
@@ -124,12 +129,14 @@ def _by_caption(rows: Sequence[AskedRow]) -> dict[str, list[int]]:
 class ClipSet:
     """One set of clips for the rows of a judge: clips[i] for row places[i]. own_reference: whether a row's own real
     clip is among the references (it is not where the clip is another real one). captions: place of the caption that
-    each clip is judged by, in the judge's captions."""
+    each clip is judged by, in the judge's captions. real: the row of that caption whose real clip each clip is compared
+    with, frame by frame: its own; None where no row has the caption."""
 
     clips: list[Sequence[int]]
     places: list[int]
     captions: np.ndarray
     references: list[list[Sequence[int]]]
+    real: list[int | None]
 
     @classmethod
     def of(cls, judge: Judge, clips: Sequence[Sequence[int] | None], excluded: Sequence[int | None] | None = None,
@@ -139,8 +146,11 @@ class ClipSet:
         places = [i for i, clip in enumerate(clips) if clip is not None]
         references = [[judge.rows[k].codes for k in judge.references[judge.rows[i].key]
                        if excluded is None or k != excluded[i]] for i in places]
-        own = judge.own if captions is None else captions
-        return cls([clips[i] for i in places], places, own[places], references)
+        if captions is None:
+            return cls([clips[i] for i in places], places, judge.own[places], references, places)
+        asked = [judge.references.get(judge.captions[captions[i]], []) for i in places]
+        real = [own[i % len(own)] if own else None for i, own in zip(places, asked, strict=True)]
+        return cls([clips[i] for i in places], places, captions[places], references, real)
 
 
 def clip_values(judge: Judge, found: ClipSet) -> dict[str, list[float | None]]:
@@ -153,6 +163,9 @@ def clip_values(judge: Judge, found: ClipSet) -> dict[str, list[float | None]]:
         values["repetition_rate"].append(metrics.repetition_rate(clip))
         values["valid_share"].append(float(metrics.is_valid(clip, judge.codebook_size)))
     values["novelty"] = judge.novelty(found.clips)
+    if judge.joints is not None:
+        values["dtw_joint_error"] = [None if place is None else judge.joints.error(clip, place)
+                                     for clip, place in zip(found.clips, found.real, strict=True)]
     people = [judge.rows[i].participant_id for i in found.places]
     if judge.recogniser is not None:
         named = judge.recogniser.predict(found.clips)
@@ -184,6 +197,8 @@ def set_values(judge: Judge, clips: Sequence[Sequence[int]], real: Sequence[int]
         motions, there = judge.evaluator.embed_motions(clips), judge.real_places[real]
         found |= {"fid": embedding.fid(motions, there), "kid": embedding.kid(motions, there),
                   "diversity": embedding.diversity(motions)}
+    if judge.joints is not None:
+        found["fid_joints"] = judge.joints.fid(clips, real)
     return found
 
 
@@ -239,7 +254,7 @@ def score_all(judge: Judge, generated: Sequence[Sequence[Sequence[int]]],
     for split in SPLITS:
         table[MODEL][split]["nll_per_token"] = _nll(nll, rows, split, rng)
     # A real clip is a reference of its own, so its distance to the references says nothing.
-    table[REAL] = score_row(judge, [ClipSet.of(judge, real)], FROM_REFERENCES)
+    table[REAL] = score_row(judge, [ClipSet.of(judge, real)], (*FROM_REFERENCES, "dtw_joint_error"))
     table[ANOTHER] = score_row(judge, [ClipSet.of(judge, *_another(judge, rng)) for _ in range(samples)])
     if judge.training is not None:
         clips, by_key = judge.training.clips, judge.training.by_key
@@ -248,7 +263,7 @@ def score_all(judge: Judge, generated: Sequence[Sequence[Sequence[int]]],
         table[NEAREST] = score_row(judge, [ClipSet.of(judge, some) for some in drawn])
         drawn = [[clips[i] for i in rng.integers(len(clips), size=len(rows))] for _ in range(samples)]
         table[RANDOM] = score_row(judge, [ClipSet.of(judge, some) for some in drawn])
-    others = [name for name in METRICS if name not in FROM_CAPTIONS]
+    others = [name for name in METRICS if name not in (*FROM_CAPTIONS, "dtw_joint_error")]
     shuffled = [ClipSet.of(judge, real, captions=_shuffled(judge, rng)) for _ in range(samples)]
     table[SHUFFLED] = score_row(judge, shuffled, others)
     return table

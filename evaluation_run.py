@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
+from codec import CodecError, MotionCodec, codec_facts
 from data import caption_key
 from evaluation_data import Asked, AskedRow, EvaluationError, evaluator_material, gather, match, read_generated
-from model_folder import MOTION_CONFIG, ModelError, read_json, read_motion_config, write_json
+from model_folder import CODEC_FOLDER, MOTION_CONFIG, ModelError, read_json, read_motion_config, write_json
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,8 @@ class Request:
     """What is to be evaluated. model_path: a stage's folder, None for clips of others (`generated`). data: the rows to
     score, None for the run's own test set. output: a folder, None for evaluation beside the model. num_samples: clips
     for each row. max_prompts: rows, None for all. train_data: training clips, None for those beside the model. fresh:
-    remove what is in output. split: which rows of data, None for its test rows where it names any."""
+    remove what is in output. split: which rows of data, None for its test rows where it names any. codec: a folder of
+    codec.py's, None for the one that the model keeps, if any."""
 
     model_path: str | None
     data: str | None = None
@@ -45,6 +47,7 @@ class Request:
     fresh: bool = False
     device: str | None = None
     split: str | None = None
+    codec: str | None = None
 
 
 def evaluate_model(request: Request) -> str:
@@ -67,6 +70,7 @@ def evaluate_model(request: Request) -> str:
         raise EvaluationError(f"--output {output} is a file, expected a folder or a new name")
     asked = gather(request.data, request.train_data, model_path, kept, request.max_prompts, request.include_train,
                    request.seed, request.split)
+    codec = _codec_folder(request.codec, model_path, asked)
     log.info("%d rows of %s to score%s", len(asked.rows), asked.facts["path"],
              "".join(f"\n  {note}" for note in asked.notes))
     _claim(output, _asked_for(request, model_path, kept, asked), request.fresh)
@@ -76,7 +80,7 @@ def evaluate_model(request: Request) -> str:
         nll = None
     else:
         clips, nll = _generate(model_path, asked, request, output)
-    text = _score(asked, clips, nll, kept, model_path, output, request, started)
+    text = _score(asked, clips, nll, kept, model_path, output, request, started, codec)
     return f"{text}\n\n{output / PAGE} shows it in a browser ({(time.monotonic() - started) / 60:.1f} minutes)."
 
 
@@ -202,6 +206,30 @@ def _nll(generator, rows: Sequence[AskedRow], known: set[str]) -> dict[str, tupl
 # ---------------------------------------------------------------- scoring and writing
 
 
+def _codec_folder(given: str | None, model_path: Path | None, asked: Asked) -> Path | None:
+    """The codec's folder: the given one, or the one that the model keeps. Raises CodecError for one that does not fit
+    the tokens."""
+    beside = None if model_path is None else model_path / CODEC_FOLDER
+    folder = Path(given) if given is not None else beside if beside is not None and beside.is_dir() else None
+    if folder is None:
+        return None
+    codes = codec_facts(folder)["codes"]
+    if model_path is not None and codes != asked.codebook_size:
+        raise CodecError(f"the codec in {folder} has {codes} codes, but {model_path} was trained with "
+                         f"{asked.codebook_size}: they do not belong together")
+    for row in asked.rows:
+        if max(row.codes) >= codes:
+            raise CodecError(f"the codec in {folder} has {codes} codes, but row {row.index} of {asked.facts['path']} "
+                             f"has code {max(row.codes)}: they do not belong together")
+    training = asked.training.clips + asked.training.held_clips if asked.training else []
+    largest = max(map(max, training), default=0)
+    if largest >= codes:
+        raise CodecError(f"the codec in {folder} has {codes} codes, but {asked.training.source} has code {largest}: "
+                         "they do not belong together")
+    asked.codebook_size = codes  # without a model only the largest code is known
+    return folder
+
+
 def _evaluator(asked: Asked, folder: Path, seed: int):
     """The evaluator that is kept in `folder`, if it was trained on the same clips; else a new one. None, with a note,
     where there is nothing to train it on."""
@@ -231,14 +259,16 @@ def _evaluator(asked: Asked, folder: Path, seed: int):
 
 
 def _score(asked: Asked, clips: list, nll: Mapping | None, kept: Mapping | None, model_path: Path | None, output: Path,
-           request: Request, started: float) -> str:
+           request: Request, started: float, codec: Path | None) -> str:
     from evaluation import MODEL, Judge, score_all
     from findings import breakdown, deviations, format_scores, not_available, verdict
+    from joint_judge import JointJudge
     from report_page import write_page
 
     beside = asked.training is not None and request.train_data is None and kept is not None
     evaluator = _evaluator(asked, (model_path.parent if beside else output) / EVALUATOR, request.seed)
-    judge = Judge(asked.rows, asked.codebook_size, evaluator, asked.training, request.seed)
+    joints = None if codec is None else JointJudge(MotionCodec.load(codec), [row.codes for row in asked.rows])
+    judge = Judge(asked.rows, asked.codebook_size, evaluator, asked.training, request.seed, joints)
     table = score_all(judge, clips, nll)
     content = {name: {split: {metric: estimate.to_dict() for metric, estimate in own.items()}
                       for split, own in splits.items()} for name, splits in table.items()}
@@ -251,6 +281,7 @@ def _score(asked: Asked, clips: list, nll: Mapping | None, kept: Mapping | None,
         | {"samples": len(clips[0])},
         "settings": dict(kept["settings"]) if kept else {},
         "evaluator": evaluator and {"config": vars(evaluator.config), "history": evaluator.history} | evaluator.facts,
+        "codec": None if codec is None else {"path": str(codec)} | codec_facts(codec),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in VERSIONS},
         "minutes": round((time.monotonic() - started) / 60, 2), **breakdown(judge, clips)}
     write_json(output / METRICS_FILE, content[MODEL])

@@ -11,6 +11,7 @@ import metrics
 from evaluation import (
     FROM_CAPTIONS,
     FROM_EMBEDDINGS,
+    FROM_JOINTS,
     FROM_REFERENCES,
     METRICS,
     MODEL,
@@ -77,7 +78,8 @@ def breakdown(judge: Judge, generated: Sequence[Sequence[Sequence[int]]]) -> dic
     samples = len(generated[0])
     sets = [ClipSet.of(judge, [clips[k] for clips in generated]) for k in range(samples)]
     values = [clip_values(judge, found) for found in sets]
-    names = [name for name in (*FROM_REFERENCES, *FROM_CAPTIONS, "novelty", "participant_accuracy")
+    names = [name for name in (*FROM_REFERENCES, *FROM_CAPTIONS, "novelty", "participant_accuracy",
+                              "dtw_joint_error")
              if name in values[0] and any(value is not None for value in values[0][name])]
 
     def means(name: str, places: Sequence[int]) -> dict:
@@ -118,6 +120,10 @@ def breakdown(judge: Judge, generated: Sequence[Sequence[Sequence[int]]]) -> dic
 def deviations(judge: Judge, generated: Sequence[Sequence[Sequence[int]]]) -> list[str]:
     """Where a figure is not measured as it is defined, in sentences."""
     notes, pool = [], len(judge.captions)
+    if judge.joints is not None:
+        broken = sum(not judge.joints.decodes(clip) for clips in generated for clip in clips)
+        if broken:
+            notes.append(f"{broken} clips cannot be decoded; DTW joint error and FID of joints leave them out")
     if judge.evaluator is None:
         return notes
     clips = int(statistics.median(len(generated[0]) * len(own) for own in judge.references.values()))
@@ -144,6 +150,8 @@ def not_available(table: Table, judge: Judge, with_nll: bool) -> list[str]:
             reasons["no training clips"].append(name)
         elif name in FROM_EMBEDDINGS and judge.evaluator is None:
             reasons["no evaluator"].append(name)
+        elif name in FROM_JOINTS and judge.joints is None:
+            reasons["no codec of the tokens: CODEC_PATH when training, or --codec"].append(name)
         elif name == "participant_accuracy":
             reasons["the training clips do not have two participants, or the rows none of them"].append(name)
         else:

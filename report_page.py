@@ -28,6 +28,11 @@ ABOUT = {
     "normalised_edit_distance": "Insertions, deletions and replacements of codes to the nearest real clip of the "
                                 "caption, over the longer length: 0 the same, 1 nothing in common.",
     "length_accuracy": "Share of clips within 10 % of the nearest real clip's length.",
+    "dtw_joint_error": "Distance of the decoded joints to those of the row's own real clip, root and heading taken "
+                       "away, mean over joints and frames, both clips played as fast as fits best (DTW-JPE of Zuo et "
+                       "al. 2024, as a mean along the path instead of a sum).",
+    "fid_joints": "Frechet distance of generated to real clips in kinetic energies of the decoded joints (Onuma et al. "
+                  "2008; FID_k of Li et al. 2021), which nothing is trained for. It grows with fewer clips.",
     "unigram_jsd": "Jensen-Shannon divergence of how often codes, and pairs of codes, are used: 0 the same, 1 nothing "
                    "in common.",
     "codebook_usage": "Share of the codebook that occurs at all; perplexity: how many codes, used equally often, would "

@@ -195,3 +195,69 @@ def test_without_a_model_or_data_there_is_nothing_to_score(tmp_path, capsys, mon
     monkeypatch.chdir(tmp_path)
     assert run_script(evaluate, "--generated", "clips.jsonl") == 1
     assert "give --data FILE" in capsys.readouterr().err
+
+
+# With the codec of the tokens
+
+
+@pytest.fixture(scope="module")
+def codec_folders(tmp_path_factory):
+    """codes -> the folder of a codec with so many."""
+    from walker import walks
+
+    from codec import MotionCodec
+
+    folder, motions = tmp_path_factory.mktemp("codecs"), walks()
+    for codes in (100, 128, 150):
+        MotionCodec.fit(motions, codes=codes, kind="kmeans").save(folder / str(codes))
+    return {codes: str(folder / str(codes)) for codes in (100, 128, 150)}
+
+
+@pytest.fixture
+def real_as_generated(tiny_dataset, tmp_path):
+    rows = json.loads(open(tiny_dataset, encoding="utf-8").read())
+    (tmp_path / "clips.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return ["--data", tiny_dataset, "--generated", str(tmp_path / "clips.jsonl"), "--output", str(tmp_path / "out")]
+
+
+def test_a_model_that_keeps_its_codec_is_judged_by_joints_too(run_folder, tmp_path, codec_folders, real_as_generated,
+                                                              capsys):
+    shutil.copytree(run_folder, tmp_path / "run")
+    shutil.copytree(codec_folders[128], tmp_path / "run" / "stage3_t2m_sft" / "codec")
+    assert started(tmp_path / "run", *real_as_generated, "--include_train") == 0
+    found, others = read(tmp_path / "out" / "metrics.json")["all"], read(tmp_path / "out" / "baselines.json")
+    assert found["dtw_joint_error"]["value"] == 0 and found["fid_joints"]["value"] < 1e-5
+    assert others["random_clip"]["all"]["dtw_joint_error"]["value"] > 1
+    assert others["random_clip"]["all"]["fid_joints"]["value"] > 0.01
+    details = read(tmp_path / "out" / "details.json")
+    assert details["codec"]["codes"] == 128 and details["codec"]["path"].endswith("stage3_t2m_sft/codec")
+    output = capsys.readouterr().out
+    assert "DTW joint error (mm)" in output and "FID of joints" in output and "no codec" not in output
+
+
+def test_a_codec_can_be_named_where_there_is_no_model(tiny_dataset, tmp_path, codec_folders, real_as_generated,
+                                                      monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run_script(evaluate, *real_as_generated, "--codec", codec_folders[150]) == 0
+    assert read(tmp_path / "out" / "metrics.json")["all"]["dtw_joint_error"]["value"] == 0
+    assert read(tmp_path / "out" / "details.json")["codebook_size"] == 150  # not the largest code + 1
+    assert run_script(evaluate, *real_as_generated) == 0
+    assert read(tmp_path / "out" / "metrics.json")["all"]["dtw_joint_error"]["value"] is None
+    assert "dtw_joint_error, fid_joints (no codec of the tokens: CODEC_PATH" in capsys.readouterr().out
+
+
+def test_a_codec_of_other_tokens_is_refused(run_folder, tiny_dataset, tmp_path, codec_folders, real_as_generated,
+                                            monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for folder, said in ((codec_folders[150], "has 150 codes, but"), (codec_folders[100], "was trained with 128"),
+                         (str(tmp_path), "has no codec.json, so it is no codec's folder")):
+        assert started(run_folder, *real_as_generated, "--codec", folder) == 1
+        assert said in capsys.readouterr().err
+    assert run_script(evaluate, *real_as_generated, "--codec", codec_folders[100]) == 1
+    assert "has 100 codes, but row 0 of" in capsys.readouterr().err
+    rows = json.loads(open(tiny_dataset, encoding="utf-8").read())
+    (tmp_path / "low.json").write_text(json.dumps(rows[1:]), encoding="utf-8")
+    assert run_script(evaluate, *real_as_generated, "--data", str(tmp_path / "low.json"), "--train_data", tiny_dataset,
+                      "--codec", codec_folders[100], "--include_train") == 1
+    assert f"but {tiny_dataset} has code 127: they do not belong together" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
