@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from data import caption_key
-from evaluation_data import Asked, AskedRow, EvaluationError, evaluator_material, gather, match, read_generated
+from evaluation_data import Asked, AskedRow, EvaluationError, evaluator_material, gather
+from generated_clips import match, read_generated
 from model_folder import MOTION_CONFIG, ModelError, read_json, read_motion_config, write_json
 
 log = logging.getLogger(__name__)

@@ -66,6 +66,7 @@ EDGES = {
     "humanml3d": {"bvh", "codec", "humanml3d_network", "kinematics", "motion"},
     "evaluator": {"model", "model_folder", "rows"},
     "evaluation_data": {"caption_index", "data", "prepared", "splits"},
+    "generated_clips": {"data", "evaluation_data"},
     # work
     "decoding": {"cached_network", "constraints", "lengths", "model", "motion_request"},
     "stage_trainer": {"collators", "model", "model_folder"},
@@ -89,8 +90,8 @@ EDGES = {
     "evaluation": {"embedding_metrics", "evaluation_data", "evaluator", "intervals", "metrics", "recogniser"},
     "findings": {"embedding_metrics", "evaluation", "intervals", "metrics"},
     "report_page": {"charts", "evaluation", "evaluation_data", "findings", "metrics"},
-    "evaluation_run": {"data", "evaluation", "evaluation_data", "evaluator", "findings", "generate", "lengths", "model",
-                       "model_folder", "report_page"},
+    "evaluation_run": {"data", "evaluation", "evaluation_data", "evaluator", "findings", "generate",
+                       "generated_clips", "lengths", "model", "model_folder", "report_page"},
     # entry scripts: no more than this
     "train_pipeline": {"code_vectors", "codec", "config", "data", "evaluation_run", "fit", "generate", "lengths",
                        "model", "model_folder", "prepared", "processes", "report", "splits", "templates", "train"},
