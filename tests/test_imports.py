@@ -20,6 +20,7 @@ EDGES = {
     "templates": set(),
     "metrics": set(),
     "intervals": set(),
+    "caption_metrics": {"intervals"},
     "charts": set(),
     "embedding_metrics": set(),
     "rows": set(),
