@@ -24,7 +24,7 @@ CHUNK = 128  # rows that are generated, and kept, at a time
 CLIPS, REQUEST, METRICS_FILE = "generated.jsonl", "request.json", "metrics.json"
 BASELINES, DETAILS, PAGE, EVALUATOR = "baselines.json", "details.json", "report.html", "evaluator"
 OWN = (CLIPS, REQUEST, METRICS_FILE, BASELINES, DETAILS, PAGE)
-VERSIONS = ("torch", "transformers", "peft", "unsloth", "numpy", "rapidfuzz")
+VERSIONS = ("torch", "transformers", "peft", "unsloth", "numpy", "rapidfuzz", "sacrebleu", "rapidrouge")
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,8 @@ def _evaluator(asked: Asked, folder: Path, seed: int):
 
 def _score(asked: Asked, clips: list, nll: Mapping | None, kept: Mapping | None, model_path: Path | None, output: Path,
            request: Request, started: float) -> str:
-    from evaluation import MODEL, Judge, score_all
+    from evaluation import METRICS, MODEL, Judge, score_all
+    from evaluation_tasks import score_tasks, without_model
     from findings import breakdown, deviations, format_scores, not_available, verdict
     from report_page import write_page
 
@@ -240,10 +241,17 @@ def _score(asked: Asked, clips: list, nll: Mapping | None, kept: Mapping | None,
     evaluator = _evaluator(asked, (model_path.parent if beside else output) / EVALUATOR, request.seed)
     judge = Judge(asked.rows, asked.codebook_size, evaluator, asked.training, request.seed)
     table = score_all(judge, clips, nll)
+    tasks = score_tasks(asked, model_path, kept, request.device, request.seed) if nll is not None else without_model()
+    tasks.add_to(table)
     content = {name: {split: {metric: estimate.to_dict() for metric, estimate in own.items()}
                       for split, own in splits.items()} for name, splits in table.items()}
-    asked.notes += deviations(judge, clips)
-    lines, missing = verdict(table, len(judge.captions)), not_available(table, judge, nll is not None)
+    for own in content[MODEL].values():
+        for name, figure in own.items():
+            if METRICS[name].task != "t2m":
+                figure["by"] = tasks.by.get(name)
+    asked.notes += [*deviations(judge, clips), *tasks.notes]
+    lines = [*verdict(table, len(judge.captions)), *tasks.verdict]
+    missing = [*not_available(table, judge, nll is not None), *tasks.missing]
     details = {
         "verdict": lines, "notes": asked.notes, "not_available": missing, "data": asked.facts,
         "trained_on": asked.trained_on, "codebook_size": asked.codebook_size,
@@ -252,6 +260,7 @@ def _score(asked: Asked, clips: list, nll: Mapping | None, kept: Mapping | None,
         "settings": dict(kept["settings"]) if kept else {},
         "evaluator": evaluator and {"config": vars(evaluator.config), "history": evaluator.history} | evaluator.facts,
         "versions": {"python": platform.python_version()} | {name: version(name) for name in VERSIONS},
+        "by": tasks.by, "captions_said": tasks.captions,
         "minutes": round((time.monotonic() - started) / 60, 2), **breakdown(judge, clips)}
     write_json(output / METRICS_FILE, content[MODEL])
     write_json(output / BASELINES, {name: splits for name, splits in content.items() if name != MODEL})
