@@ -232,7 +232,7 @@ def _evaluator(asked: Asked, folder: Path, seed: int):
 
 def _score(asked: Asked, clips: list, nll: Mapping | None, kept: Mapping | None, model_path: Path | None, output: Path,
            request: Request, started: float) -> str:
-    from evaluation import METRICS, MODEL, Judge, score_all
+    from evaluation import MODEL, Judge, score_all
     from evaluation_tasks import score_tasks, without_model
     from findings import breakdown, deviations, format_scores, not_available, verdict
     from report_page import write_page
@@ -243,31 +243,43 @@ def _score(asked: Asked, clips: list, nll: Mapping | None, kept: Mapping | None,
     table = score_all(judge, clips, nll)
     tasks = score_tasks(asked, model_path, kept, request.device, request.seed) if nll is not None else without_model()
     tasks.add_to(table)
-    content = {name: {split: {metric: estimate.to_dict() for metric, estimate in own.items()}
-                      for split, own in splits.items()} for name, splits in table.items()}
-    for own in content[MODEL].values():
-        for name, figure in own.items():
-            if METRICS[name].task != "t2m":
-                figure["by"] = tasks.by.get(name)
     asked.notes += [*deviations(judge, clips), *tasks.notes]
     lines = [*verdict(table, len(judge.captions)), *tasks.verdict]
     missing = [*not_available(table, judge, nll is not None), *tasks.missing]
-    details = {
-        "verdict": lines, "notes": asked.notes, "not_available": missing, "data": asked.facts,
-        "trained_on": asked.trained_on, "codebook_size": asked.codebook_size,
-        "request": {name: value for name, value in asdict(request).items() if name not in ("fresh", "device")}
-        | {"samples": len(clips[0])},
-        "settings": dict(kept["settings"]) if kept else {},
-        "evaluator": evaluator and {"config": vars(evaluator.config), "history": evaluator.history} | evaluator.facts,
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in VERSIONS},
-        "by": tasks.by, "captions_said": tasks.captions,
-        "minutes": round((time.monotonic() - started) / 60, 2), **breakdown(judge, clips)}
+    found = {"verdict": lines, "notes": asked.notes, "not_available": missing, "by": tasks.by,
+             "captions_said": tasks.captions, **breakdown(judge, clips)}
+    details = found | _made_with(asked, request, kept, evaluator, len(clips[0]), started)
+    content = _content(table, tasks.by)
     write_json(output / METRICS_FILE, content[MODEL])
     write_json(output / BASELINES, {name: splits for name, splits in content.items() if name != MODEL})
     write_json(output / DETAILS, details)
     write_page(output / PAGE, table, details, judge.rows, clips, _lengths(kept, asked.rows),
                _histories(model_path, kept))
     return format_scores(table, lines, [*asked.notes, *missing])
+
+
+def _content(table: Mapping, by: Mapping[str, str]) -> dict:
+    """The table as JSON; figures of the model's other tasks say which stage they are of."""
+    from evaluation import METRICS, MODEL
+
+    content = {row: {split: {name: estimate.to_dict() for name, estimate in own.items()}
+                     for split, own in splits.items()} for row, splits in table.items()}
+    for own in content[MODEL].values():
+        for name, figure in own.items():
+            if METRICS[name].task != "t2m":
+                figure["by"] = by.get(name)
+    return content
+
+
+def _made_with(asked: Asked, request: Request, kept: Mapping | None, evaluator, samples: int, started: float) -> dict:
+    return {
+        "data": asked.facts, "trained_on": asked.trained_on, "codebook_size": asked.codebook_size,
+        "request": {name: value for name, value in asdict(request).items() if name not in ("fresh", "device")}
+        | {"samples": samples},
+        "settings": dict(kept["settings"]) if kept else {},
+        "evaluator": evaluator and {"config": vars(evaluator.config), "history": evaluator.history} | evaluator.facts,
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in VERSIONS},
+        "minutes": round((time.monotonic() - started) / 60, 2)}
 
 
 def _lengths(kept: Mapping | None, rows: Sequence[AskedRow]) -> list[float] | None:
