@@ -8,7 +8,7 @@ may have several references: BLEU counts n-grams of all of them, chrF and ROUGE-
 from collections.abc import Hashable, Sequence
 
 import numpy as np
-from rapidrouge.rouge_scorer import RougeScorer
+from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.metrics.base import Metric
 

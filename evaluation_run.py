@@ -24,7 +24,7 @@ CHUNK = 128  # rows that are generated, and kept, at a time
 CLIPS, REQUEST, METRICS_FILE = "generated.jsonl", "request.json", "metrics.json"
 BASELINES, DETAILS, PAGE, EVALUATOR = "baselines.json", "details.json", "report.html", "evaluator"
 OWN = (CLIPS, REQUEST, METRICS_FILE, BASELINES, DETAILS, PAGE)
-VERSIONS = ("torch", "transformers", "peft", "unsloth", "numpy", "rapidfuzz", "sacrebleu", "rapidrouge")
+VERSIONS = ("torch", "transformers", "peft", "unsloth", "numpy", "rapidfuzz", "sacrebleu", "rouge-score")
 
 
 @dataclass(frozen=True)
