@@ -16,11 +16,13 @@ from evaluation_data import AskedRow, Training
 from evaluator import Evaluator
 from intervals import NOT_AVAILABLE, Estimate, mean_over_captions, over_repeats
 from joint_judge import JointJudge
+from lost_tokens import COPYING, REPEATING
 from recogniser import ActionRecogniser
 
 SPLITS = ("seen", "unseen", "all")
 MODEL, REAL, ANOTHER, NEAREST, RANDOM, SHUFFLED = ("model", "real", "another_real_clip", "nearest_caption_clip",
                                                    "random_clip", "shuffled_captions")
+NEAREST_TOLD, RANDOM_TOLD = "nearest_clip_caption", "random_clip_caption"  # these and REPEATING, COPYING: other tasks
 TITLES = {
     MODEL: "this model",
     REAL: "real held-out clips (ceiling)",
@@ -28,17 +30,24 @@ TITLES = {
     NEAREST: "training clip, most similar caption",
     RANDOM: "random training clip",
     SHUFFLED: "real clips, captions shuffled (floor)",
+    NEAREST_TOLD: "caption of the nearest training clip",
+    RANDOM_TOLD: "caption of a random training clip (floor)",
+    REPEATING: "the token before, repeated",
+    COPYING: "the tokens before, copied",
 }
-SHORT = {MODEL: "model", REAL: "real", ANOTHER: "another", NEAREST: "nearest", RANDOM: "random", SHUFFLED: "shuffled"}
+SHORT = {MODEL: "model", REAL: "real", ANOTHER: "another", NEAREST: "nearest", RANDOM: "random", SHUFFLED: "shuffled",
+         NEAREST_TOLD: "near clip", RANDOM_TOLD: "any clip", REPEATING: "repeating", COPYING: "copying"}
 
 
 @dataclass(frozen=True)
 class Metric:
-    """title: for people. better: "up", "down", or "real" where it should be what real clips have. digits: shown."""
+    """title: for people. better: "up", "down", or "real" where it should be what real clips have. digits: shown.
+    task: of what; those other than text to motion are scored by evaluation_tasks.py."""
 
     title: str
     better: str
     digits: int = 3
+    task: str = "t2m"
 
 
 METRICS = {
@@ -68,13 +77,31 @@ METRICS = {
     "novelty": Metric("novelty", "real"),
     "valid_share": Metric("valid clips", "up"),
     "participant_accuracy": Metric("participant recognised", "up"),
+    "bleu_1": Metric("BLEU-1", "up", 1, "m2t"),
+    "bleu_4": Metric("BLEU-4", "up", 1, "m2t"),
+    "rouge_l": Metric("ROUGE-L", "up", 1, "m2t"),
+    "chrf": Metric("chrF", "up", 1, "m2t"),
+    "denoising_accuracy": Metric("put right, lost anywhere", "up", 3, "denoise"),
+    "denoising_accuracy_gap": Metric("put right in a gap", "up", 3, "inbetween"),
+    "denoising_accuracy_end": Metric("put right at the end", "up", 3, "continue"),
 }
+GROUPS = {"text to motion": ("t2m",), "motion to text": ("m2t",), "lost tokens": ("denoise", "inbetween", "continue")}
 FROM_CAPTIONS = ("r_precision_top1", "r_precision_top2", "r_precision_top3", "mm_dist")
 FROM_EMBEDDINGS = (*FROM_CAPTIONS, "fid", "kid", "diversity", "multimodality")
 FROM_REFERENCES = ("edit_distance", "normalised_edit_distance", "length_accuracy", "length_ratio", "length_error")
 FROM_JOINTS = ("dtw_joint_error", "fid_joints")
 
 Table = dict[str, dict[str, dict[str, Estimate]]]  # row of the table -> split -> metric -> Estimate
+
+
+def group_metrics(group: str) -> list[str]:
+    return [name for name, metric in METRICS.items() if metric.task in GROUPS[group]]
+
+
+def group_rows(table: Table, group: str) -> list[str]:
+    """The rows beside the model's that have a figure of the group."""
+    return [row for row, splits in table.items() if row != MODEL and any(
+        found[name].value is not None for found in splits.values() for name in group_metrics(group))]
 
 
 class Judge:

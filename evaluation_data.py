@@ -1,7 +1,6 @@
-"""What an evaluation is about: rows to score, what the run was trained on, clips that someone else generated."""
+"""What an evaluation is about: rows to score, and what the run was trained on."""
 
 import hashlib
-import json
 import logging
 from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
@@ -32,7 +31,7 @@ class EvaluationError(ValueError):
 @dataclass(frozen=True)
 class AskedRow:
     """A row to score. key: what captions are compared by. kind: "seen" if the caption was trained, "unseen" if not,
-    None if that is not known."""
+    None if that is not known. captions: all that the data has of this motion, the row's own first."""
 
     index: int
     text_query: str
@@ -40,6 +39,7 @@ class AskedRow:
     codes: list[int]
     participant_id: str | None
     kind: str | None
+    captions: tuple[str, ...] = ()
 
 
 @dataclass
@@ -116,6 +116,15 @@ class Asked:
     notes: list[str]
 
 
+@dataclass
+class _Read:
+    """The rows of a file, or of the run's own test set, as they are; its largest code + 1; and what it is."""
+
+    rows: Sequence[Row]
+    codebook_size: int
+    facts: dict
+
+
 def gather(data: str | None, train_data: str | None, model_path: Path | None, kept: Mapping | None,
            max_prompts: int | None, include_train: bool, seed: int, split: str | None = None) -> Asked:
     """Everything that an evaluation reads but the generated clips.
@@ -128,60 +137,96 @@ def gather(data: str | None, train_data: str | None, model_path: Path | None, ke
     positions = kept["settings"]["MAX_SEQ_LEN"] if kept else NO_LIMIT
     notes: list[str] = []
     beside = _beside(model_path, kept, notes)
-    if data is None:
-        if split is not None:
-            raise EvaluationError(f"--split {split} is for the rows of --data FILE, and none is given")
-        if beside is None:
-            raise EvaluationError(f"there is no {PREPARED} of this run beside {model_path}, so no test set of its own: "
-                                  "give --data FILE")
-        info = prepared_info(beside)
-        rows = list(_rows_in(beside, "test"))
-        if not rows:
-            raise EvaluationError(f"{beside}: the run has no test rows (HELDOUT_SHARE or HELDOUT_MAX is 0): give "
-                                  "--data FILE")
-        facts = {"path": info["path"], "part": "the run's own test set", "fingerprint": info["fingerprint"]}
-        largest = info["codebook_size"]
-    else:
-        report = read_rows(data, positions, size, denoise=False)
-        raise_on_errors(report)
-        rows, part = _asked_split(report.rows, data, split, notes)
-        largest = report.codebook_size
-        facts = {"path": str(data), "fingerprint": report.fingerprint} | part
-    keys = {caption_key(row.text_query) for row in rows}
+    if data is None and split is not None:
+        raise EvaluationError(f"--split {split} is for the rows of --data FILE, and none is given")
+    read = _own_test_set(beside, model_path) if data is None else _file(data, positions, size, split, notes)
+    keys = {caption_key(row.text_query) for row in read.rows}
     if train_data is not None:
         training = _from_file(train_data, positions, size, kept, keys, seed)
     elif beside is not None:
         training = _from_prepared(beside, keys, seed)
-    elif kept and kept.get("data_fingerprint") == facts["fingerprint"]:
+    elif kept and kept.get("data_fingerprint") == read.facts["fingerprint"]:
         training = _from_file(data, positions, size, kept, keys, seed)
     else:
         training = None
         notes.append("no training clips: which rows were trained on is not known, and what needs training clips is "
                      "not available; give --train_data FILE")
-    facts["rows"] = len(rows)
-    trained = [training is not None and training.holds(row) for row in rows]
-    chosen = [row for row, there in zip(rows, trained, strict=True) if include_train or not there]
+    trained = [training is not None and training.holds(row) for row in read.rows]
+    chosen = _choose(read, trained, max_prompts, include_train, seed, notes)
+    if training is not None:
+        notes += _validation_clips(training, chosen)
+    known = training.all_keys if training else set(kept["length_model"]["captions"]) if kept else None
+    asked = _as_asked(chosen, _captions_by_motion(read.rows, chosen), known)
+    most = max(max(row.codes) for row in asked) + 1
+    return Asked(asked, sum(trained), training, size or max(read.codebook_size, most), read.facts, notes)
+
+
+def _own_test_set(beside: Path | None, model_path: Path | None) -> _Read:
+    if beside is None:
+        raise EvaluationError(f"there is no {PREPARED} of this run beside {model_path}, so no test set of its own: "
+                              "give --data FILE")
+    info = prepared_info(beside)
+    rows = list(_rows_in(beside, "test"))
+    if not rows:
+        raise EvaluationError(f"{beside}: the run has no test rows (HELDOUT_SHARE or HELDOUT_MAX is 0): give "
+                              "--data FILE")
+    return _Read(rows, info["codebook_size"], {"path": info["path"], "part": "the run's own test set",
+                                               "fingerprint": info["fingerprint"], "rows": len(rows)})
+
+
+def _file(path: str, positions: int, size: int | None, split: str | None, notes: list[str]) -> _Read:
+    report = read_rows(path, positions, size, denoise=False)
+    raise_on_errors(report)
+    rows, part = _asked_split(report.rows, path, split, notes)
+    return _Read(rows, report.codebook_size, {"path": str(path), "fingerprint": report.fingerprint,
+                                              "rows": len(rows)} | part)
+
+
+def _choose(read: _Read, trained: Sequence[bool], max_prompts: int | None, include_train: bool, seed: int,
+            notes: list[str]) -> list[Row]:
+    """The rows to score: those that were not trained on, at most `max_prompts`; what was left out goes to `notes`."""
+    chosen = [row for row, there in zip(read.rows, trained, strict=True) if include_train or not there]
     if not chosen:
-        raise EvaluationError(f"{facts['path']}: the run was trained on all {len(rows)} rows, so nothing is left to "
-                              "score: give other data, or --include_train")
+        raise EvaluationError(f"{read.facts['path']}: the run was trained on all {len(trained)} rows, so nothing is "
+                              "left to score: give other data, or --include_train")
+    if sum(trained):
+        notes.append(f"the run was trained on {sum(trained)} of {len(trained)} rows, "
+                     + ("which are scored too (--include_train)" if include_train else "which are left out"))
     if max_prompts is not None and max_prompts < len(chosen):
         places = np.sort(np.random.default_rng(seed).permutation(len(chosen))[:max_prompts])
         notes.append(f"{max_prompts} of {len(chosen)} rows, drawn by the seed (--max_prompts)")
         chosen = [chosen[i] for i in places]
-    if sum(trained):
-        notes.insert(0, f"the run was trained on {sum(trained)} of {len(rows)} rows, "
-                     + ("which are scored too (--include_train)" if include_train else "which are left out"))
-    chose = 0 if training is None else len({tuple(clip) for clip in training.held_clips} & {
-        tuple(row.codes.tolist()) for row in chosen})
-    if chose:
-        notes.append(f"{chose} clips are the run's validation clips: nothing was trained on them, but they chose the "
-                     "epoch that was kept, and the evaluator")
-    known = training.all_keys if training else set(kept["length_model"]["captions"]) if kept else None
-    asked = [AskedRow(row.index, row.text_query, key, row.codes.tolist(), row.participant_id,
-                      None if known is None else "seen" if key in known else "unseen")
-             for row in chosen for key in [caption_key(row.text_query)]]
-    most = max(max(row.codes) for row in asked) + 1
-    return Asked(asked, sum(trained), training, size or max(largest, most), facts, notes)
+    return chosen
+
+
+def _validation_clips(training: Training, chosen: Sequence[Row]) -> list[str]:
+    count = len({tuple(clip) for clip in training.held_clips} & {tuple(row.codes.tolist()) for row in chosen})
+    return [f"{count} clips are the run's validation clips: nothing was trained on them, but they chose the epoch that "
+            "was kept, and the evaluator"] if count else []
+
+
+def _captions_by_motion(rows: Iterable[Row], chosen: Sequence[Row]) -> dict[bytes, list[str]]:
+    """The captions of each chosen motion among all rows. A motion is its tokens: captions of another part of a clip,
+    which has the same clip_id, do not tell of it."""
+    found: dict[bytes, list[str]] = {_digest(row.codes): [] for row in chosen}
+    for row in rows:
+        if (own := found.get(_digest(row.codes))) is not None:
+            own.append(row.text_query)
+    return found
+
+
+def _as_asked(chosen: Sequence[Row], captions: Mapping[bytes, Sequence[str]], known: Container[str] | None
+              ) -> list[AskedRow]:
+    """known: keys of the captions that were trained, None if they are not known."""
+    asked = []
+    for row in chosen:
+        key = caption_key(row.text_query)
+        own = {key: row.text_query}
+        for text in captions[_digest(row.codes)]:
+            own.setdefault(caption_key(text), text)
+        asked.append(AskedRow(row.index, row.text_query, key, row.codes.tolist(), row.participant_id,
+                              None if known is None else "seen" if key in known else "unseen", tuple(own.values())))
+    return asked
 
 
 def _asked_split(rows: Rows, path: str, split: str | None, notes: list[str]) -> tuple[Sequence[Row], dict]:
@@ -277,96 +322,3 @@ def evaluator_material(training: Training, seed: int) -> tuple[list, list, list,
     rest = [i for i in rest if i not in held]
     return ([training.clips[i] for i in rest], [training.texts[i] for i in rest],
             [training.clips[i] for i in sorted(held)], [training.texts[i] for i in sorted(held)])
-
-
-# ---------------------------------------------------------------- clips that someone generated
-
-
-@dataclass(frozen=True)
-class Generated:
-    """Clips from a file, by caption key and participant."""
-
-    path: str
-    clips: dict[tuple[str, str | None], list[list[int]]]
-    lines: int
-
-
-def read_generated(path: str | Path) -> Generated:
-    """JSON Lines of text_query and motion_tokens ("42 18 91" or a list), and participant_id where one was asked for.
-
-    Codes out of the codebook and empty clips are taken as they are, for they are what valid_share counts.
-    Raises EvaluationError naming file and line for anything else.
-    """
-    clips: dict[tuple[str, str | None], list[list[int]]] = defaultdict(list)
-    count = 0
-    with open(path, encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            where = f"{path}: line {number}"
-            try:
-                content = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise EvaluationError(f"{where} is not JSON ({error.msg} at column {error.colno})") from None
-            if not isinstance(content, dict) or not isinstance(content.get("text_query"), str):
-                raise EvaluationError(f"{where}: {line.strip()[:80]!r}, expected an object with text_query (text) and "
-                                      "motion_tokens")
-            person = content.get("participant_id")
-            if person is not None and (isinstance(person, bool) or not isinstance(person, str | int)):
-                raise EvaluationError(f"{where}: participant_id is {person!r}, expected text or an integer")
-            codes = _codes(content.get("motion_tokens"), where)
-            clips[caption_key(content["text_query"]), None if person is None else str(person)].append(codes)
-            count += 1
-    if not count:
-        raise EvaluationError(f"{path} is empty, expected JSON Lines of text_query and motion_tokens")
-    return Generated(str(path), dict(clips), count)
-
-
-def _codes(tokens: object, where: str) -> list[int]:
-    if isinstance(tokens, str):
-        try:
-            return [int(token) for token in tokens.split()]
-        except ValueError:
-            raise EvaluationError(f"{where}: motion_tokens is {tokens[:60]!r}, expected integers with spaces between"
-                                  ) from None
-    if isinstance(tokens, list) and all(isinstance(token, int) and not isinstance(token, bool) for token in tokens):
-        return tokens
-    raise EvaluationError(f"{where}: motion_tokens is {str(tokens)[:60]!r}, expected "
-                          "\"42 18 91\" or a list of integers")
-
-
-def match(generated: Generated, rows: Sequence[AskedRow], most: int) -> tuple[list[list[list[int]]], list[str]]:
-    """Clips for each row, as many for all, at most `most`; and notes.
-
-    A row takes the clips of its caption and participant; where none name the participant, those of the caption
-    without one. The rows of one caption and participant share its clips out in their order, and use them again where
-    there are fewer clips than rows. Raises EvaluationError naming the rows for which there is no clip.
-    """
-    places: dict[tuple, list[int]] = defaultdict(list)
-    missing = []
-    for i, row in enumerate(rows):
-        key = next((key for key in ((row.key, row.participant_id), (row.key, None)) if key in generated.clips), None)
-        if key is None:
-            missing.append(row)
-        else:
-            places[key].append(i)
-    if missing:
-        row = missing[0]
-        raise EvaluationError(f"{generated.path}: no clip for {len(missing)} of {len(rows)} rows, the first is row "
-                              f"{row.index}: {row.text_query!r}, participant {row.participant_id!r}")
-    samples = min(most, *(max(1, len(generated.clips[key]) // len(own)) for key, own in places.items()))
-    found: list[list[list[int]]] = [[] for _ in rows]
-    notes, again, used = [], 0, 0
-    for key, own in places.items():
-        clips = generated.clips[key]
-        again += len(own) > len(clips)
-        used += min(len(clips), len(own) * samples)
-        for turn, i in enumerate(own):
-            found[i] = [clips[(turn + k * len(own)) % len(clips)] for k in range(samples)]
-    if again:
-        notes.append(f"{generated.path} has fewer clips than there are rows for {again} captions with participant; "
-                     "their clips are used again")
-    if used < generated.lines:
-        notes.append(f"{generated.path}: {used} of {generated.lines} clips are scored, the others are not asked for, "
-                     f"or more than {samples} a row")
-    return found, notes

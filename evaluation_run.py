@@ -15,7 +15,8 @@ import numpy as np
 
 from codec import CodecError, MotionCodec, codec_facts
 from data import caption_key
-from evaluation_data import Asked, AskedRow, EvaluationError, evaluator_material, gather, match, read_generated
+from evaluation_data import Asked, AskedRow, EvaluationError, evaluator_material, gather
+from generated_clips import match, read_generated
 from model_folder import CODEC_FOLDER, MOTION_CONFIG, ModelError, read_json, read_motion_config, write_json
 
 log = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ CHUNK = 128  # rows that are generated, and kept, at a time
 CLIPS, REQUEST, METRICS_FILE = "generated.jsonl", "request.json", "metrics.json"
 BASELINES, DETAILS, PAGE, EVALUATOR = "baselines.json", "details.json", "report.html", "evaluator"
 OWN = (CLIPS, REQUEST, METRICS_FILE, BASELINES, DETAILS, PAGE)
-VERSIONS = ("torch", "transformers", "peft", "unsloth", "numpy", "rapidfuzz")
+VERSIONS = ("torch", "transformers", "peft", "unsloth", "numpy", "rapidfuzz", "sacrebleu", "rouge-score")
 
 
 @dataclass(frozen=True)
@@ -261,6 +262,7 @@ def _evaluator(asked: Asked, folder: Path, seed: int):
 def _score(asked: Asked, clips: list, nll: Mapping | None, kept: Mapping | None, model_path: Path | None, output: Path,
            request: Request, started: float, codec: Path | None) -> str:
     from evaluation import MODEL, Judge, score_all
+    from evaluation_tasks import score_tasks, without_model
     from findings import breakdown, deviations, format_scores, not_available, verdict
     from joint_judge import JointJudge
     from report_page import write_page
@@ -270,26 +272,47 @@ def _score(asked: Asked, clips: list, nll: Mapping | None, kept: Mapping | None,
     joints = None if codec is None else JointJudge(MotionCodec.load(codec), [row.codes for row in asked.rows])
     judge = Judge(asked.rows, asked.codebook_size, evaluator, asked.training, request.seed, joints)
     table = score_all(judge, clips, nll)
-    content = {name: {split: {metric: estimate.to_dict() for metric, estimate in own.items()}
-                      for split, own in splits.items()} for name, splits in table.items()}
-    asked.notes += deviations(judge, clips)
-    lines, missing = verdict(table, len(judge.captions)), not_available(table, judge, nll is not None)
-    details = {
-        "verdict": lines, "notes": asked.notes, "not_available": missing, "data": asked.facts,
-        "trained_on": asked.trained_on, "codebook_size": asked.codebook_size,
-        "request": {name: value for name, value in asdict(request).items() if name not in ("fresh", "device")}
-        | {"samples": len(clips[0])},
-        "settings": dict(kept["settings"]) if kept else {},
-        "evaluator": evaluator and {"config": vars(evaluator.config), "history": evaluator.history} | evaluator.facts,
-        "codec": None if codec is None else {"path": str(codec)} | codec_facts(codec),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in VERSIONS},
-        "minutes": round((time.monotonic() - started) / 60, 2), **breakdown(judge, clips)}
+    tasks = score_tasks(asked, model_path, kept, request.device, request.seed) if nll is not None else without_model()
+    tasks.add_to(table)
+    asked.notes += [*deviations(judge, clips), *tasks.notes]
+    lines = [*verdict(table, len(judge.captions)), *tasks.verdict]
+    missing = [*not_available(table, judge, nll is not None), *tasks.missing]
+    found = {"verdict": lines, "notes": asked.notes, "not_available": missing, "by": tasks.by,
+             "captions_said": tasks.captions, **breakdown(judge, clips)}
+    if codec is not None:
+        found["codec"] = {"path": str(codec)} | codec_facts(codec)
+    details = found | _made_with(asked, request, kept, evaluator, len(clips[0]), started)
+    content = _content(table, tasks.by)
     write_json(output / METRICS_FILE, content[MODEL])
     write_json(output / BASELINES, {name: splits for name, splits in content.items() if name != MODEL})
     write_json(output / DETAILS, details)
     write_page(output / PAGE, table, details, judge.rows, clips, _lengths(kept, asked.rows),
                _histories(model_path, kept))
     return format_scores(table, lines, [*asked.notes, *missing])
+
+
+def _content(table: Mapping, by: Mapping[str, str]) -> dict:
+    """The table as JSON; figures of the model's other tasks say which stage they are of."""
+    from evaluation import METRICS, MODEL
+
+    content = {row: {split: {name: estimate.to_dict() for name, estimate in own.items()}
+                     for split, own in splits.items()} for row, splits in table.items()}
+    for own in content[MODEL].values():
+        for name, figure in own.items():
+            if METRICS[name].task != "t2m":
+                figure["by"] = by.get(name)
+    return content
+
+
+def _made_with(asked: Asked, request: Request, kept: Mapping | None, evaluator, samples: int, started: float) -> dict:
+    return {
+        "data": asked.facts, "trained_on": asked.trained_on, "codebook_size": asked.codebook_size,
+        "request": {name: value for name, value in asdict(request).items() if name not in ("fresh", "device")}
+        | {"samples": samples},
+        "settings": dict(kept["settings"]) if kept else {},
+        "evaluator": evaluator and {"config": vars(evaluator.config), "history": evaluator.history} | evaluator.facts,
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in VERSIONS},
+        "minutes": round((time.monotonic() - started) / 60, 2)}
 
 
 def _lengths(kept: Mapping | None, rows: Sequence[AskedRow]) -> list[float] | None:

@@ -13,6 +13,7 @@ from evaluation import (
     FROM_EMBEDDINGS,
     FROM_JOINTS,
     FROM_REFERENCES,
+    GROUPS,
     METRICS,
     MODEL,
     NEAREST,
@@ -25,6 +26,8 @@ from evaluation import (
     Judge,
     Table,
     clip_values,
+    group_metrics,
+    group_rows,
 )
 from intervals import Estimate
 
@@ -141,7 +144,7 @@ def deviations(judge: Judge, generated: Sequence[Sequence[Sequence[int]]]) -> li
 
 def not_available(table: Table, judge: Judge, with_nll: bool) -> list[str]:
     """Which metrics of the model's clips there are not, and why."""
-    missing = [name for name, estimate in table[MODEL]["all"].items() if estimate.value is None]
+    missing = [name for name in group_metrics("text to motion") if table[MODEL]["all"][name].value is None]
     reasons = defaultdict(list)
     for name in missing:
         if name == "nll_per_token" and not with_nll:
@@ -173,26 +176,33 @@ def interval(estimate: Estimate, name: str) -> str:
 
 
 def format_scores(table: Table, lines: Sequence[str], notes: Sequence[str]) -> str:
-    """Verdict, a table for each split, notes: as text. Rows are metrics, columns whose clips they are of."""
-    arrows = {"up": "higher", "down": "lower", "real": "as real"}
+    """Verdict, tables for each group of metrics and each split, notes: as text."""
     texts = [*lines, ""]
-    for split in SPLITS:
-        if not any(estimate.n for estimate in table[MODEL][split].values()):
-            continue
-        head = f"{f'{split} captions':<33}{'better':<9}{'model':>8}  {'95 % interval':<18}" + "".join(
-            f"{SHORT[name]:>10}" for name in table if name != MODEL) + f"{'n':>7}"
-        texts += [head, "-" * len(head)]
-        for name, metric in METRICS.items():
-            model = table[MODEL][split][name]
-            if all(table[row][split][name].value is None for row in table):
-                continue
-            texts.append(f"{metric.title:<33}{arrows[metric.better]:<9}{shown(model, name):>8}  "
-                         f"{interval(model, name):<18}" + "".join(
-                             f"{shown(table[row][split][name], name):>10}" for row in table if row != MODEL)
-                         + f"{model.n or '':>7}")
-        texts.append("")
+    for group in GROUPS:
+        for split in SPLITS:
+            texts += _format_split(table, group, split)
     texts.append("columns: " + "; ".join(f"{SHORT[name]}: {TITLES[name]}" for name in table if name != MODEL))
     if table[REAL]["all"]["unigram_jsd"].value is not None:
         texts.append("note: the real clips' FID, KID and divergences are of a set with itself; what another set of "
                      "real clips has stands under another")
     return "\n".join([*texts, *(f"note: {note}" for note in notes)])
+
+
+def _format_split(table: Table, group: str, split: str) -> list[str]:
+    """Lines: rows are metrics, columns whose clips, captions or tokens they are of; none where the model has no
+    figure."""
+    arrows, rows, model = {"up": "higher", "down": "lower", "real": "as real"}, group_rows(table, group), table[MODEL]
+    if not any(model[split][name].n for name in group_metrics(group)):
+        return []
+    title = f"{split} captions" if group == "text to motion" else f"{group}, {split} captions"
+    head = f"{title:<33}{'better':<9}{'model':>8}  {'95 % interval':<18}" + "".join(
+        f"{SHORT[row]:>10}" for row in rows) + f"{'n':>7}"
+    lines = [head, "-" * len(head)]
+    for name in group_metrics(group):
+        if all(table[row][split][name].value is None for row in (MODEL, *rows)):
+            continue
+        own = model[split][name]
+        lines.append(f"{METRICS[name].title:<33}{arrows[METRICS[name].better]:<9}{shown(own, name):>8}  "
+                     f"{interval(own, name):<18}" + "".join(f"{shown(table[row][split][name], name):>10}"
+                                                           for row in rows) + f"{own.n or '':>7}")
+    return [*lines, ""]

@@ -46,19 +46,29 @@ def repetition_rate(clip: Codes) -> float | None:
     return sum(a == b for a, b in pairs) / len(pairs) if pairs else None
 
 
-def novelty(clips: Sequence[Codes], training: Sequence[Codes]) -> list[float]:
-    """For each clip its normalised edit distance to the nearest training clip: 0 is a copy. Raises ValueError without
-    training clips."""
+def nearest_clips(clips: Sequence[Codes], training: Sequence[Codes]) -> list[tuple[int, float]]:
+    """For each clip the place of the nearest training clip, the first of several as near, and the normalised edit
+    distance to it. Raises ValueError without training clips."""
     if not training:
-        raise ValueError("no training clips to look for copies in")
+        raise ValueError("no training clips to look for the nearest in")
     # As text, which is compared many times faster; a code of any size gets a letter of its own.
     letters: dict[int, str] = {}
 
     def spelled(clip: Codes) -> str:
         return "".join(letters.setdefault(int(code), chr(len(letters))) for code in clip)
 
-    choices = list(dict.fromkeys(map(spelled, training)))
-    return [process.extractOne(spelled(clip), choices, scorer=Levenshtein.normalized_distance)[1] for clip in clips]
+    places: dict[str, int] = {}
+    for place, clip in enumerate(training):
+        places.setdefault(spelled(clip), place)
+    choices = list(places)
+    found = (process.extractOne(spelled(clip), choices, scorer=Levenshtein.normalized_distance) for clip in clips)
+    return [(places[text], distance) for text, distance, _ in found]
+
+
+def novelty(clips: Sequence[Codes], training: Sequence[Codes]) -> list[float]:
+    """For each clip its normalised edit distance to the nearest training clip: 0 is a copy. Raises ValueError without
+    training clips."""
+    return [distance for _, distance in nearest_clips(clips, training)]
 
 
 def is_valid(clip: Codes, codebook_size: int, longest: int | None = None) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from string import Template
 
 from charts import Mark, Series, chart, dot_plot, legend
-from evaluation import METRICS, MODEL, SHORT, SPLITS, TITLES, Table
+from evaluation import METRICS, MODEL, SHORT, SPLITS, TITLES, Table, group_metrics, group_rows
 from evaluation_data import AskedRow
 from findings import interval, shown
 from metrics import count_ngrams
@@ -43,6 +43,13 @@ ABOUT = {
     "valid_share": "Share of clips that a codec could decode.",
     "participant_accuracy": "Share of clips in which a classifier trained on real clips names the participant asked "
                             "for.",
+    "bleu_4": "Runs of up to 4 words (BLEU-1: words) of the model's captions that the data's captions of the same "
+              "motion have, less for captions that are too short: 0 to 100 (Papineni et al. 2002; sacrebleu).",
+    "rouge_l": "F1 of the longest common subsequence of words with the nearest caption of the data, 0 to 100 (Lin "
+               "2004).",
+    "chrf": "F2 of runs of up to 6 characters that the two have in common, 0 to 100 (Popovic 2015; sacrebleu).",
+    "denoising_accuracy": "A third of a clip's tokens is lost, and this share of them is put right: lost anywhere, in "
+                          "a gap, at the end.",
 }
 
 
@@ -53,7 +60,7 @@ def write_page(path: Path, table: Table, details: Mapping, rows: Sequence[AskedR
     row. histories: stage folder -> history of its training."""
     model = details["request"]["model_path"] or details["request"]["generated"]
     sections = [
-        _verdict(details), _key_figures(table), _tables(table), _about(table),
+        _verdict(details), _key_figures(table), _tables(table), _other_tasks(table, details), _about(table),
         _curves(histories), _lengths_and_codes(rows, clips, asked_lengths, details["codebook_size"]),
         _extremes(details["captions"]), _breakdown(details), _facts(details)]
     samples = details["request"]["samples"]
@@ -81,39 +88,72 @@ def _key_figures(table: Table) -> str:
         if marks and marks[0].name == SHORT[MODEL]:
             title = f"{METRICS[name].title} {ARROWS[METRICS[name].better]}"
             cards.append(f'<div class="card"><h3>{escape(title)}</h3>{dot_plot(title, marks)}</div>')
-    names = "; ".join(f"{SHORT[row]}: {TITLES[row]}" for row in table)
+    names = "; ".join(f"{SHORT[row]}: {TITLES[row]}" for row in (MODEL, *group_rows(table, "text to motion")))
     return (f'<div class="grid3">{"".join(cards)}</div><p class="note">{escape(names)}. Lines are 95 % intervals.</p>'
             if cards else "")
 
 
 def _tables(table: Table) -> str:
+    titles = {"all": "All captions", "seen": "Captions that were trained (other clips of them)",
+              "unseen": "Captions that were never trained"}
     parts = ["<h2>Figures</h2>"]
     for split in SPLITS[::-1]:
-        if not any(estimate.n for estimate in table[MODEL][split].values()):
-            continue
-        others = [row for row in table if row != MODEL]
-        head = ('<tr><th></th><th class="mine">model</th><th>95 % interval</th>'
-                + "".join(f"<th>{escape(SHORT[row])}</th>" for row in others) + "<th>n</th></tr>")
-        body = []
-        for name, metric in METRICS.items():
-            if all(own[split][name].value is None for own in table.values()):
-                continue
-            mine = table[MODEL][split][name]
-            body.append(
-                f'<tr><td><span class="arrow">{ARROWS[metric.better]}</span>{escape(metric.title)}</td>'
-                f'<td class="mine">{shown(mine, name)}</td><td class="soft">{interval(mine, name)}</td>'
-                + "".join(f"<td>{shown(table[row][split][name], name)}</td>" for row in others)
-                + f"<td>{mine.n or ''}</td></tr>")
-        titles = {"all": "All captions", "seen": "Captions that were trained (other clips of them)",
-                  "unseen": "Captions that were never trained"}
-        parts.append(f'<div class="card wide long"><h3>{titles[split]}</h3><table class="figures">{head}{"".join(body)}'
-                     "</table></div><br>")
+        if any(table[MODEL][split][name].n for name in group_metrics("text to motion")):
+            parts.append(f'<div class="card wide long"><h3>{titles[split]}</h3><table class="figures">'
+                         f'{_figures(table, "text to motion", split)}</table></div><br>')
     parts.append('<p class="note">↑ higher is better, ↓ lower, ≈ best where real clips have it. Intervals are over '
                  "captions for means over clips; for figures of the whole set (FID, KID, Diversity, divergences, "
                  "codebook, distinct) over the samples, so they hold how much generating varies and not which captions "
                  "were asked. The real clips' FID, KID and divergences are of a set with itself: what another set of "
                  "real clips has stands under <i>another</i>.</p>")
     return "".join(parts)
+
+
+def _figures(table: Table, group: str, split: str, title: str = "") -> str:
+    """A head, whose first cell is the title, and a line for each metric of the group that anyone has a figure of."""
+    others = group_rows(table, group)
+    lines = [f'<tr><th>{escape(title)}</th><th class="mine">model</th><th>95 % interval</th>'
+             + "".join(f"<th>{escape(SHORT[row])}</th>" for row in others) + "<th>n</th></tr>"]
+    for name in group_metrics(group):
+        if all(table[row][split][name].value is None for row in (MODEL, *others)):
+            continue
+        metric, mine = METRICS[name], table[MODEL][split][name]
+        lines.append(
+            f'<tr><td><span class="arrow">{ARROWS[metric.better]}</span>{escape(metric.title)}</td>'
+            f'<td class="mine">{shown(mine, name)}</td><td class="soft">{interval(mine, name)}</td>'
+            + "".join(f"<td>{shown(table[row][split][name], name)}</td>" for row in others)
+            + f"<td>{mine.n or ''}</td></tr>")
+    return "".join(lines)
+
+
+def _other_tasks(table: Table, details: Mapping) -> str:
+    """Motion to text and lost tokens: figures, by which stage, and captions that were said."""
+    cards = []
+    for group, about in (("motion to text", "Captions of motions"), ("lost tokens", "Lost tokens put right")):
+        by = " and ".join(dict.fromkeys(details["by"][name] for name in group_metrics(group) if name in details["by"]))
+        if not by:
+            continue
+        body = "".join(_figures(table, group, split, f"{split} captions") for split in SPLITS[::-1]
+                       if any(table[MODEL][split][name].n for name in group_metrics(group)))
+        names = "; ".join(f"{SHORT[row]}: {TITLES[row]}" for row in group_rows(table, group))
+        cards.append(f'<div class="card wide long"><h3>{about}, by {escape(by)}</h3><table class="figures">{body}'
+                     f'</table></div><p class="note">{escape(names)}.</p>')
+    said = details["captions_said"]
+    few = min(SHOWN_CLIPS, len(said) // 2) or 1
+    if said:
+        cards.append('<h3>What was said of motions</h3><div class="grid2">'
+                     + _said("Nearest to the data's captions", said[::-1][:few])
+                     + (_said("Farthest from them", said[:few]) if len(said) > 1 else "")
+                     + '</div><p class="note">By chrF; all stand in details.json.</p>')
+    return "<h2>Other tasks</h2>" + "".join(cards) if cards else ""
+
+
+def _said(title: str, entries: Sequence[Mapping]) -> str:
+    clips = "".join(
+        f'<div class="clip"><p>{escape(entry["said"]) or "(nothing)"} <span class="soft">({_kind(entry)}chrF '
+        f'{entry["chrf"]:.0f})</span></p><p class="codes"><b>data</b>{escape("; ".join(entry["captions"]))}</p>'
+        f'<p class="codes"><b>motion</b>{escape(entry["motion"])}</p></div>' for entry in entries)
+    return f'<div class="card long"><h3>{title}</h3>{clips}</div>'
 
 
 def _about(table: Table) -> str:

@@ -1,8 +1,7 @@
-"""bench.py decode, tasks and requests: figures of the tiny model, and baselines worked out by hand."""
+"""bench.py decode, tasks and requests: figures of the tiny model."""
 
 import json
 
-import numpy as np
 import pytest
 from conftest import run_script
 
@@ -79,24 +78,3 @@ def test_filling_in_is_measured_beside_repeating_and_copying(bench, tiny_run, ca
     shown = capsys.readouterr().out
     for text in ("denoise: anywhere", "inbetween: a gap", "continue: the end", "repeating", "copying", "m2t:"):
         assert text in shown
-
-
-def test_repeating_and_copying_by_hand(bench):
-    from bench_tasks import copying, repeating
-
-    codes = [1, 2, 3, 4, 5, 6, 7]
-    assert repeating(codes, np.array([2, 3, 5])) == [1, 2, 2, 2, 5, 5, 7]
-    assert copying(codes, np.array([4, 5])) == [1, 2, 3, 4, 3, 4, 7]
-    assert copying(codes, np.array([2, 3, 4])) == [1, 2, 1, 2, 1, 6, 7]
-
-
-def test_a_third_is_lost_and_never_the_first(bench):
-    from bench_tasks import lost_places
-
-    for seed in range(200):
-        rng = np.random.default_rng(seed)
-        for count in (6, 7, 30):
-            anywhere, gap, end = (lost_places(task, count, rng) for task in ("denoise", "inbetween", "continue"))
-            assert len(anywhere) == len(gap) == len(end) == count // 3
-            assert min(anywhere[0], gap[0]) >= 1 and gap[-1] < count - 1 and end[-1] == count - 1
-            assert (np.diff(gap) == 1).all() and len(set(anywhere.tolist())) == len(anywhere)

@@ -57,14 +57,46 @@ def test_metrics_json_is_split_metric_and_four_figures(evaluated):
     assert tuple(found) == SPLITS
     for own in found.values():
         assert list(own) == list(METRICS)
-        assert all(set(figure) == {"value", "low", "high", "n"} for figure in own.values())
+        for name, figure in own.items():
+            assert set(figure) == {"value", "low", "high", "n"} | ({"by"} if METRICS[name].task != "t2m" else set())
     rows = len(lines_of(evaluated / "generated.jsonl")) // 2
     assert found["all"]["mm_dist"]["n"] == found["seen"]["mm_dist"]["n"] + found["unseen"]["mm_dist"]["n"] == 2 * rows
     assert found["all"]["valid_share"] == {"value": 1, "low": 1, "high": 1, "n": 2 * rows}
     assert found["all"]["nll_per_token"]["value"] > 0 and found["all"]["participant_accuracy"]["n"] == 2 * rows
     assert found["all"]["fid"]["n"] == rows and found["all"]["fid"]["low"] <= found["all"]["fid"]["value"]
     assert set(read(evaluated / "baselines.json")) == {
-        "real", "another_real_clip", "nearest_caption_clip", "random_clip", "shuffled_captions"}
+        "real", "another_real_clip", "nearest_caption_clip", "random_clip", "shuffled_captions",
+        "nearest_clip_caption", "random_clip_caption", "repeating", "copying"}
+
+
+def test_what_the_last_stage_was_not_trained_for_is_told_by_the_one_before_it(evaluated, run_folder):
+    from prepared import load_prepared
+
+    found, others = read(evaluated / "metrics.json")["all"], read(evaluated / "baselines.json")
+    details, page = read(evaluated / "details.json"), (evaluated / "report.html").read_text(encoding="utf-8")
+    motions = len({tuple(codes) for codes in load_prepared(run_folder / "prepared_data", "test")["codes"]})
+    for name, ceiling in (("bleu_1", 100), ("bleu_4", 100), ("rouge_l", 100), ("chrf", 100), ("denoising_accuracy", 1),
+                          ("denoising_accuracy_gap", 1), ("denoising_accuracy_end", 1)):
+        figure = found[name]
+        assert 0 <= figure["low"] <= figure["value"] <= figure["high"] <= ceiling, name
+        assert figure["n"] == motions and figure["by"] == "stage2_multitask"
+        rows = ("nearest_clip_caption", "random_clip_caption") if ceiling == 100 else ("repeating", "copying")
+        assert all(others[row]["all"][name]["n"] == motions for row in rows)
+    assert len(details["captions_said"]) == motions and "answered by stage2_multitask" in " ".join(details["notes"])
+    assert "by stage2_multitask" in page
+
+
+def test_without_a_stage_for_it_a_task_has_no_figures_and_the_report_says_why(run_folder, tmp_path, capsys, evaluated):
+    shutil.copytree(run_folder, tmp_path / "run", ignore=shutil.ignore_patterns("stage2*", "evaluation"))
+    assert started(tmp_path / "run", "--num_samples", "1", "--max_prompts", "4") == 0
+    found = read(tmp_path / "run" / "evaluation" / "metrics.json")["all"]
+    assert found["chrf"] == found["denoising_accuracy"] == {
+        "value": None, "low": None, "high": None, "n": 0, "by": None}
+    printed = capsys.readouterr().out
+    expected = ("not available: bleu_1, bleu_4, rouge_l, chrf, denoising_accuracy, denoising_accuracy_gap, "
+                "denoising_accuracy_end (no stage of this run was trained for m2t, denoise, inbetween, continue)")
+    assert expected in printed
+    assert "motion to text, " not in printed and "lost tokens, " not in printed
 
 
 def test_what_is_written_names_the_data_the_settings_and_the_versions(evaluated, run_folder):
@@ -160,6 +192,7 @@ def test_anyones_clips_are_scored_without_a_model(tiny_dataset, tmp_path, capsys
     assert found["normalised_edit_distance"]["value"] == 0 and found["nll_per_token"]["n"] == 0
     assert (tmp_path / "out" / "evaluator").is_dir() and not (tmp_path / "out" / "generated.jsonl").exists()
     output = capsys.readouterr().out
+    assert "denoising_accuracy_end (they need a model that answers, not clips from a file)" in output
     assert "not available: nll_per_token (it needs the model" in output and "30 of 60 clips are scored" in output
 
 

@@ -19,6 +19,7 @@ from evaluation import (
     MODEL,
     NEAREST,
     RANDOM,
+    RANDOM_TOLD,
     REAL,
     SHUFFLED,
     SPLITS,
@@ -232,5 +233,17 @@ def test_the_text_has_a_line_for_each_metric_and_a_table_for_each_split(of_real_
     assert text.startswith("It is good.\n") and text.endswith("note: something to know")
     starts = Counter(line[:33].strip() for line in text.split("\n"))
     assert all(starts[f"{split} captions"] == 1 for split in SPLITS)
-    assert {name: starts[metric.title] for name, metric in METRICS.items()} == (
-        dict.fromkeys(METRICS, 3) | dict.fromkeys(FROM_JOINTS, 0))  # there is no codec
+    expected = {name: 3 if metric.task == "t2m" and name not in FROM_JOINTS else 0 for name, metric in METRICS.items()}
+    assert {name: starts[metric.title] for name, metric in METRICS.items()} == expected  # there is no codec
+
+
+def test_figures_of_another_task_stand_under_its_name_with_its_own_columns(of_real_clips):
+    table = {row: {split: dict(own) for split, own in splits.items()} for row, splits in of_real_clips.items()}
+    table[MODEL]["all"]["chrf"] = Estimate(12.34, 11.0, 13.0, 5)
+    table[RANDOM_TOLD] = {split: dict.fromkeys(METRICS, NOT_AVAILABLE) for split in SPLITS}
+    table[RANDOM_TOLD]["all"]["chrf"] = Estimate(7.0, None, None, 5)
+    lines = format_scores(table, [], []).split("\n")
+    place = lines.index(next(line for line in lines if line.startswith("motion to text, all captions")))
+    assert lines[place].split()[6:] == ["model", "95", "%", "interval", "any", "clip", "n"]
+    assert lines[place + 2].split() == ["chrF", "higher", "12.3", "11.0", "to", "13.0", "7.0", "5"]
+    assert lines[place + 3] == "" and not any(line.startswith("lost tokens") for line in lines)

@@ -1,4 +1,4 @@
-"""evaluation_data.py: which rows are scored, what was trained on, and whose clip is whose."""
+"""evaluation_data.py: which rows are scored, and what was trained on."""
 
 import json
 from pathlib import Path
@@ -7,16 +7,7 @@ import numpy as np
 import pytest
 
 from data import DataError, Row
-from evaluation_data import (
-    AskedRow,
-    EvaluationError,
-    Generated,
-    Training,
-    evaluator_material,
-    gather,
-    match,
-    read_generated,
-)
+from evaluation_data import EvaluationError, Training, evaluator_material, gather
 
 
 def write(path: Path, rows: list[dict]) -> str:
@@ -52,6 +43,18 @@ def test_they_are_scored_where_that_is_asked_for(tmp_path):
     asked = gathered(tmp_path, include_train=True)
     assert len(asked.rows) == 6 and "scored too" in asked.notes[0]
     assert [one.kind for one in asked.rows] == ["seen", "unseen", "seen", "seen", "seen", "unseen"]
+
+
+def test_a_row_knows_all_captions_of_its_motion_whichever_rows_are_drawn(tmp_path):
+    """Of the same tokens; another part of the same clip is another motion. Words alone make captions differ."""
+    rows = [row("walks", [1, 2], clip="c"), row("Strolls.", [1, 2], clip="c"), row("Walks", [1, 2]),
+            row("sits", [3], clip="c")]
+    found = gather(write(tmp_path / "data.jsonl", rows), None, None, None, None, False, 0).rows
+    assert [one.captions for one in found] == [("walks", "Strolls."), ("Strolls.", "walks"), ("Walks", "Strolls."),
+                                               ("sits",)]
+    for seed in range(8):
+        (drawn,) = gather(str(tmp_path / "data.jsonl"), None, None, None, 1, False, seed).rows
+        assert drawn.captions == found[drawn.index].captions
 
 
 def test_some_rows_are_drawn_by_the_seed(tmp_path):
@@ -149,58 +152,3 @@ def test_the_most_similar_caption_is_the_caption_itself_where_it_was_trained():
     found = training([("sits then bows", [1]), ("bows then sits", [2]), ("walks", [3])])
     assert [found.nearest_caption(key) for key in ("bows then sits", "sits then bows", "walks far")] == [
         "bows then sits", "sits then bows", "walks"]
-
-
-# Clips that someone generated
-
-
-def asked_rows(*pairs) -> list[AskedRow]:
-    return [AskedRow(i, key, key, [1], person, "seen") for i, (key, person) in enumerate(pairs)]
-
-
-def test_lines_are_read_whatever_their_order_with_what_is_invalid_kept(tmp_path):
-    path = write(tmp_path / "clips.jsonl", [row("Walks.", "3 4", "A"), row("jumps", [9, -1]), row("walks", "", "A"),
-                                            {"text_query": "walks", "motion_tokens": "5", "participant_id": 7}])
-    assert read_generated(path) == Generated(path, {
-        ("walks", "A"): [[3, 4], []], ("jumps", None): [[9, -1]], ("walks", "7"): [[5]]}, 4)
-
-
-@pytest.mark.parametrize("line, message", [
-    ("{broken", "line 2 is not JSON"),
-    ("[1, 2]", "line 2: '\\[1, 2\\]', expected an object"),
-    ('{"motion_tokens": "1"}', "line 2: .* expected an object with text_query"),
-    ('{"text_query": "a", "motion_tokens": "1 b"}', "line 2: motion_tokens is '1 b', expected integers"),
-    ('{"text_query": "a", "motion_tokens": [1.5]}', "line 2: motion_tokens is '\\[1.5\\]'"),
-    ('{"text_query": "a"}', "line 2: motion_tokens is 'None'"),
-    ('{"text_query": "a", "motion_tokens": "1", "participant_id": [1]}', "line 2: participant_id is \\[1\\]"),
-])
-def test_a_line_that_cannot_be_read_is_named(tmp_path, line, message):
-    path = tmp_path / "clips.jsonl"
-    path.write_text('{"text_query": "a", "motion_tokens": "1"}\n' + line, encoding="utf-8")
-    with pytest.raises(EvaluationError, match=f"clips.jsonl: {message}"):
-        read_generated(path)
-    path.write_text("\n", encoding="utf-8")
-    with pytest.raises(EvaluationError, match="is empty"):
-        read_generated(path)
-
-
-def test_clips_go_to_the_rows_of_their_caption_and_participant():
-    rows = asked_rows(("walks", "A"), ("walks", "B"), ("walks", "A"), ("jumps", None))
-    clips = Generated("f", {("walks", "A"): [[1], [2], [3], [4]], ("walks", "B"): [[5], [6]],
-                            ("jumps", None): [[7], [8], [9]]}, 9)
-    assert match(clips, rows, 5) == ([[[1], [3]], [[5], [6]], [[2], [4]], [[7], [8]]], [
-        "f: 8 of 9 clips are scored, the others are not asked for, or more than 2 a row"])
-    assert match(clips, rows, 1)[0] == [[[1]], [[5]], [[2]], [[7]]]
-
-
-def test_clips_without_a_participant_serve_all_and_too_few_are_used_again():
-    rows = asked_rows(("walks", "A"), ("walks", "B"), ("walks", "C"))
-    found, notes = match(Generated("f", {("walks", None): [[1], [2]]}, 2), rows, 3)
-    assert found == [[[1]], [[2]], [[1]]] and len(notes) == 1 and "used again" in notes[0]
-
-
-def test_rows_without_a_clip_are_named():
-    rows = asked_rows(("walks", "A"), ("jumps", "A"), ("bows", None))
-    message = "f: no clip for 2 of 3 rows, the first is row 1: 'jumps', participant 'A'"
-    with pytest.raises(EvaluationError, match=message):
-        match(Generated("f", {("walks", "A"): [[1]], ("jumps", "B"): [[1]]}, 2), rows, 3)

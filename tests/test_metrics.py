@@ -15,6 +15,7 @@ from metrics import (
     distinct_n,
     edit_distance,
     is_valid,
+    nearest_clips,
     nearest_length,
     ngram_jsd,
     normalised_edit_distance,
@@ -178,6 +179,10 @@ def test_novelty_is_the_distance_to_the_nearest_training_clip():
     assert novelty(clips, training) == pytest.approx([0, 1 / 3, 1 / 2, 1])
     with pytest.raises(ValueError, match="no training clips"):
         novelty(clips, [])
+
+
+def test_the_nearest_of_several_as_near_is_the_first():
+    assert nearest_clips([[1, 2], [5, 6]], [[5, 6, 7], [1, 2], [1, 3], [1, 2]]) == [(1, 0), (0, pytest.approx(1 / 3))]
 
 
 def test_what_a_codec_could_decode_is_valid():

@@ -50,7 +50,10 @@ def page(tmp_path, table=None, histories=None, asked=(3.0, 4.0), verdict=("It is
         "data": {"path": NASTY, "part": "the test set", "fingerprint": "f00d", "rows": 3},
         "request": {"model_path": NASTY, "generated": None, "samples": 2}, "settings": {"SEED": NASTY},
         "evaluator": None, "versions": {"torch": "2.0"}, "captions": [entry, entry | {"name": "best", "clip": ""}],
-        "participants": [entry], "lengths": [entry]} | changes
+        "participants": [entry], "lengths": [entry],
+        "by": dict.fromkeys(METRICS, "stage2"), "captions_said": [
+            {"row": 0, "kind": "seen", "motion": "1 2 3", "said": NASTY, "captions": [NASTY, "b"], "chrf": 1.0},
+            {"row": 1, "kind": None, "motion": "4 4", "said": "", "captions": ["b"], "chrf": 0.0}]} | changes
     rows = [AskedRow(0, NASTY, NASTY, [1, 2, 3], NASTY, "seen"), AskedRow(1, "b", "b", [4, 4], None, "unseen")]
     write_page(tmp_path / "report.html", table, details, rows, [[[1, 2], [3]], [[], [99]]], asked,
                {"stage1": HISTORY, "stage2": HISTORY} if histories is None else histories)
@@ -78,7 +81,8 @@ def test_everything_is_there(tmp_path):
     for metric in METRICS.values():
         assert text.count(metric.title) >= 3
     for expected in ("It is good.", "0.123", "0.100 to 0.200", "77", "f00d", "torch", "SEED", "stage1", "3 4", "best",
-                     "(no codes)", "asked for by decoding"):
+                     "(no codes)", "asked for by decoding", "Captions of motions, by stage2", "Lost tokens put right",
+                     "(nothing)", f"{NASTY}; b"):
         assert expected in text, expected
     assert checker.tags.count("svg") == 3 + 2 + 2
     for wanted in ("prefers-color-scheme: dark", "@media print", "max-width: 760px", 'name="viewport"'):
@@ -88,8 +92,9 @@ def test_everything_is_there(tmp_path):
 def test_what_there_is_not_leaves_no_empty_frame(tmp_path):
     bare = {name: {split: dict.fromkeys(METRICS, NOT_AVAILABLE) for split in SPLITS} for name in (MODEL, REAL)}
     bare[MODEL]["all"] |= {"edit_distance": Estimate(2.0, None, None, 3)}
-    content, checker = page(tmp_path, bare, {}, None, participants=[])
+    content, checker = page(tmp_path, bare, {}, None, participants=[], by={}, captions_said=[])
     assert checker.tags.count("svg") == 2 and "How it was trained" not in content and "By participant" not in content
+    assert "Other tasks" not in content
     assert "All captions" in content and "never trained" not in content
 
 
