@@ -18,6 +18,7 @@ from motion import Motion
 log = logging.getLogger(__name__)
 EVERY = 5  # one clip of so many is held out
 STANDING, NEAR_FLOOR = 0.15, 0.03  # a foot stands where it is slower (m/s) and no higher above its low (m)
+WORST = 0.1  # share of the clips, those whose joints are off most: motions that a codec does not know hide in a mean
 LOW = 0.05  # share of a foot's heights that lie below its low
 
 
@@ -87,10 +88,13 @@ def compared(pairs: Sequence[tuple[np.ndarray, np.ndarray]], codec: MotionCodec)
         for foot in feet:
             standing = stands(a[:, foot], fps)
             found["sliding"].append(_speed(b[:, foot], fps)[standing])
+    by_clip = sorted(float(values.mean()) for values in found["local"])
+    worst = by_clip[-max(1, round(WORST * len(by_clip))):]
     mean = {name: float(np.concatenate(values).mean()) for name, values in found.items()
             if sum(map(len, values))}  # a window of one frame has no inside, feet may never stand
-    return {"local_mm": 1000 * mean["local"], "world_mm": 1000 * mean["world"], "drift_mm_s": 1000 * mean["drift"],
-            "jerk": mean.get("jerk"), "sliding_cm_s": 100 * mean["sliding"] if "sliding" in mean else None,
+    return {"local_mm": 1000 * mean["local"], "worst_mm": 1000 * sum(worst) / len(worst),
+            "world_mm": 1000 * mean["world"], "drift_mm_s": 1000 * mean["drift"], "jerk": mean.get("jerk"),
+            "sliding_cm_s": 100 * mean["sliding"] if "sliding" in mean else None,
             "step_at_border": _ratio(mean, "step"), "velocity_at_border": _ratio(mean, "turn")}
 
 
@@ -129,6 +133,7 @@ def stands(foot: np.ndarray, fps: float) -> np.ndarray:
 
 FIGURES = {  # key -> heading, its form
     "local_mm": ("joints off, own heading, mm", "{:.1f}"),
+    "worst_mm": ("... in the worst tenth of clips", "{:.1f}"),
     "world_mm": ("joints off in the world, mm", "{:.0f}"),
     "drift_mm_s": ("drift, mm/s", "{:.0f}"),
     "jerk": ("jerk, m/s3", "{:.0f}"),

@@ -33,6 +33,8 @@ def test_a_hand_off_its_place_counts_by_its_share(codec):
     joints[:, NAMES.index("left_hand"), 1] += 0.1
     found = compared([(walk().joints, joints)], codec)
     assert found["local_mm"] == pytest.approx(found["world_mm"]) == pytest.approx(10)  # 100 mm, one of ten joints
+    found = compared([(walk().joints, walk().joints)] * 9 + [(walk().joints, joints)], codec)
+    assert found["local_mm"] == pytest.approx(1) and found["worst_mm"] == pytest.approx(10)  # the tenth clip's
 
 
 def test_seams_are_seen_where_windows_meet(codec):

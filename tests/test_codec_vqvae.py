@@ -28,6 +28,20 @@ def test_the_loss_knows_sliding_feet_and_mirror_turns():
     assert loss_of(still, wrong, 30.0, [7, 9])[0].item() == pytest.approx(without, abs=2e-3)
 
 
+def test_the_loss_cares_most_for_what_is_far_off():
+    """By distance alone, a motion to the left and its mirror image are both well told by the middle."""
+    true = torch.zeros(1, 6, 8)
+
+    def loss(off: float) -> float:
+        wrong = true.clone()
+        wrong[:, 3] = off
+        return loss_of(wrong, true, 30.0, [])[0].item() - loss_of(true, true, 30.0, [])[0].item()
+
+    assert loss(0.3) > 20 * loss(0.03)
+    both = loss(0.6) + loss(0.0)  # one of two is met, and the other missed
+    assert 2 * loss(0.3) < 0.6 * both
+
+
 def training(codes: int = 4):
     motion = walk(200, turning=0, speed=1.0)
     layout = Layout.of(motion.skeleton)
