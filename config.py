@@ -18,6 +18,11 @@ from typing import Any
 # clip_id and split are optional). Change it to your own file; a relative path counts from the folder you are in.
 DATA_JSON_PATH = "data/sample_motion.json"
 
+# The folder of the codec that made these tokens, if codec.py did: its vectors are what the codes start from, and it
+# is kept with the model, which can then answer with BVH files and pages to look at. None = another codec. As a flag,
+# --data_json_path alone means None.
+CODEC_PATH = "data/sample_codec"
+
 # Folder for everything that is written: prepared data, checkpoints, the finished model. One folder, one
 # model: change it to keep an earlier model.
 WORK_DIR = "./output"
@@ -35,12 +40,9 @@ MAX_SEQ_LEN = 512
 CODEBOOK_SIZE = None
 
 # File with the codec's own vectors, row i for code i (.npy, or .npz with an array called centers, codebook or
-# embedding). Codes that are near in it start alike: the model learns faster. None: what the clips say.
+# embedding). Codes that are near in it start alike: the model learns faster. None: the codec's in CODEC_PATH, or
+# what the clips say.
 CODEBOOK_PATH = None
-
-# The folder of the codec that made the tokens, if codec.py did: it is kept with the model, which can then
-# answer with BVH files and pages to look at. None = another codec, or none at hand.
-CODEC_PATH = None
 
 # Share of the rows aimed at for each held-out part (there are four: seen and unseen captions, for
 # validation and for test), at most 0.125, so that training keeps half. 0 holds nothing out. Lower it if

@@ -25,7 +25,7 @@ from model import load
 from model_folder import CODEC_FOLDER, read_motion_config
 from motion_request import TASKS, GenerationError, MotionRequest, MotionResult, Sampling, checked_number, parse_codes
 from templates import MASKED
-from view import Clip, html_snippet
+from view import Clip, NotebookView
 from vllm_engine import VllmEngine
 
 __all__ = ["GenerationError", "LengthAwareMotionLogitsProcessor", "MotionGenerator", "MotionRequest", "MotionResult",
@@ -202,25 +202,25 @@ class MotionGenerator:
 
         Raises GenerationError for a folder without one, CodecError for a damaged one.
         """
+        return [self.clip(result.codes, result.text or "") for result in results]
+
+    def clip(self, codes: Sequence[int], caption: str = "", note: str = "") -> Clip:
+        """Any codes as a figure that moves; its note is what is given, the tokens and the seconds. Raises as `clips`.
+        """
         folder = self.model_path / CODEC_FOLDER
         if not folder.is_dir():
             raise GenerationError(f"{self.model_path} does not know the codec of its tokens: set CODEC_PATH in "
                                   "config.py and start the training command again, which then only adds it")
         if self._codec is None:
             self._codec = MotionCodec.load(folder)
-        found = []
-        for result in results:
-            motion = self._codec.decode(result.codes)
-            found.append(Clip(motion, result.text or "", f"{len(result.codes)} tokens, {motion.seconds:.1f} s"))
-        return found
+        motion = self._codec.decode(codes)
+        return Clip(motion, caption, f"{note}{len(codes)} tokens, {motion.seconds:.1f} s")
 
     def show(self, requests: str | MotionRequest | Sequence[MotionRequest], seed: int | None = None,
-             height: int = 480):
+             height: int = 480) -> NotebookView:
         """In a notebook: the answers, side by side, to turn and play."""
-        from IPython.display import HTML
-
         requests = MotionRequest(text=requests) if isinstance(requests, str) else requests
-        return HTML(html_snippet(self.clips(self.answer(requests, seed)), height))
+        return NotebookView(self.clips(self.answer(requests, seed)), height)
 
     # ---- from a request to what is decoded
 

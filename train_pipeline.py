@@ -5,26 +5,23 @@ Killed at any moment, the same command goes on where it was.
 """
 
 import argparse
-import contextlib
 import importlib.util
 import logging
-import os
 import shlex
 import shutil
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 import config
-from codec import codec_facts, copy_codec
-from data import DataError, Report, caption_key, check_split, format_report, raise_on_errors, read_rows
+from codec import CODEBOOK_FILE, codec_facts, copy_codec
+from data import DataError, caption_key, check_split, format_report, raise_on_errors, read_rows
 from fit import find_unfit
-from model_folder import CODEC_FOLDER, check_model_name, read_json, read_motion_config, update_settings, write_json
+from model_folder import CODEC_FOLDER, check_model_name, read_motion_config, update_settings, write_json
 from prepared import (
     PreparedChunks,
     load_measured,
@@ -35,32 +32,23 @@ from prepared import (
     prepared_report,
 )
 from processes import is_first_process, wait_for_all
-from splits import Split, split_rows
+from splits import split_rows
+from work_folder import (
+    DATA_FOLDER,
+    EVALUATION_FOLDER,
+    GALLERY_FILE,
+    METRICS_FILE,
+    WORK_FOLDER,
+    PipelineError,
+    Run,
+    check_work_folder,
+    claim_work_folder,
+    locked,
+)
 
 log = logging.getLogger("train_pipeline")
 
-SETTINGS_FILE, METRICS_FILE, DATA_FOLDER, WORK_FOLDER = "settings.json", "metrics.json", "prepared_data", "checkpoints"
-STAGE_FOLDERS = ("stage1_mlm", "stage2_multitask", "stage3_t2m_sft")
-EVALUATION_FOLDER, JUDGE_FOLDER = "evaluation", "evaluator"
-# What a run leaves beside settings.json.
-OWN = (EVALUATION_FOLDER, JUDGE_FOLDER, DATA_FOLDER, WORK_FOLDER, *STAGE_FOLDERS, METRICS_FILE)
 SHOWN_CLIPS = 3
-
-
-class PipelineError(ValueError):
-    """A run that cannot start as asked; the text says what differs and what can be done."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a run is about. split: None where the report has errors, or the data was prepared by an earlier start.
-    text: what is in the data, for people."""
-
-    settings: Mapping
-    report: Report
-    split: Split | None
-    folder: Path
-    text: str
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -79,11 +67,12 @@ def main() -> int:
     for noisy in ("datasets", "httpx", "transformers", "accelerate"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
-        settings = config.resolve(config.given(args))
+        given = config.given(args)
+        settings = config.resolve(given)
     except config.SettingError as error:
         return _refuse(error, 2)
     try:
-        settings = _with_codec(settings)
+        settings = _with_codec(_without_others_codec(settings, given))
         if not is_first_process():
             return 0 if args.check else _help_train(settings)
         run = _read(settings, reuse=not (args.check or args.fresh))
@@ -91,8 +80,8 @@ def main() -> int:
             print(run.text)
             return 1 if run.report.errors else 0
         raise_on_errors(run.report)
-        _check_work_folder(run, args.fresh)
-        with _locked(run.folder):
+        check_work_folder(run, args.fresh, config.differences)
+        with locked(run.folder):
             train_and_evaluate(run, args.fresh)
     except KeyboardInterrupt:
         without = " without --fresh" if args.fresh else ""
@@ -102,6 +91,17 @@ def main() -> int:
     except ModuleNotFoundError as error:
         return _refuse(f"the package {error.name} is missing: run it with .venv/bin/python", 1)
     return 0
+
+
+def _without_others_codec(settings: Mapping, given: Mapping) -> Mapping:
+    """The settings, without the codec of config.py's data where the command line names other data and no codec: other
+    tokens would be turned into motion that they do not mean."""
+    own = config.DATA_JSON_PATH
+    if settings["CODEC_PATH"] is None or "CODEC_PATH" in given or settings["DATA_JSON_PATH"] == own:
+        return settings
+    log.info("CODEC_PATH in config.py, %s, is left out: it belongs to %s. --codec_path names that of other data.\n",
+             settings["CODEC_PATH"], own)
+    return {**settings, "CODEC_PATH": None}
 
 
 def _with_codec(settings: Mapping) -> dict:
@@ -166,80 +166,6 @@ def _made_with(settings: Mapping) -> dict:
             "share": settings["HELDOUT_SHARE"], "cap": settings["HELDOUT_MAX"]}
 
 
-def _check_work_folder(run: Run, fresh: bool) -> None:
-    """Refuse a WORK_DIR that holds what is not ours, or what came from other settings or other data."""
-    if run.folder.exists() and not run.folder.is_dir():
-        raise PipelineError(f"WORK_DIR {run.folder} is a file, expected a folder or a new name")
-    there = [name for name in OWN if os.path.lexists(run.folder / name)]
-    if not (run.folder / SETTINGS_FILE).is_file():
-        if there:
-            raise PipelineError(f"WORK_DIR {run.folder} holds {', '.join(there)} but no {SETTINGS_FILE}, so no run of "
-                                "this program is known to have left them: choose another --work_dir, or move them away")
-        return
-    kept = read_json(run.folder / SETTINGS_FILE)
-    if not isinstance(kept.get("settings"), dict) or "data_fingerprint" not in kept:
-        raise PipelineError(f"{run.folder / SETTINGS_FILE} is damaged, or none of ours: choose another --work_dir")
-    inside = [name for name in there if Path(run.settings["DATA_JSON_PATH"]).resolve().is_relative_to(
-        (run.folder / name).resolve())]
-    if fresh and inside:
-        raise PipelineError(f"--fresh would remove {run.folder / inside[0]}, and the dataset with it: move it away")
-    if not fresh:
-        _check_earlier_run(run, kept)
-
-
-def _check_earlier_run(run: Run, kept: Mapping) -> None:
-    finished = [name for name in STAGE_FOLDERS if (run.folder / name).exists()]
-    if not finished and not list((run.folder / WORK_FOLDER).glob("*/checkpoint-*")):
-        return  # nothing was trained yet, so nothing depends on the settings
-    # A size that was found in the data, and the same one told by the codec, are no change.
-    changed = config.differences(kept["settings"] | {"CODEBOOK_SIZE": kept.get("codebook_size")},
-                                 {**run.settings, "CODEBOOK_SIZE": run.report.codebook_size})
-    if kept["data_fingerprint"] != run.report.fingerprint:
-        changed.append(f"the data: {kept['settings'].get('DATA_JSON_PATH')} with {kept.get('data_rows')} rows before, "
-                       f"{run.settings['DATA_JSON_PATH']} with {len(run.report.rows)} rows of other content now")
-    if changed:
-        raise PipelineError(f"{run.folder} was made otherwise:\n  " + "\n  ".join(changed) + "\n"
-                            "Go back to what it was made with, choose another --work_dir, or give --fresh to "
-                            "remove it and start anew.")
-    for name in finished:
-        read_motion_config(run.folder / name)
-    planned = [name for name, epochs in zip(STAGE_FOLDERS, ("EPOCHS_S1", "EPOCHS_S2", "EPOCHS_S3"), strict=True)
-               if run.settings[epochs]]
-    if missing := [name for name in planned[:len(finished)] if name not in finished]:
-        raise PipelineError(f"{run.folder} has {', '.join(finished)}, but {missing[0]}, which came before, is gone: "
-                            "put it back, remove them too, or give --fresh")
-
-
-def _claim_work_folder(run: Run, fresh: bool) -> None:
-    """Only now, when all that could be refused was checked, is an earlier run removed and settings.json written."""
-    for name in (SETTINGS_FILE, *OWN) if fresh and (run.folder / SETTINGS_FILE).is_file() else ():
-        path = run.folder / name
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-    write_json(run.folder / SETTINGS_FILE, {
-        "settings": run.settings, "data_fingerprint": run.report.fingerprint, "data_rows": len(run.report.rows),
-        "codebook_size": run.report.codebook_size})
-
-
-@contextlib.contextmanager
-def _locked(folder: Path):
-    """One run at a time in a folder; the lock goes with the process, however it ends. Windows has no such lock."""
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    with open(folder / ".lock", "w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise PipelineError(f"another run is using {folder}: wait for it, or choose another --work_dir") from None
-        yield
-
-
 def train_and_evaluate(run: Run, fresh: bool) -> None:
     """The whole way: check against the tokenizer, prepare, three stages, held-out figures, three clips."""
     started = time.monotonic()
@@ -249,7 +175,7 @@ def train_and_evaluate(run: Run, fresh: bool) -> None:
     start_unsloth()
     planned = _planned(run.settings)
     _check_fit(run, {task for stage in planned for task in stage.task_mix})
-    _claim_work_folder(run, fresh)
+    claim_work_folder(run, fresh)
     table = _prepared(run)
     wait_for_all()
     results = train_stages(run, planned, table)
@@ -357,8 +283,9 @@ def _new_model(run: Run):
                          settings["DTYPE"], settings["SEED"], settings["LOAD_IN_4BIT"])
     clips = (codes for chunk in training for codes in np.split(chunk.codes, chunk.ends[1:-1]))
     vectors = cooccurrence_vectors(clips, size, settings["SEED"])
-    if settings["CODEBOOK_PATH"]:
-        vectors = joined(vectors, codebook_vectors(settings["CODEBOOK_PATH"], size))
+    codebook = settings["CODEBOOK_PATH"] or settings["CODEC_PATH"] and Path(settings["CODEC_PATH"]) / CODEBOOK_FILE
+    if codebook:
+        vectors = joined(vectors, codebook_vectors(codebook, size))
     return build(config, size, sorted(run.report.rows.participants), code_vectors=vectors)
 
 
@@ -385,6 +312,7 @@ def _kept(run: Run, stage, history: dict) -> dict:
 
 
 def _evaluate(run: Run, folder: Path, table: Mapping) -> dict:
+    from gallery import write_gallery
     from generate import MotionGenerator
     from report import TrainingClips, evaluate, format_table
 
@@ -404,6 +332,10 @@ def _evaluate(run: Run, folder: Path, table: Mapping) -> dict:
         shown.append(caption)
     for caption, motion in zip(shown, generator.generate_batch(shown, seed=run.settings["SEED"]), strict=True):
         print(f"  {caption}\n    {motion}")
+    heldout = [row for part in ("test", "seen", "unseen") for row in parts[part]]
+    if run.settings["CODEC_PATH"] and heldout:
+        write_gallery(run.folder / GALLERY_FILE, generator, heldout, run.settings["SEED"])
+        print(f"\nGenerated clips beside recordings, to open in a browser: {run.folder / GALLERY_FILE}")
     return scores
 
 

@@ -13,6 +13,7 @@ import base64
 import html
 import json
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ import numpy as np
 from bvh import SCALE, read_bvh, write_bvh
 from codec import CodecError, MotionCodec, tokens_of
 from motion import Motion, MotionError, Skeleton
-from sample_data import JOINTS, PARENTS
+from stick_figure import JOINTS, PARENTS
 from view_figure import Clip, Figure, figures_of
 from view_video import VideoError, write_gif, write_mp4
 
@@ -31,12 +32,13 @@ EMPTY = '<script type="application/json" id="clips">[]</script>'  # in the templ
 # The page
 
 
-def page(clips: list[Clip]) -> str:
+def page(clips: list[Clip], group: int = 1) -> str:
     """One HTML file with the clips side by side: 57 kB for 10 seconds of 22 joints at 20 frames a second, 92 kB at 60.
-    Raises MotionError for no clips."""
+    group: so many that follow each other belong together, and stay in one row. Raises MotionError for no clips."""
     data = json.dumps([page_data(clip, figure) for clip, figure in zip(clips, figures_of(clips), strict=True)])
     data = data.replace("<", "\\u003c")  # no caption can end the script element
-    return TEMPLATE_PATH.read_text(encoding="utf-8").replace(EMPTY, EMPTY.replace("[]", data))
+    template = TEMPLATE_PATH.read_text(encoding="utf-8").replace('data-group="1"', f'data-group="{group}"')
+    return template.replace(EMPTY, EMPTY.replace("[]", data))
 
 
 def page_data(clip: Clip, figure: Figure) -> dict:
@@ -63,14 +65,20 @@ def packed(frames: np.ndarray) -> str:
     return base64.b64encode(((groups & 127) | more * 128)[used].astype(np.uint8).tobytes()).decode()
 
 
-def write_page(path: str | Path, clips: list[Clip]) -> None:
-    Path(path).write_text(page(clips), encoding="utf-8")
+def write_page(path: str | Path, clips: list[Clip], group: int = 1) -> None:
+    Path(path).write_text(page(clips, group), encoding="utf-8")
 
 
-def html_snippet(clips: list[Clip], height: int = 480) -> str:
-    """The page as an <iframe> of `height` pixels, for IPython.display.HTML in a notebook."""
-    return (f'<iframe title="Motion" sandbox="allow-scripts" style="width: 100%; height: {int(height)}px; border: 0" '
-            f'srcdoc="{html.escape(page(clips))}"></iframe>')
+@dataclass(frozen=True)
+class NotebookView:
+    """Clips as the value of a notebook's cell, which shows them in a page of `height` pixels."""
+
+    clips: list[Clip] = field(repr=False)
+    height: int = 480
+
+    def _repr_html_(self) -> str:
+        return (f'<iframe title="Motion" sandbox="allow-scripts" style="width: 100%; height: {int(self.height)}px; '
+                f'border: 0" srcdoc="{html.escape(page(self.clips))}"></iframe>')
 
 
 # Joints in files

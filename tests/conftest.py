@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -152,4 +153,29 @@ def tiny_run(tiny_arguments, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("run") / "output"
     assert run_script(train_pipeline, *tiny_arguments, "--work_dir", str(folder)) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def codec_folder(tmp_path_factory):
+    """A codec of as many codes as the tiny dataset has."""
+    from walker import walks
+
+    from codec import MotionCodec
+
+    folder = tmp_path_factory.mktemp("codec")
+    MotionCodec.fit(walks(), codes=128, kind="kmeans").save(folder)
+    (folder / "notes.txt").write_text("not the codec's")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run_with_codec(tiny_run, tiny_arguments, codec_folder, tmp_path_factory):
+    """A finished run that is told its codec afterwards."""
+    import train_pipeline
+
+    folder = tmp_path_factory.mktemp("with_codec") / "output"
+    shutil.copytree(tiny_run, folder)
+    assert run_script(train_pipeline, *tiny_arguments, "--work_dir", str(folder), "--codec_path",
+                      str(codec_folder)) == 0
     return folder

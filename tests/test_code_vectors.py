@@ -79,9 +79,9 @@ def test_codebook_vectors_keep_the_codecs_distances(tmp_path):
 
 
 def test_the_samples_codebook_is_one():
-    from sample_data import CODEBOOK_PATH, NUM_CODES
+    from sample_data import CODEC_PATH, NUM_CODES
 
-    assert len(codebook_vectors(CODEBOOK_PATH, NUM_CODES)) == NUM_CODES
+    assert len(codebook_vectors(CODEC_PATH / "codebook.npz", NUM_CODES)) == NUM_CODES
 
 
 @pytest.mark.parametrize("arrays, found", [

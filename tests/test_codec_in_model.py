@@ -1,7 +1,7 @@
 """A model that keeps its codec answers with figures that move: BVH, pages, joints."""
 
 import json
-import shutil
+import re
 
 import numpy as np
 import pytest
@@ -12,41 +12,69 @@ import inference
 import train_pipeline
 
 
-@pytest.fixture(scope="module")
-def codec_folder(tmp_path_factory):
-    """A codec of as many codes as the tiny dataset has."""
-    from codec import MotionCodec
-
-    folder = tmp_path_factory.mktemp("codec")
-    MotionCodec.fit(walks(), codes=128, kind="kmeans").save(folder)
-    (folder / "notes.txt").write_text("not the codec's")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def run_folder(tiny_run, tiny_arguments, codec_folder, tmp_path_factory):
-    """A finished run that is told its codec afterwards."""
-    folder = tmp_path_factory.mktemp("with_codec") / "output"
-    shutil.copytree(tiny_run, folder)
-    assert run_script(train_pipeline, *tiny_arguments, "--work_dir", str(folder), "--codec_path",
-                      str(codec_folder)) == 0
-    return folder
-
-
-def test_a_finished_run_takes_the_codec_along_and_its_rate(run_folder):
+def test_a_finished_run_takes_the_codec_along_and_its_rate(run_with_codec):
     for stage in ("stage1_mlm", "stage2_multitask", "stage3_t2m_sft"):
-        kept = sorted(path.name for path in (run_folder / stage / "codec").iterdir())
+        kept = sorted(path.name for path in (run_with_codec / stage / "codec").iterdir())
         assert kept == ["codebook.npz", "codec.json"]
-        settings = json.loads((run_folder / stage / "motion_config.json").read_text())["settings"]
+        settings = json.loads((run_with_codec / stage / "motion_config.json").read_text())["settings"]
         assert settings["TOKENS_PER_SECOND"] == 7.5  # 30 frames a second, 4 a token
 
 
+def test_a_run_ends_with_a_gallery_of_six_captions_each_beside_its_recording(run_with_codec):
+    page = (run_with_codec / "gallery.html").read_text(encoding="utf-8")
+    (data,) = re.findall(r'<script type="application/json" id="clips">(.*?)</script>', page, re.DOTALL)
+    shown = json.loads(data)
+    assert len(shown) == 12 and 'data-group="2"' in page
+    for made, real in zip(shown[::2], shown[1::2], strict=True):
+        assert made["caption"] == real["caption"]
+        assert made["note"].startswith("generated") and real["note"].startswith("recorded")
+    assert len({clip["caption"] for clip in shown}) == 6
+
+
+def test_a_gallerys_recordings_are_held_out_clips(run_with_codec, codec_folder):
+    from codec import MotionCodec
+    from prepared import load_prepared
+    from view import Clip, page_data
+    from view_figure import figure_of
+
+    page = (run_with_codec / "gallery.html").read_text(encoding="utf-8")
+    (data,) = re.findall(r'<script type="application/json" id="clips">(.*?)</script>', page, re.DOTALL)
+    codec, heldout = MotionCodec.load(codec_folder), set()
+    for part in ("test", "seen", "unseen"):
+        for row in load_prepared(run_with_codec / "prepared_data", part):
+            motion = codec.decode(row["codes"])
+            heldout.add((row["text_query"], page_data(Clip(motion), figure_of(motion))["joints"]))
+    assert all((clip["caption"], clip["joints"]) in heldout for clip in json.loads(data)[1::2])
+
+
+@pytest.mark.parametrize(("captions", "expected"), [
+    (["a walk", "A  walk", "a jump"], ["a walk", "a jump"]),  # one caption, in two spellings
+    (["walks ahead", "walks ahead slowly", "sits down"], ["walks ahead", "sits down", "walks ahead slowly"])])
+def test_the_gallerys_captions_differ_as_much_as_they_can(captions, expected):
+    from gallery import spread
+
+    found = spread([{"text_query": caption} for caption in captions], 6)
+    assert [row["text_query"] for row in found] == expected
+    assert spread([], 6) == [] and len(spread([{"text_query": c} for c in captions], 1)) == 1
+
+
+@pytest.mark.parametrize(("words", "codec"), [
+    ((), "data/sample_codec"), (("--data_json_path", "other.json"), None),
+    (("--data_json_path", "other.json", "--codec_path", "other"), "other"),
+    (("--data_json_path", "data/sample_motion.json"), "data/sample_codec"), (("--codec_path", "none"), None)])
+def test_other_data_goes_without_the_codec_of_the_sample(words, codec):
+    import config
+
+    given = config.given(train_pipeline._parser().parse_args(words))
+    assert train_pipeline._without_others_codec(config.resolve(given), given)["CODEC_PATH"] == codec
+
+
 @pytest.mark.parametrize("name", ["clip.bvh", "clip.npy", "clip.html"])
-def test_inference_writes_what_the_files_name_says(run_folder, tmp_path, capsys, name):
+def test_inference_writes_what_the_files_name_says(run_with_codec, tmp_path, capsys, name):
     from bvh import read_bvh
 
     path = tmp_path / "made" / name
-    assert run_script(inference, "--model_path", str(run_folder / "stage3_t2m_sft"), "--prompt", "a person jumps",
+    assert run_script(inference, "--model_path", str(run_with_codec / "stage3_t2m_sft"), "--prompt", "a person jumps",
                       "--seconds", "2", "--seed", "0", "--output", str(path)) == 0
     codes = capsys.readouterr().out.split()
     assert len(codes) == 15
@@ -60,20 +88,19 @@ def test_inference_writes_what_the_files_name_says(run_folder, tmp_path, capsys,
         assert "a person jumps" in page and "15 tokens, 2.0 s" in page
 
 
-def test_samples_stand_side_by_side_in_a_page_and_not_in_a_bvh(run_folder, tmp_path, capsys):
-    asked = ["--model_path", str(run_folder / "stage3_t2m_sft"), "--prompt", "a person jumps", "--num_samples", "3"]
+def test_samples_stand_side_by_side_in_a_page_and_not_in_a_bvh(run_with_codec, tmp_path, capsys):
+    asked = ["--model_path", str(run_with_codec / "stage3_t2m_sft"), "--prompt", "a person jumps", "--num_samples", "3"]
     assert run_script(inference, *asked, "--output", str(tmp_path / "clips.html")) == 0
     assert (tmp_path / "clips.html").read_text(encoding="utf-8").count('"caption": "a person jumps"') == 3
     assert run_script(inference, *asked, "--output", str(tmp_path / "clips.bvh")) == 1
     assert "a .bvh file holds one clip, there are 3" in capsys.readouterr().err
 
 
-def test_a_notebook_shows_an_answer(run_folder):
-    pytest.importorskip("IPython")
+def test_a_notebook_shows_an_answer(run_with_codec):
     from generate import MotionGenerator
 
-    shown = MotionGenerator(run_folder / "stage3_t2m_sft").show("a person jumps", seed=0)
-    assert "<iframe" in shown.data and "a person jumps" in shown.data
+    shown = MotionGenerator(run_with_codec / "stage3_t2m_sft").show("a person jumps", seed=0)
+    assert shown._repr_html_().startswith("<iframe") and "a person jumps" in shown._repr_html_()
 
 
 def test_without_a_codec_that_is_said_before_anything_is_loaded(tiny_run, tmp_path, capsys):

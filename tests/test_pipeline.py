@@ -14,6 +14,7 @@ from conftest import TINY_SETTINGS, run_script, tiny_rows
 import config
 import inference
 import train_pipeline
+import work_folder
 
 ROOT = Path(__file__).parent.parent
 
@@ -151,7 +152,7 @@ def test_a_stage_that_is_gone_from_between_is_refused(tiny_run, tiny_arguments, 
 
 
 def test_a_second_run_in_the_same_folder_is_refused(tiny_run, tiny_arguments, capsys):
-    with train_pipeline._locked(tiny_run):
+    with work_folder.locked(tiny_run):
         assert run_script(train_pipeline, *tiny_arguments, "--work_dir", str(tiny_run)) == 1
     assert "another run is using" in capsys.readouterr().err
 

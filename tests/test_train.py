@@ -152,7 +152,7 @@ KILLED = """
 import logging, os, signal, sys
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 sys.path.insert(0, {root!r})
-import train_pipeline
+import train_pipeline, work_folder
 from model import start_unsloth
 start_unsloth("cpu")
 import train, stage_trainer, model
@@ -161,7 +161,7 @@ def killing(owner, name, stage, at):
     original = getattr(owner, name)
     def wrapped(*args, **kwargs):
         global calls
-        finished = [s for s in train_pipeline.STAGE_FOLDERS if os.path.isdir(os.path.join(sys.argv[-1], s))]
+        finished = [s for s in work_folder.STAGE_FOLDERS if os.path.isdir(os.path.join(sys.argv[-1], s))]
         calls += len(finished) == stage - 1
         if calls == at:
             os.kill(os.getpid(), signal.SIGKILL)

@@ -13,26 +13,26 @@ import numpy as np
 import pytest
 from conftest import run_script
 
-import sample_data
+import stick_figure
 import view
 import view_video
-from motion import Motion, MotionError, Skeleton
+from kinematics import resampled
+from motion import Motion, MotionError
 
-CODES = [111, 11, 120, 52, 21, 71, 11, 39, 52, 122, 33, 111, 11]
 NASTY = '</script><b onclick="x">&amp; "quoted" \u2014 <!-- \\u003c'
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 def walk(seconds: float = 2.6, fps: float = 20.0) -> Motion:
     """The sample's figure, walking on and on."""
-    codebook = sample_data.load_codebook(sample_data.CODEBOOK_PATH)
-    frames = round(seconds * 20) + 1
-    joints = sample_data.decode((CODES * 10)[:frames // 4 + 1], codebook)[:frames]
-    at = np.arange(round(seconds * fps)) / fps * 20
-    first = np.minimum(at.astype(int), frames - 2)
-    joints = joints[first] + (at - first)[:, None, None] * (joints[first + 1] - joints[first])
-    offsets = joints[0] - joints[0, np.maximum(sample_data.PARENTS, 0)]
-    return Motion(joints, fps, Skeleton(tuple(sample_data.JOINTS), tuple(sample_data.PARENTS), offsets))
+    gait = stick_figure.Gait(cycles=seconds / 1.15 + 1, period=1.15, stride=1.1)
+    channels = stick_figure.gait_channels(gait, np.random.RandomState(0), 1.0, 1.0)
+    motion = Motion(stick_figure.channels_to_joints(channels), stick_figure.FPS, stick_figure.skeleton())
+    return cut(resampled(motion, fps), round(seconds * fps))
+
+
+def cut(motion: Motion, frames: int) -> Motion:
+    return Motion(motion.joints[:frames], motion.fps, motion.skeleton)
 
 
 def clips_in(page: str) -> list[dict]:
@@ -95,13 +95,13 @@ def test_the_page_needs_nothing_from_elsewhere():
         assert address not in page
 
 
-def test_the_snippet_holds_the_page():
-    snippet = view.html_snippet([view.Clip(walk(1), NASTY)], height=300)
+def test_a_notebook_shows_the_page():
+    snippet = view.NotebookView([view.Clip(walk(1), NASTY)], height=300)._repr_html_()
     (srcdoc,) = re.findall(r'^<iframe [^>]*height: 300px[^>]* srcdoc="([^"]*)"></iframe>$', snippet)
     assert html.unescape(srcdoc) == view.page([view.Clip(walk(1), NASTY)])
 
 
-@pytest.mark.parametrize("make", [view.page, view.html_snippet,
+@pytest.mark.parametrize("make", [view.page, lambda clips: view.NotebookView(clips)._repr_html_(),
                                   lambda clips: list(view_video.frames_of(clips, 20, 64, "dark"))])
 def test_no_clips_are_refused(make):
     with pytest.raises(MotionError, match="no clips"):
