@@ -93,10 +93,10 @@ LR_NEW_ROWS = 7e-3
 EPOCHS_S1 = 1
 
 # Passes in stage 2, text and motion in the mix of STAGE2_MIX. 0 skips the stage.
-EPOCHS_S2 = 1
+EPOCHS_S2 = 3
 
 # Passes in stage 3, text to motion alone. Raise it while the score on held-out clips still improves.
-EPOCHS_S3 = 7
+EPOCHS_S3 = 6
 
 # Minutes of training (measuring on held-out clips included) that the three stages share by their epochs, which then
 # are no bound themselves; the learning rates end where the minutes do. None: the epochs decide. Set it to what you

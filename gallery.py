@@ -1,5 +1,6 @@
 """A page to see what a model has learned: captions of held-out clips, what it makes of each, and the recording."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def write_gallery(path: str | Path, generator: MotionGenerator, rows: Sequence[M
                                 for row in chosen], seed=seed)
     clips = []
     for row, result in zip(chosen, results, strict=True):
-        trained = "generated" if row["kind"] == "seen" else "generated, caption never trained"
+        trained = "generated" if row["kind"] == "seen" else "generated, new caption"
         clips += [generator.clip(result.codes, row["text_query"], f"{trained} \u00b7 "),
                   generator.clip(row["codes"], row["text_query"], "recorded \u00b7 ")]
     write_page(path, clips, group=2)
@@ -30,14 +31,18 @@ def write_gallery(path: str | Path, generator: MotionGenerator, rows: Sequence[M
 
 
 def spread(rows: Sequence[Mapping], count: int) -> list[Mapping]:
-    """At most so many rows of different captions: the first one, then each time the row whose words are least like
-    those of the rows before."""
+    """At most so many rows of different captions: the first one, then each time the row that is least like those
+    before, in its words or in the codes of its clip, whichever are more alike."""
     found = list({caption_key(row["text_query"]): row for row in reversed(rows)}.values())[::-1]
     chosen = found[:1]
-    likeness = [0.0] * len(found)
     while chosen and len(chosen) < min(count, len(found)):
-        last = caption_key(chosen[-1]["text_query"])
-        likeness = [max(before, fuzz.token_set_ratio(caption_key(row["text_query"]), last))
-                    for before, row in zip(likeness, found, strict=True)]
-        chosen.append(found[min(range(len(found)), key=lambda place: (found[place] in chosen, likeness[place]))])
+        left = [row for row in found if row not in chosen]
+        chosen.append(min(left, key=lambda row: max(_likeness(row, other) for other in chosen)))
     return chosen
+
+
+def _likeness(row: Mapping, other: Mapping) -> float:
+    """0 to 1: of words in any order, or the share of the shorter clip's codes that the other one has as well."""
+    words = fuzz.token_set_ratio(caption_key(row["text_query"]), caption_key(other["text_query"])) / 100
+    common = (Counter(row["codes"]) & Counter(other["codes"])).total()
+    return max(words, common / min(len(row["codes"]), len(other["codes"])))

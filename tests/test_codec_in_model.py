@@ -47,15 +47,17 @@ def test_a_gallerys_recordings_are_held_out_clips(run_with_codec, codec_folder):
     assert all((clip["caption"], clip["joints"]) in heldout for clip in json.loads(data)[1::2])
 
 
-@pytest.mark.parametrize(("captions", "expected"), [
-    (["a walk", "A  walk", "a jump"], ["a walk", "a jump"]),  # one caption, in two spellings
-    (["walks ahead", "walks ahead slowly", "sits down"], ["walks ahead", "sits down", "walks ahead slowly"])])
-def test_the_gallerys_captions_differ_as_much_as_they_can(captions, expected):
+@pytest.mark.parametrize(("clips", "expected"), [
+    ({"a walk": [1], "A  walk": [2], "a jump": [3]}, ["a walk", "a jump"]),  # one caption, in two spellings
+    ({"walks ahead": [1], "walks ahead slowly": [2], "sits down": [3]}, ["walks ahead", "sits down",
+                                                                        "walks ahead slowly"]),
+    ({"goes": [1, 1, 2], "strolls": [1, 1, 4], "waves": [5, 6, 7]}, ["goes", "waves", "strolls"])])  # by the motion
+def test_the_gallerys_captions_differ_as_much_as_they_can(clips, expected):
     from gallery import spread
 
-    found = spread([{"text_query": caption} for caption in captions], 6)
-    assert [row["text_query"] for row in found] == expected
-    assert spread([], 6) == [] and len(spread([{"text_query": c} for c in captions], 1)) == 1
+    rows = [{"text_query": caption, "codes": codes} for caption, codes in clips.items()]
+    assert [row["text_query"] for row in spread(rows, 6)] == expected
+    assert spread([], 6) == [] and len(spread(rows, 1)) == 1
 
 
 @pytest.mark.parametrize(("words", "codec"), [
