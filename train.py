@@ -177,7 +177,7 @@ def _trainer(model, planned: Sequence[Stage], place: int, rows, heldout, work: P
                            arguments.world_size, arguments.process_index)
     steps = StepOptions(options.lr, options.lr_new_rows, 0.0 if last else LR_BETWEEN, options.eval_batch, tokens)
     evaluations = 1 if clock.seconds is None else max(1, round(EVALUATIONS * clock.seconds / 60 / options.minutes))
-    callback = StageCallback(f"Stage {stage.number} of {len(planned)}, {stage.title}", clock, options.save_steps,
+    callback = StageCallback(f"Stage {stage.number} of 3, {stage.title}", clock, options.save_steps,
                              math.ceil(len(batches) / options.grad_accum), evaluations)
     trainer = StageTrainer(
         model=model, args=arguments, train_dataset=DrawnExamples(rows, drawer),
