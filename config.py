@@ -326,17 +326,19 @@ def resolve(command_line: Mapping[str, Any], kept: Mapping[str, Any] | None = No
     """Every setting: the command line's value, else the kept one (from a model's folder), else config.py's.
 
     command_line: as `given(args)` returns it; None is "not given". Each source is checked whole, also
-    where another overrides it. Raises SettingError.
+    where another overrides it. CODEC_PATH here belongs to DATA_JSON_PATH here: with other data on the command line it
+    is None where nothing names another, for it would turn the tokens into motion that they do not mean. Raises
+    SettingError.
     """
     constants = defaults()
     missing = [name for name in _RULES if name not in constants]
     if missing:
         raise SettingError(f"config.py: {', '.join(missing)} is missing; put the line back")
     settings = check(constants, "config.py")
-    settings.update(check(kept or {}, kept_source))
-    settings.update(check({name: value for name, value in command_line.items() if value is not None},
-                          "command line"))
-    return settings
+    given = check({name: value for name, value in command_line.items() if value is not None}, "command line")
+    if given.get("DATA_JSON_PATH", settings["DATA_JSON_PATH"]) != settings["DATA_JSON_PATH"]:
+        settings["CODEC_PATH"] = None
+    return settings | check(kept or {}, kept_source) | given
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], names: Iterable[str] = TRAINING) -> list[str]:

@@ -72,7 +72,10 @@ def main() -> int:
     except config.SettingError as error:
         return _refuse(error, 2)
     try:
-        settings = _with_codec(_without_others_codec(settings, given))
+        if config.CODEC_PATH and settings["CODEC_PATH"] is None and "CODEC_PATH" not in given:
+            log.info("CODEC_PATH %s belongs to %s; --codec_path names the codec of other data\n", config.CODEC_PATH,
+                     config.DATA_JSON_PATH)
+        settings = _with_codec(settings)
         if not is_first_process():
             return 0 if args.check else _help_train(settings)
         run = _read(settings, reuse=not (args.check or args.fresh))
@@ -91,17 +94,6 @@ def main() -> int:
     except ModuleNotFoundError as error:
         return _refuse(f"the package {error.name} is missing: run it with .venv/bin/python", 1)
     return 0
-
-
-def _without_others_codec(settings: Mapping, given: Mapping) -> Mapping:
-    """The settings, without the codec of config.py's data where the command line names other data and no codec: other
-    tokens would be turned into motion that they do not mean."""
-    own = config.DATA_JSON_PATH
-    if settings["CODEC_PATH"] is None or "CODEC_PATH" in given or settings["DATA_JSON_PATH"] == own:
-        return settings
-    log.info("CODEC_PATH in config.py, %s, is left out: it belongs to %s. --codec_path names that of other data.\n",
-             settings["CODEC_PATH"], own)
-    return {**settings, "CODEC_PATH": None}
 
 
 def _with_codec(settings: Mapping) -> dict:

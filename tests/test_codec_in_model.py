@@ -60,17 +60,6 @@ def test_the_gallerys_captions_differ_as_much_as_they_can(clips, expected):
     assert spread([], 6) == [] and len(spread(rows, 1)) == 1
 
 
-@pytest.mark.parametrize(("words", "codec"), [
-    ((), "data/sample_codec"), (("--data_json_path", "other.json"), None),
-    (("--data_json_path", "other.json", "--codec_path", "other"), "other"),
-    (("--data_json_path", "data/sample_motion.json"), "data/sample_codec"), (("--codec_path", "none"), None)])
-def test_other_data_goes_without_the_codec_of_the_sample(words, codec):
-    import config
-
-    given = config.given(train_pipeline._parser().parse_args(words))
-    assert train_pipeline._without_others_codec(config.resolve(given), given)["CODEC_PATH"] == codec
-
-
 @pytest.mark.parametrize("name", ["clip.bvh", "clip.npy", "clip.html"])
 def test_inference_writes_what_the_files_name_says(run_with_codec, tmp_path, capsys, name):
     from bvh import read_bvh

@@ -38,6 +38,18 @@ def test_command_line_beats_kept_beats_config(monkeypatch):
     assert (settings["LORA_R"], settings["LORA_ALPHA"], settings["SEED"]) == (40, 500, 6)
 
 
+@pytest.mark.parametrize(("words", "codec"), [
+    ((), "data/sample_codec"), (("--data_json_path", "other.json"), None),
+    (("--data_json_path", "other.json", "--codec_path", "other"), "other"),
+    (("--data_json_path", "data/sample_motion.json"), "data/sample_codec"), (("--codec_path", "none"), None)])
+def test_other_data_goes_without_the_codec_of_the_sample(words, codec):
+    assert settings_of(*words)["CODEC_PATH"] == codec
+
+
+def test_what_a_folder_keeps_of_its_codec_stays():
+    assert config.resolve({"DATA_JSON_PATH": "other.json"}, {"CODEC_PATH": "kept"})["CODEC_PATH"] == "kept"
+
+
 def test_resolve_leaves_the_constants_alone():
     config.resolve({})["STAGE2_MIX"]["t2m"] = 9
     config.defaults()["STAGE2_MIX"]["t2m"] = 9
