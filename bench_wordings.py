@@ -218,7 +218,8 @@ def _generated(generator, one: Asked, settings: Mapping, samples: int, best_of: 
     motions = generator.generate_batch(
         [row["text_query"] for row in one.rows], [row["participant_id"] for row in one.rows], seed=settings["SEED"],
         num_samples=samples, best_of=best_of, temperature=settings["GEN_TEMPERATURE"], top_p=settings["GEN_TOP_P"],
-        top_k=settings["GEN_TOP_K"], end_logit_slope=settings["GEN_END_LOGIT_SLOPE"])
+        top_k=settings["GEN_TOP_K"], end_logit_slope=settings["GEN_END_LOGIT_SLOPE"],
+        guidance=settings["GEN_GUIDANCE"])
     return [[int(code) for code in motion.split()] for motion in motions]
 
 

@@ -87,7 +87,8 @@ class ExampleDrawer:
     task_mix: {"t2m": 0.5, ...}, shares that sum to 1. participant_dropout: the share of examples that are given
     <PID_NULL> instead of their participant, so that decoding without one works. history_noise: gives the mean share of
     an answer's codes that are read as random ones while the next is learned (LM and T2M), as it is when the example is
-    drawn; each example's own is drawn from 0 to twice that.
+    drawn; each example's own is drawn from 0 to twice that. caption_dropout: the share of T2M examples without their
+    caption, so that guidance knows motion without one.
     """
 
     template: MotionTemplate
@@ -95,6 +96,7 @@ class ExampleDrawer:
     participant_dropout: float
     seed: int
     history_noise: Callable[[], float] = lambda: 0.0
+    caption_dropout: float = 0.0
 
     def tasks(self, epoch: int, count: int) -> np.ndarray:
         """The task of each of `count` rows in an epoch, (count,) names."""
@@ -107,7 +109,10 @@ class ExampleDrawer:
         participant_id = row["participant_id"] if rng.random() >= self.participant_dropout else None
         codes = np.asarray(row["codes"])
         noisy = corrupt(codes, rng, self.template.vocabulary.codebook_size) if task == "denoise" else None
-        example = self.template.render(task, text=row["text_query"], codes=codes, noisy=noisy,
+        text = row["text_query"]
+        if task == "t2m" and self.caption_dropout and rng.random() < self.caption_dropout:
+            text = ""
+        example = self.template.render(task, text=text, codes=codes, noisy=noisy,
                                        participant_id=participant_id)
         noise = self.history_noise()
         if not noise or task not in ("lm", "t2m"):

@@ -114,6 +114,10 @@ STAGE2_MIX = {"t2m": 0.5, "m2t": 0.3, "denoise": 0.2}
 # none is given. Raise it if you mostly generate without one.
 PID_DROPOUT = 0.2
 
+# Share of the examples of text to motion that are trained without their caption. 0.1 makes GEN_GUIDANCE possible: clips
+# that follow their caption more closely, above all in new words and combinations.
+CAPTION_DROPOUT = 0.0
+
 # Mean share of a clip's codes that the model reads as random ones while it learns the next (motion alone, and text
 # to motion); in stage 3 it falls to a sixth of that. The model then leans on the caption instead of the last few
 # codes. 0 = off; raise it if clips begin as asked and go on as something else.
@@ -141,6 +145,10 @@ GEN_TOP_K = 0
 # How strongly the end is held back before the expected length and pushed after it (logits a token). Raise
 # it for lengths nearer to the expected one; 0 leaves the end to the model.
 GEN_END_LOGIT_SLOPE = 1.0
+
+# How much more a caption counts than it would by itself; 1 = off. 2 makes clips follow their caption more closely, for
+# twice the work in decoding; the model has to be trained with CAPTION_DROPOUT.
+GEN_GUIDANCE = 1.0
 
 # How many motion tokens your codec makes of a second, so that lengths can be asked for in seconds: its
 # frames a second over frames a token. None = not known. The bundled sample has 5.
@@ -272,6 +280,7 @@ _RULES: dict[str, _Rule] = {
     "SAVE_STEPS": _count(),
     "STAGE2_MIX": _shares("t2m", "m2t", "denoise"),
     "PID_DROPOUT": _number(0, 1),
+    "CAPTION_DROPOUT": _number(0, 1),
     "HISTORY_NOISE": _number(0, 1),
     "REPORT_TO": _text("none", "tensorboard", "wandb"),
     "REPORT_PAGE": _switch(),
@@ -279,6 +288,7 @@ _RULES: dict[str, _Rule] = {
     "GEN_TOP_P": _number(0, 1, above=True),
     "GEN_TOP_K": _count(0),
     "GEN_END_LOGIT_SLOPE": _number(0, 1000),
+    "GEN_GUIDANCE": _number(0, 100),
     "TOKENS_PER_SECOND": _number(0, 10_000, above=True, optional=True),
     "EVAL_BATCH": _count(1, 65536),
 }

@@ -52,7 +52,8 @@ class Alphabet:
 class Job:
     """One answer to be made. given: what is known of it by position, as places in the alphabet, FREE where the model
     decides; it may be shorter than the answer. codes: those that may be used; None for all.
-    random_key: two jobs with the same one draw the same numbers."""
+    random_key: two jobs with the same one draw the same numbers. against: with guidance, the ids of the same prompt
+    without its caption; they end as prompt_ids do."""
 
     prompt_ids: Sequence[int]
     limits: LengthLimits
@@ -60,6 +61,7 @@ class Job:
     given: Sequence[int] = ()
     codes: Sequence[int] | None = None
     random_key: tuple[int, ...] = (0,)
+    against: Sequence[int] = ()
 
 
 FREE = -1
@@ -119,6 +121,9 @@ class _Slots:
         self.jobs, self.size = jobs, size
         self.live, self.owners, self.prompts = 0, [-1] * count, [()] * count
         self.next_ids, self.past, self.tokens = (torch.zeros(count, **whole) for _ in range(3))
+        # With guidance each row has a shadow, the same answer without the caption, in slot `count` and so on.
+        self.guided = any(job.against for job in jobs)
+        self.past_without, self.guidance = torch.zeros(count, **whole), torch.ones(count, device=device)
         self.given = torch.full((count, longest), FREE, **whole)
         self.uniform = torch.zeros(count, longest, device=device)
         self.temperature, self.top_p = (torch.zeros(count, device=device) for _ in range(2))
@@ -130,8 +135,9 @@ class _Slots:
 
     def _arrays(self) -> list[torch.Tensor]:
         bounds = self.bounds
-        found = [self.next_ids, self.past, self.tokens, self.given, self.uniform, self.temperature, self.top_p,
-                 self.top_k, bounds.shortest, bounds.target, bounds.longest, bounds.slope, bounds.codes]
+        found = [self.next_ids, self.past, self.past_without, self.guidance, self.tokens, self.given, self.uniform,
+                 self.temperature, self.top_p, self.top_k, bounds.shortest, bounds.target, bounds.longest,
+                 bounds.slope, bounds.codes]
         return [array for array in found if array is not None]
 
     def place(self, slot: int, owner: int, prompt: tuple[int, ...], begun: int) -> None:
@@ -139,6 +145,8 @@ class _Slots:
         job = self.jobs[owner]
         self.owners[slot], self.prompts[slot] = owner, prompt
         self.next_ids[slot], self.past[slot], self.tokens[slot] = prompt[-1], len(prompt) - 1, begun
+        self.past_without[slot] = len(job.against or job.prompt_ids) + begun - 1
+        self.guidance[slot] = job.sampling.guidance if job.against else 1.0
         self.given[slot] = FREE
         self.given[slot, :len(job.given)] = torch.as_tensor(job.given, dtype=torch.long)
         draws = np.random.default_rng(job.random_key).random(job.limits.max_tokens + 1, dtype=np.float32)
@@ -198,8 +206,8 @@ class Decoder:
         slots = _Slots(jobs, min(self.slots, len(jobs)), len(alphabet), self.network.device)
         # Jobs of like length lie together, so that rows read about as many positions; those of one prompt, too.
         waiting = sorted(range(len(jobs)), key=lambda i: (jobs[i].limits.soft_target, tuple(jobs[i].prompt_ids), i))
-        self.network.reserve(len(slots.owners),
-                             max(len(job.prompt_ids) + max(job.limits.max_tokens, len(job.given)) for job in jobs))
+        self.network.reserve(len(slots.owners) * (1 + slots.guided), max(
+            max(len(job.prompt_ids), len(job.against)) + max(job.limits.max_tokens, len(job.given)) for job in jobs))
         for i in waiting:
             yield from ((i, place, 0.0) for place in self._begun(jobs[i]))
         while waiting or slots.live:
@@ -238,6 +246,10 @@ class Decoder:
             else:
                 source[prompt] = slot
             slots.place(slot, owner, prompt, len(self._begun(slots.jobs[owner])))
+        if slots.guided:
+            self._fill([(*(slots.jobs[owner].against or slots.jobs[owner].prompt_ids),
+                         *prompts[owner][len(slots.jobs[owner].prompt_ids):]) for owner in order],
+                       len(slots.owners) + first)
         slots.live += len(order)
 
     def _fill(self, prompts: Sequence[tuple[int, ...]], first: int) -> None:
@@ -258,6 +270,8 @@ class Decoder:
         normaliser = scores.logsumexp(dim=1)
         tokens = slots.tokens[:live]
         own = scores.clone()
+        if slots.guided:
+            scores = self._guided(scores, slots, alphabet)
         places = draw(constrained_scores(scores, tokens, slots.live_bounds()), slots.live_draws())
         given = slots.given[:live].gather(1, tokens[:, None])[:, 0]
         free = given == FREE
@@ -274,6 +288,18 @@ class Decoder:
                 last = slots.free(slot)
                 if last != slot:
                     self.network.copy_row(last, slot, int(slots.past[slot]))
+                    if slots.guided:
+                        behind = len(slots.owners)
+                        self.network.copy_row(behind + last, behind + slot, int(slots.past_without[slot]))
+
+    def _guided(self, scores: torch.Tensor, slots: _Slots, alphabet: Alphabet) -> torch.Tensor:
+        """Classifier-free guidance (Ho and Salimans 2022): scores (B, A) pushed away from those that the same answer
+        has without its caption, by a factor of each row; 1 leaves a row as it is."""
+        live, weight = slots.live, slots.guidance[:slots.live, None]
+        hidden = self.network(slots.next_ids[:live, None], slots.past_without[:live], len(slots.owners))[:, 0]
+        without = alphabet.scores(hidden)
+        slots.past_without[:live] += 1
+        return torch.where(weight == 1, scores, without + weight * (scores - without))
 
     @torch.no_grad()
     def log_probabilities(self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]],

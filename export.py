@@ -51,6 +51,10 @@ def export(model_path: str | Path, output: str | Path) -> Path:
         raise ModelError(f"{model_path} was trained for {', '.join(content['tasks'])}, expected a stage that turns "
                          "text to motion (t2m)")
     check_output(output)
+    if content["settings"].get("GEN_GUIDANCE", 1.0) != 1:
+        log.warning("GEN_GUIDANCE is %g, but serving engines decode without guidance: the export has 1",
+                    content["settings"]["GEN_GUIDANCE"])
+        content["settings"]["GEN_GUIDANCE"] = 1.0
     from model import load  # seconds, which a refusal should not take
 
     model = load(model_path)

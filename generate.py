@@ -34,7 +34,7 @@ __all__ = ["GenerationError", "LengthAwareMotionLogitsProcessor", "MotionGenerat
 log = logging.getLogger(__name__)
 
 SAMPLING = {"temperature": "GEN_TEMPERATURE", "top_p": "GEN_TOP_P", "top_k": "GEN_TOP_K",
-            "end_logit_slope": "GEN_END_LOGIT_SLOPE"}
+            "end_logit_slope": "GEN_END_LOGIT_SLOPE", "guidance": "GEN_GUIDANCE"}
 ENGINES = ("own", "vllm")
 RIVALS = 12  # captions that a motion is not to tell
 
@@ -235,7 +235,17 @@ class MotionGenerator:
         given = {name: getattr(request, name) for name in SAMPLING}
         if request.task == "m2t":
             given["end_logit_slope"] = 0.0  # the slope is about motions' lengths
-        return Sampling(*(self.settings[SAMPLING[name]] if value is None else value for name, value in given.items()))
+        if request.text is None:
+            given["guidance"] = 1.0
+        kept = {"GEN_GUIDANCE": 1.0} | self.settings  # folders from before guidance do not name it
+        sampling = Sampling(*(kept[SAMPLING[name]] if value is None else value for name, value in given.items()))
+        if sampling.guidance != 1:
+            self._require_decoder("guidance")
+            if not kept.get("CAPTION_DROPOUT"):
+                raise GenerationError(f"guidance is {sampling.guidance:g}, but {self.model_path} was trained with "
+                                      "every caption and does not know motion without one: train with "
+                                      "CAPTION_DROPOUT 0.1, or leave guidance at 1")
+        return sampling
 
     def _require_decoder(self, what: str) -> None:
         if self.decoder is None:

@@ -20,7 +20,7 @@ from motion_request import TASKS, GenerationError, MotionRequest
 log = logging.getLogger("inference")
 
 DECODING = {"temperature": "GEN_TEMPERATURE", "top_p": "GEN_TOP_P", "top_k": "GEN_TOP_K",
-            "end_logit_slope": "GEN_END_LOGIT_SLOPE"}
+            "end_logit_slope": "GEN_END_LOGIT_SLOPE", "guidance": "GEN_GUIDANCE"}
 MOTION_FILES = (".html", ".gif", ".mp4", ".bvh", ".npy")
 
 
@@ -136,7 +136,7 @@ def _generator(args: argparse.Namespace, settings: dict, model_path: str, given:
     if args.tokens_per_second is not None:
         generator.settings["TOKENS_PER_SECOND"] = args.tokens_per_second
     for flag, name in DECODING.items():
-        if flag not in given and settings[name] != generator.settings[name]:
+        if flag not in given and settings[name] != generator.settings.get(name, settings[name]):
             log.info("%s is %s, as the model's folder keeps it (config.py says %s)", name, generator.settings[name],
                      settings[name])
     return generator

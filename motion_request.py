@@ -35,18 +35,20 @@ def checked_number(name: str, value: float, low: float, high: float, whole: bool
 @dataclass(frozen=True)
 class Sampling:
     """temperature 0 (and less than LEAST_TEMPERATURE) is greedy; top_p 1 and top_k 0 are off; slope as in
-    `constraints`. Raises GenerationError for a value out of its range."""
+    `constraints`; guidance 1 is off, see `decoding`. Raises GenerationError for a value out of its range."""
 
     temperature: float
     top_p: float
     top_k: int
     slope: float
+    guidance: float = 1.0
 
     def __post_init__(self):
         checked_number("temperature", self.temperature, 0, 100)
         checked_number("top_p", self.top_p, 1e-9, 1)
         checked_number("top_k", self.top_k, 0, 1_000_000, whole=True)
         checked_number("end_logit_slope", self.slope, 0, 1_000)
+        checked_number("guidance", self.guidance, 0, 100)
 
     @property
     def greedy(self) -> bool:
@@ -92,6 +94,7 @@ class MotionRequest:
     denoise's with LOST or -1 for lost ones, what inbetween and continue start from. end: codes that inbetween leads to.
     participant_id: whose manner. tokens: exactly so many; or min_tokens and max_tokens, or either; or seconds. All of
     them count the whole answer, what is given of it included. max_new_tokens: a cap, lowered to what fits the model.
+    guidance: how much more the caption counts than it would by itself; 1 is no more.
     keep_given: denoise changes nothing but lost tokens. per_prompt_vocab: only codes seen in training with the
     caption. num_samples: answers; best_of: so many are made for each, and the best is kept.
 
@@ -112,6 +115,7 @@ class MotionRequest:
     top_p: float | None = None
     top_k: int | None = None
     end_logit_slope: float | None = None
+    guidance: float | None = None
     keep_given: bool = True
     per_prompt_vocab: bool = False
     num_samples: int = 1
@@ -124,6 +128,8 @@ class MotionRequest:
         self._check_lengths()
         checked_number("num_samples", self.num_samples, 1, 1_000_000, whole=True)
         checked_number("best_of", self.best_of, 1, 1_000, whole=True)
+        if self.guidance is not None and self.text is None:
+            raise GenerationError(f"guidance makes a motion follow its caption, and {self.task} was given none")
         if self.best_of > 1 and self.text is None:
             raise GenerationError(f"best_of ranks motions by their caption, and {self.task} was given none")
 

@@ -76,6 +76,7 @@ class TrainingOptions:
     max_seq_len: int
     minutes: float | None = None
     report_to: str = "none"
+    caption_dropout: float = 0.0
 
 
 @dataclass
@@ -172,7 +173,7 @@ def _trainer(model, planned: Sequence[Stage], place: int, rows, heldout, work: P
     arguments = _arguments(stage, work, options, model)
     drawer = ExampleDrawer(
         model.template, stage.task_mix, options.participant_dropout, 10 * options.seed + stage.number,
-        lambda: options.history_noise * noise_left(last, clock.share))
+        lambda: options.history_noise * noise_left(last, clock.share), options.caption_dropout)
     batches = EpochBatches(token_counts(rows), drawer, options.batch_size,
                            arguments.world_size, arguments.process_index)
     steps = StepOptions(options.lr, options.lr_new_rows, 0.0 if last else LR_BETWEEN, options.eval_batch, tokens)

@@ -366,3 +366,18 @@ def test_noise_is_drawn_for_motion_and_text_to_motion_alone(monkeypatch):
             draw(task, 0, index, ROW)
     assert len(rates) == 400 and min(rates) >= 0 and max(rates) <= 0.4
     assert sum(rates) / 400 == pytest.approx(0.2, abs=0.02)
+
+
+def test_captions_are_left_out_of_their_share_of_text_to_motion_alone():
+    def texts(share: float, task: str = "t2m") -> list[str]:
+        draw = ExampleDrawer(NotingTemplate(), MIX, 0.5, 7, caption_dropout=share)
+        return [draw(task, 0, i, ROW)["text"] for i in range(400)]
+
+    assert set(texts(0.0)) == {"a dance"} and set(texts(1.0)) == {""} and set(texts(1.0, "m2t")) == {"a dance"}
+    assert 0.05 < texts(0.1).count("") / 400 < 0.16
+
+
+def test_without_caption_dropout_all_else_is_drawn_as_before():
+    with_setting, without = (ExampleDrawer(NotingTemplate(), MIX, 0.5, 7, **given) for given in (
+        {"caption_dropout": 0.0}, {}))
+    assert [with_setting("denoise", 1, i, ROW) for i in range(20)] == [without("denoise", 1, i, ROW) for i in range(20)]

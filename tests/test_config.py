@@ -92,6 +92,8 @@ def test_resolve_leaves_the_constants_alone():
     ("LOAD_IN_4BIT", 1, "True or False"),
     ("MAX_MINUTES", 0, "a number above 0"),
     ("PID_DROPOUT", 1.01, "a number from 0 to 1"),
+    ("CAPTION_DROPOUT", -0.1, "a number from 0 to 1"),
+    ("GEN_GUIDANCE", -1, "a number from 0 to 100"),
     ("CODEC_PATH", " ", "text that is not blank, or None"),
     ("REPORT_PAGE", 1, "True or False"),
     ("REPORT_TO", "mlflow", "one of none, tensorboard, wandb"),
@@ -225,7 +227,7 @@ def test_only_the_named_flags_are_added():
 def test_training_settings_and_their_differences():
     assert set(config._RULES) - set(config.TRAINING) == {
         "DATA_JSON_PATH", "WORK_DIR", "SAVE_STEPS", "REPORT_TO", "REPORT_PAGE", "CODEC_PATH", "TOKENS_PER_SECOND",
-        "EVAL_BATCH", "GEN_TEMPERATURE", "GEN_TOP_P", "GEN_TOP_K", "GEN_END_LOGIT_SLOPE"}
+        "EVAL_BATCH", "GEN_TEMPERATURE", "GEN_TOP_P", "GEN_TOP_K", "GEN_END_LOGIT_SLOPE", "GEN_GUIDANCE"}
     old = config.resolve({})
     new = config.resolve({"LR": 0.001, "WORK_DIR": "x", "CODEBOOK_SIZE": 512,
                           "STAGE2_MIX": {"t2m": 1, "m2t": 0, "denoise": 0}})

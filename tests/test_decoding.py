@@ -281,3 +281,54 @@ def test_log_probabilities_are_those_of_the_restricted_softmax_in_any_batch(part
 def test_no_jobs_no_answers(parts):
     decoder, alphabet, _, _ = parts("llama")
     assert decoder(4).decode([], alphabet) == []
+
+
+# Guidance
+
+
+def guided(job, weight: float, against=(20, 21, 7)):
+    """The job with guidance away from another prompt that ends as its own does."""
+    from dataclasses import replace
+
+    return replace(job, sampling=replace(job.sampling, guidance=weight), against=[*against[:-1], job.prompt_ids[-1]])
+
+
+def step_by_step(network, vocabulary, job) -> tuple[list[int], float]:
+    """The greedy answer by two whole passes a token, and its log-probability without guidance."""
+    rows, answer, told = slice(vocabulary.first_motion_id, vocabulary.end_id + 1), [], 0.0
+    while not answer or answer[-1] != CODES:
+        ids = [vocabulary.first_motion_id + place for place in answer]
+        with torch.no_grad():
+            by, without = (network(input_ids=torch.tensor([[*prompt, *ids]])).logits[0, -1, rows]
+                           for prompt in (job.prompt_ids, job.against))
+        scores = without + job.sampling.guidance * (by - without)
+        if len(answer) < job.limits.min_tokens:
+            scores[CODES] = -torch.inf
+        place = CODES if len(answer) == job.limits.max_tokens else int(scores.argmax())
+        told += float(torch.log_softmax(by, 0)[place])
+        answer.append(place)
+    return answer[:-1], told
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma2"])
+def test_guided_answers_are_those_of_two_passes_a_token(parts, kind):
+    decoder, alphabet, network, vocabulary = parts(kind)
+    jobs = [guided(job, weight) for job, weight in zip(jobs_of(4, (0, 1, 0, 0)), (2.0, 0.5, 3.0, 0.0), strict=True)]
+    expected = [step_by_step(network, vocabulary, job) for job in jobs]
+    unguided = decoder(4).decode(jobs_of(4, (0, 1, 0, 0)), alphabet)
+    assert [places for places, _ in expected] != [answer.places for answer in unguided]  # it changes something
+    for slots in (1, 3, 8):
+        for answer, (places, told) in zip(decoder(slots).decode(jobs, alphabet), expected, strict=True):
+            assert answer.places == places
+            assert answer.log_probability == pytest.approx(told, abs=1e-3)
+
+
+def test_a_job_without_guidance_is_not_changed_by_one_with_it(parts):
+    decoder, alphabet, _, _ = parts("llama")
+    plain = jobs_of(9, (1.0, 0.9, 0, 0.2))
+    alone = decoder(1).decode(plain, alphabet)
+    mixed = [guided(job, 2.5) if i % 2 else job for i, job in enumerate(plain)]
+    for slots in (2, 4, 16):
+        found = decoder(slots).decode(mixed, alphabet)
+        for i in range(0, 9, 2):
+            assert found[i].places == alone[i].places

@@ -330,3 +330,35 @@ def test_lengths_and_codes_come_from_a_dataset_where_one_is_given(tiny_run, tmp_
     path.write_text(json.dumps([{"text_query": "a person bows", "motion_tokens": [3, 4000]}]))
     with pytest.raises(ValueError, match="4000"):
         MotionGenerator(tiny_run / "stage3_t2m_sft", dataset_path=path)
+
+
+def test_guidance_changes_motions_and_keeps_their_limits(generator, monkeypatch):
+    monkeypatch.setitem(generator.settings, "CAPTION_DROPOUT", 0.1)
+    prompts = ["a person jumps", "a person walks forward"] * 3
+    plain = generator.generate_batch(prompts, seed=1)
+    assert generator.generate_batch(prompts, seed=1, guidance=1.0) == plain
+    guided = generator.generate_batch(prompts, seed=1, guidance=4.0)
+    assert guided != plain
+    for prompt, motion in zip(prompts, guided, strict=True):
+        limits = generator.length_model.limits(prompt)
+        assert limits.min_tokens <= len(codes_of(motion)) <= limits.max_tokens
+    monkeypatch.setitem(generator.settings, "GEN_GUIDANCE", 4.0)
+    assert generator.generate_batch(prompts, seed=1) == guided
+
+
+def test_guidance_is_refused_where_it_cannot_work(generator, multitask):
+    from generate import GenerationError, MotionRequest
+
+    with pytest.raises(GenerationError, match="guidance is 2, but .* was trained with every caption"):
+        generator.generate("a person jumps", guidance=2)
+    with pytest.raises(GenerationError, match="guidance makes a motion follow its caption, and m2t was given none"):
+        MotionRequest("m2t", motion="1 2 3", guidance=2)
+    with pytest.raises(GenerationError, match="guidance is -1"):
+        generator.generate("a person jumps", guidance=-1)
+
+
+def test_tasks_without_a_caption_go_without_the_folders_guidance(multitask, monkeypatch):
+    expected = multitask.denoise("1 2 ? 4 5", seed=0)
+    monkeypatch.setitem(multitask.settings, "CAPTION_DROPOUT", 0.1)
+    monkeypatch.setitem(multitask.settings, "GEN_GUIDANCE", 3.0)
+    assert multitask.denoise("1 2 ? 4 5", seed=0) == expected
