@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -98,6 +99,19 @@ def test_without_a_codec_that_is_said_before_anything_is_loaded(tiny_run, tmp_pa
     assert run_script(inference, "--model_path", str(tiny_run / "stage3_t2m_sft"), "--prompt", "a person jumps",
                       "--output", str(tmp_path / "clip.bvh")) == 1
     assert "does not know the codec of its tokens: set CODEC_PATH" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "missing", "said"), [
+    ("clip.gif", "PIL", "pip install pillow"), ("clip.mp4", "PIL", "pip install pillow imageio-ffmpeg"),
+    ("clip.MP4", "imageio_ffmpeg", "pip install pillow imageio-ffmpeg")])
+def test_a_video_without_its_packages_is_refused_in_a_line_before_anything_is_loaded(
+        run_with_codec, tmp_path, capsys, monkeypatch, name, missing, said):
+    monkeypatch.setitem(sys.modules, missing, None)
+    monkeypatch.setattr(inference, "_generator", lambda *args: pytest.fail("the model is loaded"))
+    assert run_script(inference, "--model_path", str(run_with_codec / "stage3_t2m_sft"), "--prompt", "a person jumps",
+                      "--output", str(tmp_path / name)) == 1
+    assert re.fullmatch(rf"inference.py: .* files need more packages: {said}", capsys.readouterr().err.splitlines()[-1])
+    assert not (tmp_path / name).exists()
 
 
 @pytest.mark.parametrize(("arguments", "said"), [

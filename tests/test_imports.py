@@ -106,7 +106,7 @@ EDGES = {
     "train_pipeline": {"code_vectors", "codec", "config", "data", "evaluation_run", "fit", "gallery", "generate",
                        "lengths", "model", "model_folder", "prepared", "processes", "report", "splits", "templates",
                        "train", "work_folder"},
-    "inference": {"config", "generate", "model", "model_folder", "motion_request", "view"},
+    "inference": {"config", "generate", "model", "model_folder", "motion_request", "view", "view_video"},
     "evaluate": {"config", "evaluation_run", "model_folder", "rows"},
     "export": {"client", "config", "grammar", "lengths", "model", "model_folder", "rows", "templates"},
     "bench": {"bench_codec", "bench_curve", "bench_data", "bench_decode", "bench_requests", "bench_tasks",
