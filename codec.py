@@ -9,6 +9,7 @@ each.
 """
 
 import argparse
+import hashlib
 import json
 import logging
 import shutil
@@ -29,6 +30,7 @@ from motion import Motion, MotionError, Skeleton
 
 log = logging.getLogger(__name__)
 CONFIG_FILE, CODEBOOK_FILE, WEIGHTS_FILE = "codec.json", "codebook.npz", "weights.safetensors"
+FILES = (CONFIG_FILE, CODEBOOK_FILE, WEIGHTS_FILE)
 CODES, WINDOW, SEED = 512, 4, 0
 KINDS = ("vqvae", "kmeans")  # the first is the default: it was measured to be better (BENCHMARKS.md)
 
@@ -156,11 +158,24 @@ def _config_of(folder: Path) -> dict:
 
 
 def copy_codec(source: str | Path, target: str | Path) -> None:
-    """Its files alone, whatever else lies in the folder."""
-    Path(target).mkdir(parents=True, exist_ok=True)
-    for name in (CONFIG_FILE, CODEBOOK_FILE, WEIGHTS_FILE):
-        if (Path(source) / name).is_file():
-            shutil.copyfile(Path(source) / name, Path(target) / name)
+    """Its files alone, whatever else lies in the folder; those of a codec that was there are removed."""
+    source, target = Path(source), Path(target)
+    if source.resolve() == target.resolve():
+        return
+    target.mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        (target / name).unlink(missing_ok=True)
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+
+
+def codec_fingerprint(folder: str | Path) -> str:
+    """sha256 of the names and bytes of a codec's files, wherever it lies."""
+    found = hashlib.sha256()
+    for name in FILES:
+        if (Path(folder) / name).is_file():
+            found.update(f"{name} ".encode() + hashlib.sha256((Path(folder) / name).read_bytes()).digest())
+    return found.hexdigest()
 
 
 def _mean_skeleton(motions: Sequence[Motion]) -> Skeleton:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 
 import numpy as np
@@ -11,6 +12,7 @@ from walker import walks
 
 import inference
 import train_pipeline
+from codec import codec_fingerprint, copy_codec
 
 
 def test_a_finished_run_takes_the_codec_along_and_its_rate(run_with_codec):
@@ -112,6 +114,51 @@ def test_a_video_without_its_packages_is_refused_in_a_line_before_anything_is_lo
                       "--output", str(tmp_path / name)) == 1
     assert re.fullmatch(rf"inference.py: .* files need more packages: {said}", capsys.readouterr().err.splitlines()[-1])
     assert not (tmp_path / name).exists()
+
+
+@pytest.fixture(scope="module")
+def other_codec(tmp_path_factory):
+    """Another one of as many codes."""
+    from codec import MotionCodec
+
+    folder = tmp_path_factory.mktemp("other") / "codec"
+    MotionCodec.fit(walks(), codes=128, kind="kmeans", seed=5).save(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kept", ["in settings.json", "by an older version", "and gone without since"])
+def test_a_run_refuses_another_codec_than_it_had(
+        run_with_codec, tiny_arguments, codec_folder, other_codec, tmp_path, capsys, kept):
+    copy = tmp_path / "output"
+    shutil.copytree(run_with_codec, copy)
+    settings = json.loads((copy / "settings.json").read_text(encoding="utf-8"))
+    assert settings["codec_fingerprint"] == codec_fingerprint(codec_folder) != codec_fingerprint(other_codec)
+    before = str(codec_folder)
+    if kept != "in settings.json":
+        before = str(copy / "stage3_t2m_sft" / "codec")
+        settings.pop("codec_fingerprint")
+        settings |= {"codec_fingerprint": None} if kept == "and gone without since" else {}
+        (copy / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
+    assert run_script(train_pipeline, *tiny_arguments, "--work_dir", str(copy), "--codec_path", str(other_codec)) == 1
+    assert f"the codec: {before} before, {other_codec} of other content now" in capsys.readouterr().err
+    assert codec_fingerprint(copy / "stage3_t2m_sft" / "codec") == codec_fingerprint(codec_folder)
+
+
+def test_a_run_goes_on_with_its_codec_from_elsewhere_and_without_one(
+        run_with_codec, tiny_arguments, codec_folder, tmp_path):
+    copy, moved = tmp_path / "output", tmp_path / "moved"
+    shutil.copytree(run_with_codec, copy)
+    shutil.copytree(codec_folder, moved)
+    arguments = [*tiny_arguments, "--work_dir", str(copy)]
+    for codec in ([], ["--codec_path", str(moved)], ["--codec_path", str(copy / "stage3_t2m_sft" / "codec")]):
+        assert run_script(train_pipeline, *arguments, *codec) == 0
+        assert codec_fingerprint(copy / "stage3_t2m_sft" / "codec") == codec_fingerprint(codec_folder)
+
+
+def test_a_copied_codec_leaves_no_file_of_another_kind(codec_folder, tmp_path):
+    (tmp_path / "weights.safetensors").write_bytes(b"of a network")
+    copy_codec(codec_folder, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["codebook.npz", "codec.json"]
 
 
 @pytest.mark.parametrize(("arguments", "said"), [

@@ -57,7 +57,7 @@ EDGES = {
     "wordings": {"rows"},
     "splits": {"rows"},
     "prepared": {"data", "rows", "splits"},
-    "work_folder": {"data", "model_folder", "splits"},
+    "work_folder": {"codec", "data", "model_folder", "splits"},
     "import_tokens": {"data", "rows"},
     "model": {"code_vectors", "collators", "fused", "model_folder", "templates"},
     "memory": {"model", "model_folder"},
