@@ -325,6 +325,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
     try:
         if args.command == "fit":
+            if any((Path(args.output) / name).exists() for name in FILES):
+                raise CodecError(f"{args.output} holds a codec already: choose another --output, or remove it")
             motions = read_motions(args.motions, args.scale)
             codec = MotionCodec.fit(list(motions.values()), args.codes, args.window, args.kind, args.fps, args.seed)
             codec.save(args.output)

@@ -252,6 +252,15 @@ def test_fit_encode_and_decode(clips, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[-1] == f"{tmp_path / 'clip.bvh'}: 60 frames, 2.0 seconds"
 
 
+def test_fit_refuses_a_folder_that_holds_a_codec_before_it_fits(plain, clips, tmp_path, capsys, monkeypatch):
+    plain.save(tmp_path / "codec")
+    monkeypatch.setattr(MotionCodec, "fit", lambda *args: pytest.fail("a codec is fitted"))
+    assert main(["fit", "--motions", str(clips), "--codes", "64", "--output", str(tmp_path / "codec")]) == 1
+    assert capsys.readouterr().err == (f"codec.py: {tmp_path / 'codec'} holds a codec already: choose another "
+                                       "--output, or remove it\n")
+    assert MotionCodec.load(tmp_path / "codec").codes == 128
+
+
 @pytest.mark.parametrize(("captions", "said"), [
     ("[", "captions.json is broken"), ("[]", "expected a list of objects"), ("{}", "expected a list of objects"),
     ('[{"file": "a.bvh"}]', "row 0: {'file': 'a.bvh'}, expected an object with text_query"),
