@@ -118,14 +118,14 @@ class MotionCodec:
 
     def save(self, folder: str | Path) -> None:
         """codec.json (the figure, the rate), codebook.npz and, for a network, weights.safetensors. Raises OSError."""
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         np.savez(folder / CODEBOOK_FILE, codebook=self.quantiser.codebook.astype(np.float32))
         tensors = self.quantiser.tensors()
         if tensors:
-            save_file(tensors, folder / WEIGHTS_FILE)
+            (folder / WEIGHTS_FILE).write_bytes(save(tensors))  # save_file() lets nobody else read it
         skeleton = self.layout.skeleton
         write_json(folder / CONFIG_FILE, {
             "kind": self.kind, "codes": self.codes, "window": self.window, "fps": self.fps,

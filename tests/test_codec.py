@@ -120,6 +120,12 @@ def test_a_codec_is_the_same_after_saving(kind, request, tmp_path):
     np.testing.assert_allclose(again.decode(codes).joints, codec.decode(codes).joints, atol=1e-5)
 
 
+def test_who_may_read_a_codecs_codebook_may_read_its_weights(learned, tmp_path):
+    learned.save(tmp_path)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {
+        (tmp_path / "codebook.npz").stat().st_mode & 0o777}
+
+
 @pytest.mark.parametrize("kind", ["plain", "learned"])
 def test_the_shortest_clip_has_one_code(kind, request):
     codec = request.getfixturevalue(kind)
