@@ -327,7 +327,7 @@ def _evaluate(run: Run, folder: Path, table: Mapping) -> dict:
     heldout = [row for part in ("test", "seen", "unseen") for row in parts[part]]
     if run.settings["CODEC_PATH"] and heldout:
         write_gallery(run.folder / GALLERY_FILE, generator, heldout, run.settings["SEED"])
-        print(f"\nGenerated clips beside recordings, to open in a browser: {run.folder / GALLERY_FILE}")
+        print(f"\nGenerated clips beside real ones, to open in a browser: {run.folder / GALLERY_FILE}")
     return scores
 
 

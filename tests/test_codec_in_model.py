@@ -23,18 +23,18 @@ def test_a_finished_run_takes_the_codec_along_and_its_rate(run_with_codec):
         assert settings["TOKENS_PER_SECOND"] == 7.5  # 30 frames a second, 4 a token
 
 
-def test_a_run_ends_with_a_gallery_of_six_captions_each_beside_its_recording(run_with_codec):
+def test_a_run_ends_with_a_gallery_of_six_captions_each_beside_its_real_clip(run_with_codec):
     page = (run_with_codec / "gallery.html").read_text(encoding="utf-8")
     (data,) = re.findall(r'<script type="application/json" id="clips">(.*?)</script>', page, re.DOTALL)
     shown = json.loads(data)
     assert len(shown) == 12 and 'data-group="2"' in page
     for made, real in zip(shown[::2], shown[1::2], strict=True):
         assert made["caption"] == real["caption"]
-        assert made["note"].startswith("generated") and real["note"].startswith("recorded")
+        assert made["note"].startswith("generated") and real["note"].startswith("real, through the codec ")
     assert len({clip["caption"] for clip in shown}) == 6
 
 
-def test_a_gallerys_recordings_are_held_out_clips(run_with_codec, codec_folder):
+def test_a_gallerys_real_clips_are_held_out_clips(run_with_codec, codec_folder):
     from codec import MotionCodec
     from prepared import load_prepared
     from view import Clip, page_data
