@@ -36,6 +36,15 @@ def test_a_run_leaves_three_stages_settings_and_figures(tiny_run):
     assert not list((tiny_run / "checkpoints").iterdir())
 
 
+def test_with_nothing_held_out_a_run_says_so_and_how_to_ask_it(tiny_arguments, tmp_path, capsys):
+    arguments = [*tiny_arguments, "--work_dir", str(tmp_path / "o"), "--epochs_s1", "0", "--epochs_s2", "0"]
+    assert run_script(train_pipeline, *arguments, "--epochs_s3", "1", "--heldout_share", "0") == 0
+    printed = capsys.readouterr().out
+    assert "\nNo rows were held out, so nothing was measured.\n" in printed and "norm." not in printed
+    assert "Three generated clips:" in printed
+    assert printed.count("Ask it for motion:\n  python inference.py --model_path") == 1
+
+
 def test_lengths_come_from_training_rows_alone(tiny_run):
     from prepared import load_prepared
 
