@@ -153,7 +153,7 @@ def _generator(args: argparse.Namespace, settings: dict, model_path: str, given:
 def _log_lengths(results: list) -> None:
     told = dict.fromkeys((result.text, result.limits) for result in results if result.limits is not None)
     for text, limits in list(told)[:10]:
-        span = (f"{limits.min_tokens} to {limits.max_tokens} tokens, about {limits.soft_target:g}"
+        span = (f"{limits.min_tokens} to {limits.max_tokens} tokens, about {round(limits.soft_target, 1):g}"
                 if limits.min_tokens < limits.max_tokens else f"{limits.min_tokens} tokens")
         log.info("%s%s, from %s", "" if text is None else f"{text!r}: ", span, limits.source)
 

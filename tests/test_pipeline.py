@@ -296,6 +296,16 @@ def test_inference_prints_tokens_alone_and_writes_them(tiny_run, tmp_path, capsy
     assert answers(tiny_run, capsys, "--prompt", "a person jumps", "--num_samples", "3", "--seed", "1") == lines
 
 
+def test_the_log_tells_a_length_with_one_decimal_at_most(caplog):
+    from lengths import LengthLimits
+    from motion_request import MotionResult
+
+    with caplog.at_level("INFO"):
+        for target in (53.0332, 7.46, 9.0):
+            inference._log_lengths([MotionResult("1", "a dance", limits=LengthLimits(5, target, 70, "x"))])
+    assert re.findall(r"about (\S+),", caplog.text) == ["53", "7.5", "9"]
+
+
 def test_a_prompts_file_is_answered_in_its_order_with_its_duplicates(tiny_run, tmp_path, capsys):
     prompts = ["a person jumps", "wer weiß", "a person jumps"]
     path = tmp_path / "prompts.txt"
