@@ -24,7 +24,7 @@ import numpy as np
 from bvh import SCALE, read_bvh, write_bvh
 from codec_features import Layout, features_of, joints_of, mirrored, ordered
 from codec_kmeans import KMeans
-from kinematics import resampled, with_rotations
+from kinematics import above, resampled, with_rotations
 from model_folder import ModelError, read_json, write_json
 from motion import Motion, MotionError, Skeleton
 
@@ -179,10 +179,12 @@ def codec_fingerprint(folder: str | Path) -> str:
 
 
 def _mean_skeleton(motions: Sequence[Motion]) -> Skeleton:
-    """The first motion's figure with the mean of all rest poses. Raises MotionError for a motion of another figure."""
+    """The first motion's figure with the mean of all rest poses, its body's centre above the origin: where it stands in
+    a rest pose is often where a clip begins. Raises MotionError for a motion of another figure."""
     first = motions[0].skeleton
     layout = Layout.of(first)
     offsets = np.mean([motion.skeleton.offsets[ordered(motion, layout)] for motion in motions], 0)
+    offsets[[*above(layout.centre, first.parents), layout.centre]] *= (0, 1, 0)
     return Skeleton(first.names, first.parents, offsets)
 
 

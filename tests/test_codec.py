@@ -110,6 +110,20 @@ def test_decoded_motions_have_the_figures_bones_and_can_be_written(kind, request
     np.testing.assert_allclose(again.joints, motion.joints, atol=1e-5)
 
 
+def test_the_rest_pose_stands_above_the_origin_wherever_the_clips_begin(tmp_path):
+    starts = OFFSETS.copy()
+    starts[0], starts[1] = (1, 0, 1), (3, 0.9, -2)  # as files have it whose OFFSET is the first frame's place
+    motions = [Motion(motion.joints, motion.fps, Skeleton(NAMES, PARENTS, starts)) for motion in walks()]
+    codec = MotionCodec.fit(motions, codes=32, kind="kmeans")
+    np.testing.assert_allclose(codec.layout.skeleton.offsets, OFFSETS)
+    motion = codec.decode([3, 1, 4])
+    np.testing.assert_allclose(motion.joints[0, 1, [0, 2]], 0, atol=1e-9)
+    write_bvh(tmp_path / "clip.bvh", motion)
+    again = read_bvh(tmp_path / "clip.bvh")
+    np.testing.assert_allclose(again.skeleton.offsets, OFFSETS, atol=1e-6)
+    np.testing.assert_allclose(again.joints, motion.joints, atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["plain", "learned"])
 def test_a_codec_is_the_same_after_saving(kind, request, tmp_path):
     codec = request.getfixturevalue(kind)
