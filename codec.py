@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from bvh import SCALE, read_bvh, write_bvh
-from codec_features import Layout, features_of, joints_of, mirrored, ordered
+from codec_features import Layout, features_of, joints_of, mirrored, ordered, rest_pose
 from codec_kmeans import KMeans
 from kinematics import above, resampled, with_rotations
 from model_folder import ModelError, read_json, write_json
@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 CONFIG_FILE, CODEBOOK_FILE, WEIGHTS_FILE = "codec.json", "codebook.npz", "weights.safetensors"
 FILES = (CONFIG_FILE, CODEBOOK_FILE, WEIGHTS_FILE)
 CODES, WINDOW, SEED = 512, 4, 0
+LIKELY_HEIGHTS = 0.3, 3.0  # metres, of a figure from its lowest to its highest joint
 KINDS = ("vqvae", "kmeans")  # the first is the default: it was measured to be better (BENCHMARKS.md)
 
 
@@ -188,6 +189,13 @@ def _mean_skeleton(motions: Sequence[Motion]) -> Skeleton:
     return Skeleton(first.names, first.parents, offsets)
 
 
+def _warn_of_size(skeleton: Skeleton) -> None:
+    height = float(np.ptp(rest_pose(skeleton)[:, 1]))
+    if not LIKELY_HEIGHTS[0] <= height <= LIKELY_HEIGHTS[1]:
+        shown = np.format_float_positional(height, precision=2, fractional=False, trim="-")
+        log.warning("the figure is %s m high: is --scale right?", shown)
+
+
 def _read_config(path: Path) -> dict:
     try:
         content = read_json(path)
@@ -330,6 +338,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if any((Path(args.output) / name).exists() for name in FILES):
                 raise CodecError(f"{args.output} holds a codec already: choose another --output, or remove it")
             motions = read_motions(args.motions, args.scale)
+            _warn_of_size(_mean_skeleton(list(motions.values())))
             codec = MotionCodec.fit(list(motions.values()), args.codes, args.window, args.kind, args.fps, args.seed)
             codec.save(args.output)
             print(f"{args.output}: {codec.codes} codes of {codec.window} frames, {codec.fps / codec.window:g} a second")

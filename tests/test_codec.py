@@ -281,6 +281,15 @@ def test_fit_refuses_a_folder_that_holds_a_codec_before_it_fits(plain, clips, tm
     assert MotionCodec.load(tmp_path / "codec").codes == 128
 
 
+@pytest.mark.parametrize(("scale", "said"), [  # the walker's feet are at 0 m, its spine at 1.3
+    ("0.01", None), ("1", "130"), ("0.001", "0.13"), ("0.0235", "3.1"), ("0.0225", None)])
+def test_fit_warns_of_a_figure_of_an_unlikely_height(clips, tmp_path, caplog, scale, said):
+    assert main(["fit", "--motions", str(clips), "--codes", "16", "--kind", "kmeans", "--scale", scale,
+                 "--output", str(tmp_path / "codec")]) == 0
+    warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings == ([f"the figure is {said} m high: is --scale right?"] if said else [])
+
+
 @pytest.mark.parametrize(("captions", "said"), [
     ("[", "captions.json is broken"), ("[]", "expected a list of objects"), ("{}", "expected a list of objects"),
     ('[{"file": "a.bvh"}]', "row 0: {'file': 'a.bvh'}, expected an object with text_query"),
