@@ -9,6 +9,7 @@ each.
 """
 
 import argparse
+import hashlib
 import json
 import logging
 import shutil
@@ -21,15 +22,17 @@ from pathlib import Path
 import numpy as np
 
 from bvh import SCALE, read_bvh, write_bvh
-from codec_features import Layout, features_of, joints_of, mirrored, ordered
+from codec_features import Layout, features_of, joints_of, mirrored, ordered, rest_pose
 from codec_kmeans import KMeans
-from kinematics import resampled, with_rotations
+from kinematics import above, resampled, with_rotations
 from model_folder import ModelError, read_json, write_json
 from motion import Motion, MotionError, Skeleton
 
 log = logging.getLogger(__name__)
 CONFIG_FILE, CODEBOOK_FILE, WEIGHTS_FILE = "codec.json", "codebook.npz", "weights.safetensors"
+FILES = (CONFIG_FILE, CODEBOOK_FILE, WEIGHTS_FILE)
 CODES, WINDOW, SEED = 512, 4, 0
+LIKELY_HEIGHTS = 0.3, 3.0  # metres, of a figure from its lowest to its highest joint
 KINDS = ("vqvae", "kmeans")  # the first is the default: it was measured to be better (BENCHMARKS.md)
 
 
@@ -116,14 +119,14 @@ class MotionCodec:
 
     def save(self, folder: str | Path) -> None:
         """codec.json (the figure, the rate), codebook.npz and, for a network, weights.safetensors. Raises OSError."""
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         np.savez(folder / CODEBOOK_FILE, codebook=self.quantiser.codebook.astype(np.float32))
         tensors = self.quantiser.tensors()
         if tensors:
-            save_file(tensors, folder / WEIGHTS_FILE)
+            (folder / WEIGHTS_FILE).write_bytes(save(tensors))  # save_file() lets nobody else read it
         skeleton = self.layout.skeleton
         write_json(folder / CONFIG_FILE, {
             "kind": self.kind, "codes": self.codes, "window": self.window, "fps": self.fps,
@@ -156,19 +159,41 @@ def _config_of(folder: Path) -> dict:
 
 
 def copy_codec(source: str | Path, target: str | Path) -> None:
-    """Its files alone, whatever else lies in the folder."""
-    Path(target).mkdir(parents=True, exist_ok=True)
-    for name in (CONFIG_FILE, CODEBOOK_FILE, WEIGHTS_FILE):
-        if (Path(source) / name).is_file():
-            shutil.copyfile(Path(source) / name, Path(target) / name)
+    """Its files alone, whatever else lies in the folder; those of a codec that was there are removed."""
+    source, target = Path(source), Path(target)
+    if source.resolve() == target.resolve():
+        return
+    target.mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        (target / name).unlink(missing_ok=True)
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+
+
+def codec_fingerprint(folder: str | Path) -> str:
+    """sha256 of the names and bytes of a codec's files, wherever it lies."""
+    found = hashlib.sha256()
+    for name in FILES:
+        if (Path(folder) / name).is_file():
+            found.update(f"{name} ".encode() + hashlib.sha256((Path(folder) / name).read_bytes()).digest())
+    return found.hexdigest()
 
 
 def _mean_skeleton(motions: Sequence[Motion]) -> Skeleton:
-    """The first motion's figure with the mean of all rest poses. Raises MotionError for a motion of another figure."""
+    """The first motion's figure with the mean of all rest poses, its body's centre above the origin: where it stands in
+    a rest pose is often where a clip begins. Raises MotionError for a motion of another figure."""
     first = motions[0].skeleton
     layout = Layout.of(first)
     offsets = np.mean([motion.skeleton.offsets[ordered(motion, layout)] for motion in motions], 0)
+    offsets[[*above(layout.centre, first.parents), layout.centre]] *= (0, 1, 0)
     return Skeleton(first.names, first.parents, offsets)
+
+
+def _warn_of_size(skeleton: Skeleton) -> None:
+    height = float(np.ptp(rest_pose(skeleton)[:, 1]))
+    if not LIKELY_HEIGHTS[0] <= height <= LIKELY_HEIGHTS[1]:
+        shown = np.format_float_positional(height, precision=2, fractional=False, trim="-")
+        log.warning("the figure is %s m high: is --scale right?", shown)
 
 
 def _read_config(path: Path) -> dict:
@@ -310,7 +335,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
     try:
         if args.command == "fit":
+            if any((Path(args.output) / name).exists() for name in FILES):
+                raise CodecError(f"{args.output} holds a codec already: choose another --output, or remove it")
             motions = read_motions(args.motions, args.scale)
+            _warn_of_size(_mean_skeleton(list(motions.values())))
             codec = MotionCodec.fit(list(motions.values()), args.codes, args.window, args.kind, args.fps, args.seed)
             codec.save(args.output)
             print(f"{args.output}: {codec.codes} codes of {codec.window} frames, {codec.fps / codec.window:g} a second")

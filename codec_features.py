@@ -50,12 +50,18 @@ class Layout:
         return Layout(skeleton, centre, tuple(body), _across(skeleton, pairs, [0, 2]), None)
 
 
-def _across(skeleton: Skeleton, pairs: Sequence[tuple[int, int]], axes: list[int]) -> tuple[int, int] | None:
-    """Of the pairs that lie apart along the axes in the rest pose those nearest to the root in the tree, as hips are;
-    of these the pair that lies widest apart."""
+def rest_pose(skeleton: Skeleton) -> np.ndarray:
+    """Joints (J, 3) in metres."""
     places = np.zeros_like(skeleton.offsets)
     for joint, parent in enumerate(skeleton.parents):
         places[joint] = skeleton.offsets[joint] + (places[parent] if parent >= 0 else 0)
+    return places
+
+
+def _across(skeleton: Skeleton, pairs: Sequence[tuple[int, int]], axes: list[int]) -> tuple[int, int] | None:
+    """Of the pairs that lie apart along the axes in the rest pose those nearest to the root in the tree, as hips are;
+    of these the pair that lies widest apart."""
+    places = rest_pose(skeleton)
     width = {pair: np.linalg.norm(np.subtract(*places[list(pair)])[axes]) for pair in pairs}
     depth = {pair: max(len(above(joint, skeleton.parents)) for joint in pair) for pair in pairs}
     return min((pair for pair in pairs if width[pair] > APART), key=lambda pair: (depth[pair], -width[pair]),

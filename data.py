@@ -19,6 +19,7 @@ from rows import SPLITS, Marks, Row, Rows, caption_key, distinct, group
 __all__ = ["DataError", "Problem", "Report", "Row", "Rows", "caption_key", "check_split", "format_report",
            "raise_on_errors", "read_rows"]
 
+FEW_VALIDATION_ROWS = 20  # below this a single clip moves the figures by 5 % and more
 _ERRORS = {
     "not-an-object": "not an object",
     "duplicate-key": "a key given twice",
@@ -262,7 +263,16 @@ def _split_facts(split) -> list[tuple[str, str]]:
     if sizes["unused"]:
         facts.append(("  left out", f"{sizes['unused']:,}, whose clip is in a later split too"))
     return [*facts, ("", "(seen: other clips with the same caption are trained; unseen: none is)"),
-            *(("", f"note: {note}") for note in split.notes)]
+            *(("", f"note: {note}") for note in [*split.notes, *_few_for_validation(split, sizes)])]
+
+
+def _few_for_validation(split, sizes: dict[str, int]) -> list[str]:
+    rows = sizes["seen"] + sizes["unseen"]
+    if not 0 < rows < FEW_VALIDATION_ROWS:
+        return []
+    ours = not (split.named or {}).get("val")  # what the file names is held out whatever the share
+    return [f"validation has {_count(rows, 'row')}: too few to choose an epoch by, or to say how good the model is"
+            + "; --heldout_share 0 trains on everything to the end" * ours]
 
 
 def _facts(report: Report) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""A page to see what a model has learned: captions of held-out clips, what it makes of each, and the recording."""
+"""A page to see what a model has learned: captions of held-out clips, what it makes of each, and the real clip."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,8 +16,8 @@ CAPTIONS = 6
 
 def write_gallery(path: str | Path, generator: MotionGenerator, rows: Sequence[Mapping], seed: int) -> list[str]:
     """Six captions as unlike as can be of held-out rows (text_query, codes, participant_id and kind, "seen" or
-    "unseen"); of each the model's clip, and beside it the recording. Gives the captions. The model's folder has to know
-    its codec. Raises GenerationError, CodecError, OSError."""
+    "unseen"); of each the model's clip, and beside it the real one, as the codec gives it back from its codes. Gives
+    the captions. The model's folder has to know its codec. Raises GenerationError, CodecError, OSError."""
     chosen = spread(rows, CAPTIONS)
     results = generator.answer([MotionRequest(text=row["text_query"], participant_id=row["participant_id"])
                                 for row in chosen], seed=seed)
@@ -25,7 +25,7 @@ def write_gallery(path: str | Path, generator: MotionGenerator, rows: Sequence[M
     for row, result in zip(chosen, results, strict=True):
         trained = "generated" if row["kind"] == "seen" else "generated, new caption"
         clips += [generator.clip(result.codes, row["text_query"], f"{trained} \u00b7 "),
-                  generator.clip(row["codes"], row["text_query"], "recorded \u00b7 ")]
+                  generator.clip(row["codes"], row["text_query"], "real, through the codec \u00b7 ")]
     write_page(path, clips, group=2)
     return [row["text_query"] for row in chosen]
 

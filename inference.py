@@ -125,10 +125,18 @@ def _refuse_early(args: argparse.Namespace, model_path: str, kept: dict) -> None
         if not (Path(model_path) / CODEC_FOLDER).is_dir():
             raise ValueError(f"--output {args.output}: {model_path} does not know the codec of its tokens: set "
                              "CODEC_PATH in config.py and start the training command again, which then only adds it")
+        _check_video(Path(args.output).suffix.lower())
         if args.task == "m2t" or args.stream:
             raise ValueError(f"--output {args.output}: m2t answers with text, and --stream with tokens alone")
     if args.stream and (args.prompts_file is not None or args.num_samples * args.best_of != 1 or args.task == "m2t"):
         raise ValueError("--stream prints one motion: no --prompts_file, --num_samples, --best_of, and not m2t")
+
+
+def _check_video(suffix: str) -> None:
+    if suffix in (".gif", ".mp4"):
+        from view_video import check_packages
+
+        check_packages(suffix)
 
 
 def _generator(args: argparse.Namespace, settings: dict, model_path: str, given: dict):
@@ -145,7 +153,7 @@ def _generator(args: argparse.Namespace, settings: dict, model_path: str, given:
 def _log_lengths(results: list) -> None:
     told = dict.fromkeys((result.text, result.limits) for result in results if result.limits is not None)
     for text, limits in list(told)[:10]:
-        span = (f"{limits.min_tokens} to {limits.max_tokens} tokens, about {limits.soft_target:g}"
+        span = (f"{limits.min_tokens} to {limits.max_tokens} tokens, about {round(limits.soft_target, 1):g}"
                 if limits.min_tokens < limits.max_tokens else f"{limits.min_tokens} tokens")
         log.info("%s%s, from %s", "" if text is None else f"{text!r}: ", span, limits.source)
 

@@ -175,12 +175,13 @@ def train_and_evaluate(run: Run, fresh: bool) -> None:
 
     print("\n" + format_stages(results))
     final = run.folder / planned[-1].folder
-    scores = _evaluate(run, final, table) if "t2m" in planned[-1].task_mix else {}
+    answers = "t2m" in planned[-1].task_mix
+    scores = _evaluate(run, final, table) if answers else {}
     write_json(run.folder / METRICS_FILE, {"heldout": scores, "stages": results})
     if scores and run.settings["REPORT_PAGE"] and table["test"]:
         _write_report(final, len(table["test"]))
     print(f"\n{final} is ready after {(time.monotonic() - started) / 60:.1f} minutes.")
-    if scores:
+    if answers:
         print(f"Ask it for motion:\n  python inference.py --model_path {shlex.quote(str(final))} "
               f"--prompt {shlex.quote(run.report.rows[0].text_query)}")
 
@@ -316,7 +317,7 @@ def _evaluate(run: Run, folder: Path, table: Mapping) -> dict:
     heldout = {caption_key(row["text_query"]) for rows in parts.values() for row in rows}
     clips = TrainingClips(training, heldout, run.settings["SEED"])
     scores = evaluate(generator, parts, clips, run.settings["SEED"])
-    print("\n" + format_table(scores))
+    print("\n" + (format_table(scores) if scores else "No rows were held out, so nothing was measured."))
     captions = chain((row["text_query"] for part in ("unseen", "seen") for row in parts[part]),
                      (text for chunk in training for text in chunk.texts.to_list()))
     print("\nThree generated clips:")
@@ -328,7 +329,7 @@ def _evaluate(run: Run, folder: Path, table: Mapping) -> dict:
     heldout = [row for part in ("test", "seen", "unseen") for row in parts[part]]
     if run.settings["CODEC_PATH"] and heldout:
         write_gallery(run.folder / GALLERY_FILE, generator, heldout, run.settings["SEED"])
-        print(f"\nGenerated clips beside recordings, to open in a browser: {run.folder / GALLERY_FILE}")
+        print(f"\nGenerated clips beside real ones, to open in a browser: {run.folder / GALLERY_FILE}")
     return scores
 
 

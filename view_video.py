@@ -2,6 +2,7 @@
 the captions and the GIF, and the ffmpeg that comes with imageio-ffmpeg the MP4. Both packages are optional.
 """
 
+import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,18 @@ from view_figure import Clip, Figure, figures_of
 from view_raster import LOOKS, Look, picture
 
 GAP = 8  # pixels between panels
+PACKAGES = {".gif": {"PIL": "pillow"}, ".mp4": {"PIL": "pillow", "imageio_ffmpeg": "imageio-ffmpeg"}}
 
 
-class VideoError(RuntimeError):
+class VideoError(ValueError):
     """A video that cannot be made: a package is missing, or a setting is none; the text says which, and what helps."""
+
+
+def check_packages(suffix: str) -> None:
+    """That what a file of this suffix is written with is installed; nothing is imported. Raises VideoError."""
+    needed = PACKAGES.get(suffix, {})
+    if any(importlib.util.find_spec(module) is None for module in needed):
+        raise VideoError(f"{suffix} files need more packages: pip install {' '.join(needed.values())}")
 
 
 def write_gif(path: str | Path, clips: list[Clip], fps: float = 20.0, side: int = 420, theme: str = "light") -> None:

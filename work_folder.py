@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from codec import codec_fingerprint
 from data import Report
-from model_folder import read_json, read_motion_config, write_json
+from model_folder import CODEC_FOLDER, read_json, read_motion_config, write_json
 from splits import Split
 
 SETTINGS_FILE, METRICS_FILE, DATA_FOLDER, WORK_FOLDER = "settings.json", "metrics.json", "prepared_data", "checkpoints"
@@ -66,6 +67,7 @@ def _check_earlier_run(run: Run, kept: Mapping, differences: Callable) -> None:
     if kept["data_fingerprint"] != run.report.fingerprint:
         changed.append(f"the data: {kept['settings'].get('DATA_JSON_PATH')} with {kept.get('data_rows')} rows before, "
                        f"{run.settings['DATA_JSON_PATH']} with {len(run.report.rows)} rows of other content now")
+    changed += _other_codec(run, kept)
     if changed:
         raise PipelineError(f"{run.folder} was made otherwise:\n  " + "\n  ".join(changed) + "\n"
                             "Go back to what it was made with, choose another --work_dir, or give --fresh to "
@@ -79,8 +81,23 @@ def _check_earlier_run(run: Run, kept: Mapping, differences: Callable) -> None:
                             "put it back, remove them too, or give --fresh")
 
 
+def _other_codec(run: Run, kept: Mapping) -> list[str]:
+    """A line where an earlier start had a codec and this one has another. None then, or none now, is no change."""
+    now = run.settings["CODEC_PATH"]
+    before, fingerprint = kept["settings"].get("CODEC_PATH"), kept.get("codec_fingerprint")
+    if fingerprint is None:  # a later start went without, or settings.json is older than the fingerprint
+        before = next((path for name in reversed(STAGE_FOLDERS)
+                       if (path := run.folder / name / CODEC_FOLDER).is_dir()), None)
+        fingerprint = before and codec_fingerprint(before)
+    if now is None or fingerprint is None or codec_fingerprint(now) == fingerprint:
+        return []
+    return [f"the codec: {before} before, {now} of other content now"]
+
+
 def claim_work_folder(run: Run, fresh: bool) -> None:
     """Only now, when all that could be refused was checked, is an earlier run removed and settings.json written."""
+    codec = run.settings["CODEC_PATH"]
+    fingerprint = codec and codec_fingerprint(codec)
     for name in (SETTINGS_FILE, *OWN) if fresh and (run.folder / SETTINGS_FILE).is_file() else ():
         path = run.folder / name
         if path.is_dir() and not path.is_symlink():
@@ -89,7 +106,7 @@ def claim_work_folder(run: Run, fresh: bool) -> None:
             path.unlink(missing_ok=True)
     write_json(run.folder / SETTINGS_FILE, {
         "settings": run.settings, "data_fingerprint": run.report.fingerprint, "data_rows": len(run.report.rows),
-        "codebook_size": run.report.codebook_size})
+        "codebook_size": run.report.codebook_size, "codec_fingerprint": fingerprint})
 
 
 @contextlib.contextmanager

@@ -110,6 +110,20 @@ def test_decoded_motions_have_the_figures_bones_and_can_be_written(kind, request
     np.testing.assert_allclose(again.joints, motion.joints, atol=1e-5)
 
 
+def test_the_rest_pose_stands_above_the_origin_wherever_the_clips_begin(tmp_path):
+    starts = OFFSETS.copy()
+    starts[0], starts[1] = (1, 0, 1), (3, 0.9, -2)  # as files have it whose OFFSET is the first frame's place
+    motions = [Motion(motion.joints, motion.fps, Skeleton(NAMES, PARENTS, starts)) for motion in walks()]
+    codec = MotionCodec.fit(motions, codes=32, kind="kmeans")
+    np.testing.assert_allclose(codec.layout.skeleton.offsets, OFFSETS)
+    motion = codec.decode([3, 1, 4])
+    np.testing.assert_allclose(motion.joints[0, 1, [0, 2]], 0, atol=1e-9)
+    write_bvh(tmp_path / "clip.bvh", motion)
+    again = read_bvh(tmp_path / "clip.bvh")
+    np.testing.assert_allclose(again.skeleton.offsets, OFFSETS, atol=1e-6)
+    np.testing.assert_allclose(again.joints, motion.joints, atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["plain", "learned"])
 def test_a_codec_is_the_same_after_saving(kind, request, tmp_path):
     codec = request.getfixturevalue(kind)
@@ -118,6 +132,12 @@ def test_a_codec_is_the_same_after_saving(kind, request, tmp_path):
     codes = codec.encode(walk())
     assert again.encode(walk()) == codes and (again.fps, again.window, again.codes) == (30, 4, codec.codes)
     np.testing.assert_allclose(again.decode(codes).joints, codec.decode(codes).joints, atol=1e-5)
+
+
+def test_who_may_read_a_codecs_codebook_may_read_its_weights(learned, tmp_path):
+    learned.save(tmp_path)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {
+        (tmp_path / "codebook.npz").stat().st_mode & 0o777}
 
 
 @pytest.mark.parametrize("kind", ["plain", "learned"])
@@ -250,6 +270,24 @@ def test_fit_encode_and_decode(clips, tmp_path, capsys):
     assert again.skeleton.names == original.skeleton.names and (again.fps, len(again)) == (30, 60)
     np.testing.assert_allclose(again.skeleton.offsets, original.skeleton.offsets, atol=1e-6)
     assert capsys.readouterr().out.splitlines()[-1] == f"{tmp_path / 'clip.bvh'}: 60 frames, 2.0 seconds"
+
+
+def test_fit_refuses_a_folder_that_holds_a_codec_before_it_fits(plain, clips, tmp_path, capsys, monkeypatch):
+    plain.save(tmp_path / "codec")
+    monkeypatch.setattr(MotionCodec, "fit", lambda *args: pytest.fail("a codec is fitted"))
+    assert main(["fit", "--motions", str(clips), "--codes", "64", "--output", str(tmp_path / "codec")]) == 1
+    assert capsys.readouterr().err == (f"codec.py: {tmp_path / 'codec'} holds a codec already: choose another "
+                                       "--output, or remove it\n")
+    assert MotionCodec.load(tmp_path / "codec").codes == 128
+
+
+@pytest.mark.parametrize(("scale", "said"), [  # the walker's feet are at 0 m, its spine at 1.3
+    ("0.01", None), ("1", "130"), ("0.001", "0.13"), ("0.0235", "3.1"), ("0.0225", None)])
+def test_fit_warns_of_a_figure_of_an_unlikely_height(clips, tmp_path, caplog, scale, said):
+    assert main(["fit", "--motions", str(clips), "--codes", "16", "--kind", "kmeans", "--scale", scale,
+                 "--output", str(tmp_path / "codec")]) == 0
+    warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings == ([f"the figure is {said} m high: is --scale right?"] if said else [])
 
 
 @pytest.mark.parametrize(("captions", "said"), [

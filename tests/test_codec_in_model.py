@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from walker import walks
 
 import inference
 import train_pipeline
+from codec import codec_fingerprint, copy_codec
 
 
 def test_a_finished_run_takes_the_codec_along_and_its_rate(run_with_codec):
@@ -20,18 +23,18 @@ def test_a_finished_run_takes_the_codec_along_and_its_rate(run_with_codec):
         assert settings["TOKENS_PER_SECOND"] == 7.5  # 30 frames a second, 4 a token
 
 
-def test_a_run_ends_with_a_gallery_of_six_captions_each_beside_its_recording(run_with_codec):
+def test_a_run_ends_with_a_gallery_of_six_captions_each_beside_its_real_clip(run_with_codec):
     page = (run_with_codec / "gallery.html").read_text(encoding="utf-8")
     (data,) = re.findall(r'<script type="application/json" id="clips">(.*?)</script>', page, re.DOTALL)
     shown = json.loads(data)
     assert len(shown) == 12 and 'data-group="2"' in page
     for made, real in zip(shown[::2], shown[1::2], strict=True):
         assert made["caption"] == real["caption"]
-        assert made["note"].startswith("generated") and real["note"].startswith("recorded")
+        assert made["note"].startswith("generated") and real["note"].startswith("real, through the codec ")
     assert len({clip["caption"] for clip in shown}) == 6
 
 
-def test_a_gallerys_recordings_are_held_out_clips(run_with_codec, codec_folder):
+def test_a_gallerys_real_clips_are_held_out_clips(run_with_codec, codec_folder):
     from codec import MotionCodec
     from prepared import load_prepared
     from view import Clip, page_data
@@ -98,6 +101,64 @@ def test_without_a_codec_that_is_said_before_anything_is_loaded(tiny_run, tmp_pa
     assert run_script(inference, "--model_path", str(tiny_run / "stage3_t2m_sft"), "--prompt", "a person jumps",
                       "--output", str(tmp_path / "clip.bvh")) == 1
     assert "does not know the codec of its tokens: set CODEC_PATH" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "missing", "said"), [
+    ("clip.gif", "PIL", "pip install pillow"), ("clip.mp4", "PIL", "pip install pillow imageio-ffmpeg"),
+    ("clip.MP4", "imageio_ffmpeg", "pip install pillow imageio-ffmpeg")])
+def test_a_video_without_its_packages_is_refused_in_a_line_before_anything_is_loaded(
+        run_with_codec, tmp_path, capsys, monkeypatch, name, missing, said):
+    monkeypatch.setitem(sys.modules, missing, None)
+    monkeypatch.setattr(inference, "_generator", lambda *args: pytest.fail("the model is loaded"))
+    assert run_script(inference, "--model_path", str(run_with_codec / "stage3_t2m_sft"), "--prompt", "a person jumps",
+                      "--output", str(tmp_path / name)) == 1
+    assert re.fullmatch(rf"inference.py: .* files need more packages: {said}", capsys.readouterr().err.splitlines()[-1])
+    assert not (tmp_path / name).exists()
+
+
+@pytest.fixture(scope="module")
+def other_codec(tmp_path_factory):
+    """Another one of as many codes."""
+    from codec import MotionCodec
+
+    folder = tmp_path_factory.mktemp("other") / "codec"
+    MotionCodec.fit(walks(), codes=128, kind="kmeans", seed=5).save(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kept", ["in settings.json", "by an older version", "and gone without since"])
+def test_a_run_refuses_another_codec_than_it_had(
+        run_with_codec, tiny_arguments, codec_folder, other_codec, tmp_path, capsys, kept):
+    copy = tmp_path / "output"
+    shutil.copytree(run_with_codec, copy)
+    settings = json.loads((copy / "settings.json").read_text(encoding="utf-8"))
+    assert settings["codec_fingerprint"] == codec_fingerprint(codec_folder) != codec_fingerprint(other_codec)
+    before = str(codec_folder)
+    if kept != "in settings.json":
+        before = str(copy / "stage3_t2m_sft" / "codec")
+        settings.pop("codec_fingerprint")
+        settings |= {"codec_fingerprint": None} if kept == "and gone without since" else {}
+        (copy / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
+    assert run_script(train_pipeline, *tiny_arguments, "--work_dir", str(copy), "--codec_path", str(other_codec)) == 1
+    assert f"the codec: {before} before, {other_codec} of other content now" in capsys.readouterr().err
+    assert codec_fingerprint(copy / "stage3_t2m_sft" / "codec") == codec_fingerprint(codec_folder)
+
+
+def test_a_run_goes_on_with_its_codec_from_elsewhere_and_without_one(
+        run_with_codec, tiny_arguments, codec_folder, tmp_path):
+    copy, moved = tmp_path / "output", tmp_path / "moved"
+    shutil.copytree(run_with_codec, copy)
+    shutil.copytree(codec_folder, moved)
+    arguments = [*tiny_arguments, "--work_dir", str(copy)]
+    for codec in ([], ["--codec_path", str(moved)], ["--codec_path", str(copy / "stage3_t2m_sft" / "codec")]):
+        assert run_script(train_pipeline, *arguments, *codec) == 0
+        assert codec_fingerprint(copy / "stage3_t2m_sft" / "codec") == codec_fingerprint(codec_folder)
+
+
+def test_a_copied_codec_leaves_no_file_of_another_kind(codec_folder, tmp_path):
+    (tmp_path / "weights.safetensors").write_bytes(b"of a network")
+    copy_codec(codec_folder, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["codebook.npz", "codec.json"]
 
 
 @pytest.mark.parametrize(("arguments", "said"), [

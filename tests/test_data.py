@@ -398,6 +398,21 @@ def test_the_report_tells_what_is_in_the_file(tmp_path):
     assert max(map(len, text.splitlines())) <= 120
 
 
+@pytest.mark.parametrize(("rows", "share", "named", "said"), [
+    (30, 0.1, False, "6 rows"), (90, 0.1, False, "18 rows"), (100, 0.1, False, None), (30, 0, False, None),
+    (30, 0, True, "1 row")])
+def test_the_report_warns_of_a_validation_set_too_small_to_choose_by(tmp_path, rows, share, named, said):
+    records = [{"text_query": f"caption {n // 3}", "motion_tokens": [n]} for n in range(rows)]
+    if named:
+        records[0] |= {"split": "val"}
+    report = read(tmp_path, records)
+    text = " ".join(data.format_report(report, splits.split_rows(report.rows, 0, share, 100)).split())
+    few = f"note: validation has {said}: too few to choose an epoch by, or to say how good the model is"
+    assert (few in text) == (said is not None) == ("too few" in text)
+    # What the file names is held out whatever the share.
+    assert ("--heldout_share 0 trains on everything to the end" in text) == (said is not None and not named)
+
+
 def test_the_report_of_a_bad_file_lists_its_errors(tmp_path):
     text = data.format_report(read(tmp_path, [GOOD | {"text_query": ""}]))
     assert "ERROR: " in text and "row 0 ('')" in text and "1 kind of error, no warnings" in text

@@ -36,6 +36,15 @@ def test_a_run_leaves_three_stages_settings_and_figures(tiny_run):
     assert not list((tiny_run / "checkpoints").iterdir())
 
 
+def test_with_nothing_held_out_a_run_says_so_and_how_to_ask_it(tiny_arguments, tmp_path, capsys):
+    arguments = [*tiny_arguments, "--work_dir", str(tmp_path / "o"), "--epochs_s1", "0", "--epochs_s2", "0"]
+    assert run_script(train_pipeline, *arguments, "--epochs_s3", "1", "--heldout_share", "0") == 0
+    printed = capsys.readouterr().out
+    assert "\nNo rows were held out, so nothing was measured.\n" in printed and "norm." not in printed
+    assert "Three generated clips:" in printed
+    assert printed.count("Ask it for motion:\n  python inference.py --model_path") == 1
+
+
 def test_lengths_come_from_training_rows_alone(tiny_run):
     from prepared import load_prepared
 
@@ -285,6 +294,16 @@ def test_inference_prints_tokens_alone_and_writes_them(tiny_run, tmp_path, capsy
     assert len(lines) == 3 and all(re.fullmatch(r"\d+( \d+)*", line) for line in lines)
     assert output.read_text().splitlines() == lines
     assert answers(tiny_run, capsys, "--prompt", "a person jumps", "--num_samples", "3", "--seed", "1") == lines
+
+
+def test_the_log_tells_a_length_with_one_decimal_at_most(caplog):
+    from lengths import LengthLimits
+    from motion_request import MotionResult
+
+    with caplog.at_level("INFO"):
+        for target in (53.0332, 7.46, 9.0):
+            inference._log_lengths([MotionResult("1", "a dance", limits=LengthLimits(5, target, 70, "x"))])
+    assert re.findall(r"about (\S+),", caplog.text) == ["53", "7.5", "9"]
 
 
 def test_a_prompts_file_is_answered_in_its_order_with_its_duplicates(tiny_run, tmp_path, capsys):
