@@ -146,8 +146,8 @@ GEN_TOP_K = 0
 # it for lengths nearer to the expected one; 0 leaves the end to the model.
 GEN_END_LOGIT_SLOPE = 1.0
 
-# How much more a caption counts than it would by itself; 1 = off. 2 makes clips follow their caption more closely, for
-# twice the work in decoding; the model has to be trained with CAPTION_DROPOUT.
+# How much more a caption counts than it would by itself; 1 = off. 3 or 4 makes clips follow their caption much more
+# closely, for twice the work in decoding; the model has to be trained with CAPTION_DROPOUT.
 GEN_GUIDANCE = 1.0
 
 # How many motion tokens your codec makes of a second, so that lengths can be asked for in seconds: its
