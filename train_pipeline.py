@@ -132,6 +132,10 @@ def _read(settings: Mapping, reuse: bool) -> Run:
     check_model_name(settings["MODEL_NAME"])
     if not settings["EPOCHS_S1"] + settings["EPOCHS_S2"] + settings["EPOCHS_S3"]:
         raise PipelineError("EPOCHS_S1, EPOCHS_S2 and EPOCHS_S3 are all 0: nothing to train")
+    if settings["GEN_GUIDANCE"] != 1 and not settings["CAPTION_DROPOUT"]:
+        raise PipelineError(f"GEN_GUIDANCE is {settings['GEN_GUIDANCE']:g} and CAPTION_DROPOUT 0: a model that is "
+                            "trained with every caption cannot be guided; set CAPTION_DROPOUT to 0.1, or GEN_GUIDANCE "
+                            "to 1")
     if settings["CODEBOOK_PATH"] and not Path(settings["CODEBOOK_PATH"]).is_file():
         raise PipelineError(f"CODEBOOK_PATH {settings['CODEBOOK_PATH']}: there is no such file")
     reporter = settings["REPORT_TO"]
