@@ -140,19 +140,40 @@ def collate(examples: Sequence[Example], pad_id: int) -> dict[str, torch.Tensor]
 
 
 def micro_batches(batch: Mapping[str, torch.Tensor], most_tokens: int) -> list[dict[str, torch.Tensor]]:
-    """A batch of (B, T) tensors in parts of at most `most_tokens` positions, each cut to its own longest example.
+    """A batch of (B, T) tensors in parts of at most `most_tokens` positions, as few as filling them up makes, about
+    equally large, each cut to its own longest example.
 
     Examples of like length share a part. One that is longer than `most_tokens` is a part by itself.
     """
     lengths = batch["attention_mask"].sum(dim=1)  # (B,)
     order = torch.argsort(lengths, descending=True, stable=True)
+    sizes = _even_sizes(lengths[order].tolist(), most_tokens)
     parts, start = [], 0
-    while start < len(order):
-        width = int(lengths[order[start]])
-        rows = order[start:start + max(1, most_tokens // width)]
+    for size in sizes:
+        rows = order[start:start + size]
+        width = int(lengths[rows[0]])
         parts.append({name: tensor[rows, :width] for name, tensor in batch.items()})
-        start += len(rows)
+        start += size
     return parts
+
+
+def _greedy_sizes(lengths: Sequence[int], most_tokens: int) -> list[int]:
+    """How many of the examples, longest first, share each part where every part is filled up."""
+    sizes, start = [], 0
+    while start < len(lengths):
+        sizes.append(min(max(1, most_tokens // lengths[start]), len(lengths) - start))
+        start += sizes[-1]
+    return sizes
+
+
+def _even_sizes(lengths: Sequence[int], most_tokens: int) -> list[int]:
+    """As many parts, filled up to the least that still makes no more of them: a small rest costs nearly a full part."""
+    parts = len(_greedy_sizes(lengths, most_tokens))
+    low, high = 0, most_tokens  # high makes that many parts, low more
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if len(_greedy_sizes(lengths, middle)) == parts else (middle, high)
+    return _greedy_sizes(lengths, high)
 
 
 def length_sorted_batches(lengths: Sequence[int], batch_size: int, rng: np.random.Generator,

@@ -15,6 +15,8 @@ from evaluation_run import Request, evaluate_model
 from model_folder import MOTION_CONFIG, read_motion_config
 from rows import SPLITS
 
+DECODING = ("GEN_TEMPERATURE", "GEN_TOP_P", "GEN_TOP_K", "GEN_END_LOGIT_SLOPE", "GEN_GUIDANCE")
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Score a trained model, or clips of any other.", allow_abbrev=False)
@@ -35,6 +37,9 @@ def _parser() -> argparse.ArgumentParser:
                         "the figures of joints. Default: the one that the model keeps")
     parser.add_argument("--fresh", action="store_true", help="generate anew: remove what is in --output")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="Default: a GPU where there is one")
+    decoding = parser.add_argument_group("decoding", "What is not given is as the model has it, whatever default is "
+                                         "told here.")
+    config.add_arguments(decoding, DECODING)
     return parser
 
 
@@ -65,7 +70,9 @@ def run(args: argparse.Namespace) -> str:
         model_path = None  # other people's clips need none
     if model_path is not None:
         config.check(read_motion_config(model_path)["settings"], f"{model_path}/{MOTION_CONFIG}")
-    return evaluate_model(Request(**vars(args) | {"model_path": model_path}))
+    decoding = {name: value for name, value in config.given(args).items() if name in DECODING}
+    asked = {name: value for name, value in vars(args).items() if name.upper() not in DECODING}
+    return evaluate_model(Request(**asked | {"model_path": model_path, "decoding": decoding}))
 
 
 if __name__ == "__main__":

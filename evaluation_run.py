@@ -7,7 +7,7 @@ import platform
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
@@ -34,7 +34,7 @@ class Request:
     score, None for the run's own test set. output: a folder, None for evaluation beside the model. num_samples: clips
     for each row. max_prompts: rows, None for all. train_data: training clips, None for those beside the model. fresh:
     remove what is in output. split: which rows of data, None for its test rows where it names any. codec: a folder of
-    codec.py's, None for the one that the model keeps, if any."""
+    codec.py's, None for the one that the model keeps, if any. decoding: GEN_ settings instead of the model's."""
 
     model_path: str | None
     data: str | None = None
@@ -49,6 +49,7 @@ class Request:
     device: str | None = None
     split: str | None = None
     codec: str | None = None
+    decoding: Mapping = field(default_factory=dict)
 
 
 def evaluate_model(request: Request) -> str:
@@ -61,6 +62,14 @@ def evaluate_model(request: Request) -> str:
             raise EvaluationError(f"--{name} is {value}, expected {least} or more")
     model_path = None if request.model_path is None else Path(request.model_path)
     kept = None if model_path is None else read_motion_config(model_path)
+    if request.decoding and (kept is None or request.generated is not None):
+        raise EvaluationError(f"{', '.join('--' + name.lower() for name in request.decoding)}: clips that are there "
+                              "already cannot be decoded otherwise; leave --generated out")
+    if kept is not None:
+        kept["settings"] = kept["settings"] | request.decoding
+    if request.decoding.get("GEN_GUIDANCE", 1) != 1 and not kept["settings"].get("CAPTION_DROPOUT"):
+        raise EvaluationError(f"--gen_guidance is {request.decoding['GEN_GUIDANCE']:g}, but {model_path} was trained "
+                              "with every caption: train with CAPTION_DROPOUT 0.1, or leave it at 1")
     if kept is not None and "t2m" not in kept["tasks"]:
         raise EvaluationError(f"{model_path} was trained for {', '.join(kept['tasks'])}, not for text to motion")
     if kept is None and (request.data is None or request.generated is None):
@@ -153,6 +162,7 @@ def _generate(model_path: Path, asked: Asked, request: Request, output: Path
     from generate import MotionGenerator
 
     generator = MotionGenerator(model_path, device=request.device)
+    generator.settings |= request.decoding
     known = set(generator.vocabulary.participants)
     strangers = {row.participant_id for row in asked.rows} - known - {None}
     if strangers:

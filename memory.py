@@ -14,7 +14,7 @@ from model_folder import ModelError
 log = logging.getLogger(__name__)
 
 USABLE = 0.6  # of what is free; the rest is for what one layer needs for a moment, and for other programs
-ENOUGH_ON_CPU = 512  # positions; more at once were not faster (BENCHMARKS.md)
+ENOUGH_ON_CPU = 640  # positions: eight clips of 80; more at once are hardly faster and take more (BENCHMARKS.md)
 MOST_ON_GPU = 65536
 ADAMW_BYTES = 12  # a trainable value: its gradient and AdamW's two averages, in float32
 
@@ -105,9 +105,9 @@ def make_room(model: MotionLanguageModel, positions: int, free: int | None = Non
             f"free are {USABLE * free / 1e9:.1f} GB: set MAX_SEQ_LEN to {fits} or less, take a smaller MODEL_NAME, or "
             "free some memory")
     most = MOST_ON_GPU if model.device.type == "cuda" else ENOUGH_ON_CPU
-    tokens = positions
-    while 2 * tokens <= most and 2 * tokens * needed / positions <= usable:  # doubled, so that it changes rarely
-        tokens *= 2
+    tokens = max(most, positions)
+    while tokens > positions and tokens * needed / positions > usable:  # halved, so that it changes rarely
+        tokens = max(tokens // 2, positions)
     if checkpointing:
         model.network.gradient_checkpointing_enable({"use_reentrant": False})
     log.info("  memory: up to %d positions at once take about %.1f of %.1f GB free%s", tokens,

@@ -315,6 +315,12 @@ def test_micro_batches_hold_every_example_once_and_keep_to_the_bound():
     assert found == sorted([i + 1] * n for i, n in enumerate(lengths))
 
 
+def test_micro_batches_are_about_equally_large():
+    ids = torch.ones(8, 9, dtype=torch.long)
+    parts = micro_batches({"input_ids": ids, "attention_mask": ids}, 70)
+    assert [tuple(part["input_ids"].shape) for part in parts] == [(4, 9), (4, 9)]  # not 7 and 1
+
+
 def test_an_example_longer_than_the_bound_is_a_part_by_itself():
     ids = torch.ones(2, 9, dtype=torch.long)
     parts = micro_batches({"input_ids": ids, "attention_mask": ids}, 4)

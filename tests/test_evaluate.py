@@ -169,6 +169,14 @@ def test_fresh_generates_anew_with_the_other_seed(run_folder, tmp_path, evaluate
     assert lines_of(tmp_path / "copy" / "generated.jsonl") != lines_of(evaluated / "generated.jsonl")
 
 
+def test_decoding_otherwise_is_said_and_changes_the_clips(run_folder, tmp_path, evaluated):
+    assert started(run_folder, "--output", str(tmp_path / "greedy"), "--gen_temperature", "0") == 0
+    clips = [line["motion_tokens"] for line in lines_of(tmp_path / "greedy" / "generated.jsonl")]
+    assert len(set(clips)) < len(clips)  # the samples of a row are the same
+    assert read(tmp_path / "greedy" / "details.json")["settings"]["GEN_TEMPERATURE"] == 0
+    assert read(evaluated / "details.json")["settings"]["GEN_TEMPERATURE"] == 0.8
+
+
 def test_all_rows_of_a_file_but_those_that_were_trained_on(run_folder, tiny_dataset, tmp_path, capsys):
     assert started(run_folder, "--data", tiny_dataset, "--max_prompts", "4", "--num_samples", "1",
                    "--output", str(tmp_path)) == 0
@@ -211,6 +219,8 @@ def test_without_training_clips_what_needs_them_is_not_available(tiny_dataset, t
 
 @pytest.mark.parametrize("arguments, message", [
     (["--num_samples", "0"], "--num_samples is 0, expected 1 or more"),
+    (["--gen_guidance", "3"], "--gen_guidance is 3, but"),
+    (["--gen_top_p", "0.5", "--generated", "clips.jsonl"], "--gen_top_p: clips that are there already"),
     (["--max_prompts", "0"], "--max_prompts is 0"),
     (["--data", "nowhere.json"], "nowhere.json"),
 ])

@@ -68,7 +68,7 @@ def test_a_llama_is_fused_from_its_embedding_to_its_attention(shaken):
 
     network = shaken("llama").network
     assert {type(module).__name__ for module in fused_modules(network)} == {
-        "Linear", "LlamaRMSNorm", "LlamaMLP", "TrainableTokensLayer"}
+        "Linear", "LlamaRMSNorm", "LlamaMLP", "LlamaAttention", "TrainableTokensLayer"}
     assert network.config._attn_implementation == ATTENTION
 
 
@@ -95,3 +95,22 @@ def test_padding_and_the_future_are_not_attended_to(shaken):
     kept[2, -1] = False
     torch.testing.assert_close(after[kept], before[kept])
     assert not torch.allclose(after[2, -1], before[2, -1])
+
+
+def test_an_update_and_loaded_values_are_seen_at_once(shaken):
+    from fused import unfuse
+
+    model = shaken("llama")
+    batch = batch_of(model)
+    before = {name: tensor.clone() for name, tensor in model.trainable_state().items()}
+    parameters = [p for p in model.network.parameters() if p.requires_grad]
+    first = model(**batch)["loss"]
+    first.backward()
+    torch.optim.AdamW(parameters, lr=0.1, weight_decay=0.0, fused=True).step()
+    updated = model(**batch)["loss"].item()
+    assert updated != pytest.approx(first.item(), rel=1e-3)
+    model.load_trainable_state(before)
+    assert model(**batch)["loss"].item() == first.item()
+    torch.optim.AdamW(parameters, lr=0.1, weight_decay=0.0, fused=True).step()
+    unfuse(model.network)
+    assert model(**batch)["loss"].item() == pytest.approx(updated, rel=1e-5)
