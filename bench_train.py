@@ -210,7 +210,7 @@ def _ours(settings: Mapping, rows, codebook_size: int, people) -> _Recipe:
     trained = [p for p in model.network.parameters() if p.requires_grad]
     optimizer = _optimizer(trained, settings["LR"])
     drawer = ExampleDrawer(model.template, {"t2m": 1.0}, settings["PID_DROPOUT"], settings["SEED"],
-                           lambda: settings["HISTORY_NOISE"])
+                           lambda: settings["HISTORY_NOISE"], settings["CAPTION_DROPOUT"])
 
     def batches():
         for epoch in itertools.count():

@@ -112,6 +112,12 @@ def draw(scores: torch.Tensor, draws: Draws) -> torch.Tensor:
     return torch.where(greedy, likeliest, places.gather(1, drawn)[:, 0])
 
 
+def guided(scores: torch.Tensor, without: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Classifier-free guidance (Ho and Salimans 2022): scores (B, A) pushed away from those that the same answer has
+    without its caption, by a factor of each row (B, 1); 1 leaves a row as it is."""
+    return torch.where(weight == 1, scores, without + weight * (scores - without))
+
+
 class _Slots:
     """The rows that are being decoded; arrays by slot, of which the first `live` count."""
 
@@ -120,10 +126,10 @@ class _Slots:
         whole = dict(dtype=torch.long, device=device)
         self.jobs, self.size = jobs, size
         self.live, self.owners, self.prompts = 0, [-1] * count, [()] * count
-        self.next_ids, self.past, self.tokens = (torch.zeros(count, **whole) for _ in range(3))
-        # With guidance each row has a shadow, the same answer without the caption, in slot `count` and so on.
-        self.guided = any(job.against for job in jobs)
-        self.past_without, self.guidance = torch.zeros(count, **whole), torch.ones(count, device=device)
+        self.next_ids, self.tokens = (torch.zeros(count, **whole) for _ in range(2))
+        # Rows of the network a slot: with guidance a second one, the same answer without the caption.
+        self.width = 1 + any(job.against for job in jobs)
+        self.past, self.guidance = torch.zeros(count, self.width, **whole), torch.ones(count, device=device)
         self.given = torch.full((count, longest), FREE, **whole)
         self.uniform = torch.zeros(count, longest, device=device)
         self.temperature, self.top_p = (torch.zeros(count, device=device) for _ in range(2))
@@ -135,17 +141,21 @@ class _Slots:
 
     def _arrays(self) -> list[torch.Tensor]:
         bounds = self.bounds
-        found = [self.next_ids, self.past, self.past_without, self.guidance, self.tokens, self.given, self.uniform,
-                 self.temperature, self.top_p, self.top_k, bounds.shortest, bounds.target, bounds.longest,
-                 bounds.slope, bounds.codes]
+        found = [self.next_ids, self.past, self.guidance, self.tokens, self.given, self.uniform, self.temperature,
+                 self.top_p, self.top_k, bounds.shortest, bounds.target, bounds.longest, bounds.slope, bounds.codes]
         return [array for array in found if array is not None]
 
-    def place(self, slot: int, owner: int, prompt: tuple[int, ...], begun: int) -> None:
-        """A job takes a slot; of `prompt` all but the last id is cached; begun: tokens of the answer within it."""
+    def prompts_of(self, owner: int, begun: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+        """What each row of a job's slot reads first, with the ids that its answer begins with."""
         job = self.jobs[owner]
-        self.owners[slot], self.prompts[slot] = owner, prompt
-        self.next_ids[slot], self.past[slot], self.tokens[slot] = prompt[-1], len(prompt) - 1, begun
-        self.past_without[slot] = len(job.against or job.prompt_ids) + begun - 1
+        return tuple((*ids, *begun) for ids in (job.prompt_ids, job.against or job.prompt_ids)[:self.width])
+
+    def place(self, slot: int, owner: int, prompts: tuple[tuple[int, ...], ...], begun: int) -> None:
+        """A job takes a slot; of its prompts all but the last id is cached; begun: tokens of the answer within them."""
+        job = self.jobs[owner]
+        self.owners[slot], self.prompts[slot] = owner, prompts
+        self.next_ids[slot], self.tokens[slot] = prompts[0][-1], begun
+        self.past[slot] = torch.tensor([len(prompt) - 1 for prompt in prompts])
         self.guidance[slot] = job.sampling.guidance if job.against else 1.0
         self.given[slot] = FREE
         self.given[slot, :len(job.given)] = torch.as_tensor(job.given, dtype=torch.long)
@@ -206,7 +216,7 @@ class Decoder:
         slots = _Slots(jobs, min(self.slots, len(jobs)), len(alphabet), self.network.device)
         # Jobs of like length lie together, so that rows read about as many positions; those of one prompt, too.
         waiting = sorted(range(len(jobs)), key=lambda i: (jobs[i].limits.soft_target, tuple(jobs[i].prompt_ids), i))
-        self.network.reserve(len(slots.owners) * (1 + slots.guided), max(
+        self.network.reserve(len(slots.owners) * slots.width, max(
             max(len(job.prompt_ids), len(job.against)) + max(job.limits.max_tokens, len(job.given)) for job in jobs))
         for i in waiting:
             yield from ((i, place, 0.0) for place in self._begun(jobs[i]))
@@ -226,31 +236,29 @@ class Decoder:
 
     def _admit(self, slots: _Slots, arriving: Sequence[int], alphabet: Alphabet) -> None:
         """Put jobs into free slots: a prompt that a live row has is copied, others are computed once each."""
-        prompts = {}
-        for owner in arriving:
-            job = slots.jobs[owner]
-            begun = alphabet.ids[torch.as_tensor(self._begun(job), dtype=torch.long)].tolist()
-            prompts[owner] = (*job.prompt_ids, *begun)
-        source = {prompt: slot for slot, prompt in reversed(list(enumerate(slots.prompts[:slots.live])))}
-        fresh: dict[tuple[int, ...], int] = {}
+        prompts = {owner: slots.prompts_of(owner, alphabet.ids[torch.as_tensor(
+            self._begun(slots.jobs[owner]), dtype=torch.long)].tolist()) for owner in arriving}
+        source = {known: slot for slot, known in reversed(list(enumerate(slots.prompts[:slots.live])))}
+        fresh: dict[tuple[tuple[int, ...], ...], int] = {}
         for owner in arriving:
             if prompts[owner] not in source:
                 fresh.setdefault(prompts[owner], owner)
         first = slots.live
         order = [*fresh.values(), *(owner for owner in arriving if fresh.get(prompts[owner]) != owner)]
-        self._fill(list(fresh), first)
+        self._fill([prompt for rows in fresh for prompt in rows], slots.width * first)
         for slot, owner in enumerate(order, first):
-            prompt = prompts[owner]
-            if prompt in source:
-                self.network.copy_row(source[prompt], slot, len(prompt) - 1)
+            rows = prompts[owner]
+            if rows in source:
+                self._copy(slots, source[rows], slot, [len(prompt) - 1 for prompt in rows])
             else:
-                source[prompt] = slot
-            slots.place(slot, owner, prompt, len(self._begun(slots.jobs[owner])))
-        if slots.guided:
-            self._fill([(*(slots.jobs[owner].against or slots.jobs[owner].prompt_ids),
-                         *prompts[owner][len(slots.jobs[owner].prompt_ids):]) for owner in order],
-                       len(slots.owners) + first)
+                source[rows] = slot
+            slots.place(slot, owner, rows, len(self._begun(slots.jobs[owner])))
         slots.live += len(order)
+
+    def _copy(self, slots: _Slots, source: int, target: int, positions: Sequence[int]) -> None:
+        """What is cached for a slot's rows becomes another's."""
+        for row, count in enumerate(positions):
+            self.network.copy_row(slots.width * source + row, slots.width * target + row, count)
 
     def _fill(self, prompts: Sequence[tuple[int, ...]], first: int) -> None:
         """Cache all but the last id of each prompt, which the next step reads."""
@@ -265,13 +273,12 @@ class Decoder:
 
     def _step(self, slots: _Slots, alphabet: Alphabet) -> Iterator[tuple[int, int | None, float]]:
         live = slots.live
-        hidden = self.network(slots.next_ids[:live, None], slots.past[:live])[:, 0]
-        scores = alphabet.scores(hidden)  # (B, A)
-        normaliser = scores.logsumexp(dim=1)
+        ids = slots.next_ids[:live].repeat_interleave(slots.width)  # the rows of a slot lie side by side
+        hidden = self.network(ids[:, None], slots.past[:live].reshape(-1))[:, 0]
+        own, *without = alphabet.scores(hidden).view(live, slots.width, -1).unbind(1)  # (B, A) each
+        normaliser = own.logsumexp(dim=1)
         tokens = slots.tokens[:live]
-        own = scores.clone()
-        if slots.guided:
-            scores = self._guided(scores, slots, alphabet)
+        scores = guided(own, without[0], slots.guidance[:live, None]) if without else own.clone()
         places = draw(constrained_scores(scores, tokens, slots.live_bounds()), slots.live_draws())
         given = slots.given[:live].gather(1, tokens[:, None])[:, 0]
         free = given == FREE
@@ -287,19 +294,7 @@ class Decoder:
             if found[slot] == end:
                 last = slots.free(slot)
                 if last != slot:
-                    self.network.copy_row(last, slot, int(slots.past[slot]))
-                    if slots.guided:
-                        behind = len(slots.owners)
-                        self.network.copy_row(behind + last, behind + slot, int(slots.past_without[slot]))
-
-    def _guided(self, scores: torch.Tensor, slots: _Slots, alphabet: Alphabet) -> torch.Tensor:
-        """Classifier-free guidance (Ho and Salimans 2022): scores (B, A) pushed away from those that the same answer
-        has without its caption, by a factor of each row; 1 leaves a row as it is."""
-        live, weight = slots.live, slots.guidance[:slots.live, None]
-        hidden = self.network(slots.next_ids[:live, None], slots.past_without[:live], len(slots.owners))[:, 0]
-        without = alphabet.scores(hidden)
-        slots.past_without[:live] += 1
-        return torch.where(weight == 1, scores, without + weight * (scores - without))
+                    self._copy(slots, last, slot, slots.past[slot].tolist())
 
     @torch.no_grad()
     def log_probabilities(self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]],

@@ -219,7 +219,6 @@ def test_without_training_clips_what_needs_them_is_not_available(tiny_dataset, t
 
 @pytest.mark.parametrize("arguments, message", [
     (["--num_samples", "0"], "--num_samples is 0, expected 1 or more"),
-    (["--gen_guidance", "3"], "--gen_guidance is 3, but"),
     (["--gen_top_p", "0.5", "--generated", "clips.jsonl"], "--gen_top_p: clips that are there already"),
     (["--max_prompts", "0"], "--max_prompts is 0"),
     (["--data", "nowhere.json"], "nowhere.json"),
@@ -227,6 +226,16 @@ def test_without_training_clips_what_needs_them_is_not_available(tiny_dataset, t
 def test_what_cannot_be_done_is_refused(run_folder, capsys, arguments, message):
     assert started(run_folder, *arguments) == 1
     assert message in capsys.readouterr().err
+
+
+def test_guidance_is_refused_for_a_model_that_cannot_be_guided(run_folder, tmp_path, capsys):
+    shutil.copytree(run_folder / "stage3_t2m_sft", tmp_path / "stage")
+    content = read(tmp_path / "stage" / "motion_config.json")
+    content["settings"] |= {"CAPTION_DROPOUT": 0.0, "GEN_GUIDANCE": 1.0}
+    (tmp_path / "stage" / "motion_config.json").write_text(json.dumps(content), encoding="utf-8")
+    assert run_script(evaluate, "--model_path", str(tmp_path / "stage"), "--gen_guidance", "3", "--data",
+                      content["settings"]["DATA_JSON_PATH"], "--output", str(tmp_path / "out")) == 1
+    assert "--gen_guidance is 3, but" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_a_model_of_motion_alone_is_refused(run_folder, capsys):

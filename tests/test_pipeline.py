@@ -131,7 +131,7 @@ def test_what_no_run_left_in_work_dir_is_never_touched(tiny_arguments, tmp_path,
 @pytest.mark.parametrize(("arguments", "said"), [
     (["--model_name", "nope"], "MODEL_NAME 'nope' is neither"),
     (["--epochs_s1", "0", "--epochs_s2", "0", "--epochs_s3", "0"], "nothing to train"),
-    (["--gen_guidance", "2"], "GEN_GUIDANCE is 2 and CAPTION_DROPOUT 0: a model that is trained with every caption"),
+    (["--caption_dropout", "0"], "GEN_GUIDANCE is 3 and CAPTION_DROPOUT 0: a model that is trained with every caption"),
     (["--max_seq_len", "30"], "do not fit MAX_SEQ_LEN 30"),
 ])
 def test_fresh_removes_nothing_before_all_else_was_checked(
