@@ -1,8 +1,8 @@
 """The network's own arithmetic with fewer steps, for training on a CPU.
 
 Autograd as PEFT and transformers leave it keeps about 58 kB a token and layer of SmolLM2-135M for the backward pass,
-and reads and writes it all. These functions keep less than a quarter of that, compute the rest again, and join what can
-be one operation. The values are those of the modules they replace, up to rounding; the tests hold both to it. On a GPU
+and reads and writes it all. These functions keep about a quarter of that, compute the rest again, and join what can be
+one operation. The values are those of the modules they replace, up to rounding; the tests hold both to it. On a GPU
 Unsloth's own kernels do this work.
 """
 
@@ -148,7 +148,7 @@ def _attend(q, k, v, mask, scale):
 
 
 def _attend_backward(dy, q, k, v, weights, scale):
-    """The derivatives by q, k and v."""
+    """The derivatives by q, k and v, shaped as they are; dy as q."""
     d_weights = dy @ v.transpose(-1, -2)
     d_scores = torch.ops.aten._softmax_backward_data(d_weights, weights, -1, weights.dtype).mul_(scale)
     return d_scores @ k, d_scores.transpose(-1, -2) @ q, weights.transpose(-1, -2) @ dy
@@ -263,10 +263,10 @@ def _new_rows_forward(layer, name, first_new_id, ids):
     return torch.where((ids >= first_new_id)[..., None], new, old)
 
 
-def _has_plain_lora(module, names) -> bool:
+def _plain_lora(*layers) -> bool:
+    """Whether all are PEFT's LoRA on a torch Linear, not on a quantised or another one."""
     from peft.tuners.lora import Linear as LoraLayer
 
-    layers = [getattr(module, name, None) for name in names]
     return all(type(layer) is LoraLayer and type(layer.base_layer) is nn.Linear for layer in layers)
 
 
@@ -275,22 +275,21 @@ def fuse(network, first_new_id: int, adapter: str = "default") -> None:
 
     first_new_id: the trainable rows of the embedding are all those from this id on.
     """
-    from peft.tuners.lora import Linear as LoraLayer
     from peft.tuners.trainable_tokens import TrainableTokensLayer
 
     config = network.config.get_text_config()
     plain_scores = not getattr(config, "attn_logit_softcapping", None) and not getattr(config, "attention_dropout", 0)
     for module in network.modules():
         kind = type(module).__name__
-        if type(module) is LoraLayer and type(module.base_layer) is nn.Linear:
+        if _plain_lora(module):
             module.forward = partial(_lora_forward, module, adapter)
         elif kind in PLAIN_NORMS:
             module.forward = partial(_norm_forward, module)
-        elif type(getattr(module, "act_fn", None)).__name__ in SILU and _has_plain_lora(
-                module, ("gate_proj", "up_proj", "down_proj")):
+        elif type(getattr(module, "act_fn", None)).__name__ in SILU and _plain_lora(
+                *(getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj"))):
             module.forward = partial(_mlp_forward, module, adapter)
-        elif kind in PLAIN_ATTENTION and plain_scores and _has_plain_lora(
-                module, ("q_proj", "k_proj", "v_proj", "o_proj")):
+        elif kind in PLAIN_ATTENTION and plain_scores and _plain_lora(
+                module.q_proj, module.k_proj, module.v_proj, module.o_proj):
             module.forward = partial(_attention_forward, module, adapter)
         elif isinstance(module, TrainableTokensLayer) and type(module.base_layer) is nn.Embedding:
             module.forward = partial(_new_rows_forward, module, adapter, first_new_id)
