@@ -143,7 +143,7 @@ def _first_batch(folder: Path, made_with: dict) -> dict:
     from model import add_motion_tokens, load_tokenizer
     from model_folder import BUNDLED_MODEL
     from prepared import load_prepared, prepared_report
-    from rows import token_counts
+    from rows import row_lengths
     from templates import MotionTemplate
 
     tokenizer = load_tokenizer(BUNDLED_MODEL)
@@ -157,7 +157,7 @@ def _first_batch(folder: Path, made_with: dict) -> dict:
     watch.step("check_that_all_fit")
     table = load_prepared(folder / "prepared", "train")
     drawer = ExampleDrawer(template, mix, 0.2, 0)
-    batches, examples = EpochBatches(token_counts(table), drawer, 16), DrawnExamples(table, drawer)
+    batches, examples = EpochBatches(*row_lengths(table), drawer, 16), DrawnExamples(table, drawer)
     watch.step("open_table")
     collate([examples[place] for place in next(iter(batches))], tokenizer.pad_token_id)
     watch.step("first_batch")

@@ -201,6 +201,7 @@ def _ours(settings: Mapping, rows, codebook_size: int, people) -> _Recipe:
     from collators import ExampleDrawer, collate, length_sorted_batches, micro_batches
     from memory import make_room
     from model import ModelConfig, build
+    from rows import BYTES_A_TOKEN
 
     config = ModelConfig(settings["MODEL_NAME"], settings["MAX_SEQ_LEN"], settings["LORA_R"], settings["LORA_ALPHA"],
                          settings["DTYPE"], settings["SEED"], settings["LOAD_IN_4BIT"])
@@ -212,9 +213,12 @@ def _ours(settings: Mapping, rows, codebook_size: int, people) -> _Recipe:
     drawer = ExampleDrawer(model.template, {"t2m": 1.0}, settings["PID_DROPOUT"], settings["SEED"],
                            lambda: settings["HISTORY_NOISE"], settings["CAPTION_DROPOUT"])
 
+    lengths = [model.template.length("t2m", len(row["text_query"].encode()) // BYTES_A_TOKEN, len(row["codes"]))
+               for row in rows]
+
     def batches():
         for epoch in itertools.count():
-            lengths, rng = [len(row["codes"]) for row in rows], np.random.default_rng([settings["SEED"], epoch])
+            rng = np.random.default_rng([settings["SEED"], epoch])
             for places in length_sorted_batches(lengths, settings["BATCH_TRAIN"], rng):
                 yield [drawer("t2m", epoch, place, rows[place]) for place in places]
 

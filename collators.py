@@ -177,7 +177,7 @@ def _even_sizes(lengths: Sequence[int], most_tokens: int) -> list[int]:
 
 
 def length_sorted_batches(lengths: Sequence[int], batch_size: int, rng: np.random.Generator,
-                          pool: int = 32, least: int = 1) -> list[list[int]]:
+                          pool: int = 64, least: int = 1) -> list[list[int]]:
     """Batches of row positions with little padding: rows are shuffled, sorted by length inside pools of
     `pool` batches, cut, and the batches shuffled. Every position is in exactly one batch; one may be smaller, or,
     where it would have fewer than `least` rows, larger.
@@ -212,16 +212,16 @@ class DrawnExamples(Dataset):
 class EpochBatches:
     """Batch sampler: lists of (task, epoch, position), another order in every epoch, rows of like length together.
 
-    lengths: codes of each row. batch_size: rows of a process. Of `processes` that train together, number `process` is
-    given every `processes`-th row of batches of processes * batch_size, so that together they see what one process with
-    such batches would.
+    motion_tokens, text_tokens (N,): of each row; about is enough. batch_size: rows of a process. Of `processes` that
+    train together, number `process` is given every `processes`-th row of batches of processes * batch_size, so that
+    together they see what one process with such batches would.
     """
 
-    def __init__(self, lengths: Sequence[int], drawer: ExampleDrawer, batch_size: int, processes: int = 1,
-                 process: int = 0):
-        if len(lengths) < processes:
-            raise ValueError(f"{len(lengths)} training rows for {processes} processes: start fewer")
-        self.lengths = np.asarray(lengths)
+    def __init__(self, motion_tokens: Sequence[int], text_tokens: Sequence[int], drawer: ExampleDrawer, batch_size: int,
+                 processes: int = 1, process: int = 0):
+        if len(motion_tokens) < processes:
+            raise ValueError(f"{len(motion_tokens)} training rows for {processes} processes: start fewer")
+        self.motion_tokens, self.text_tokens = np.asarray(motion_tokens), np.asarray(text_tokens)
         self.drawer = drawer
         self.batch_size = batch_size
         self.processes = processes
@@ -232,13 +232,15 @@ class EpochBatches:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        whole, rest = divmod(len(self.lengths), self.processes * self.batch_size)
+        whole, rest = divmod(len(self.motion_tokens), self.processes * self.batch_size)
         return max(1, whole + (rest >= self.processes))
 
     def __iter__(self):
-        # Denoising shows a motion twice, so it counts as twice as long.
-        tasks = self.drawer.tasks(self.epoch, len(self.lengths))
-        lengths = np.where(tasks == "denoise", 2 * self.lengths, self.lengths)
-        rng = np.random.default_rng([self.drawer.seed, self.epoch, len(self.lengths)])
+        count = len(self.motion_tokens)
+        tasks, lengths = self.drawer.tasks(self.epoch, count), np.empty(count, np.int64)
+        for task in np.unique(tasks):
+            rows = tasks == task
+            lengths[rows] = self.drawer.template.length(str(task), self.text_tokens[rows], self.motion_tokens[rows])
+        rng = np.random.default_rng([self.drawer.seed, self.epoch, count])
         for batch in length_sorted_batches(lengths, self.processes * self.batch_size, rng, least=self.processes):
             yield [(str(tasks[i]), self.epoch, i) for i in batch[self.process::self.processes]]

@@ -1,13 +1,12 @@
 """The network's own arithmetic with fewer steps, for training on a CPU.
 
 Autograd as PEFT and transformers leave it keeps about 58 kB a token and layer of SmolLM2-135M for the backward pass,
-and reads and writes it all. These functions keep about a quarter of that, compute the rest again, and join what can be
-one operation. The values are those of the modules they replace, up to rounding; the tests hold both to it. On a GPU
+and reads and writes it all. These functions keep less than a quarter of that, compute the rest again, and join what can
+be one operation. The values are those of the modules they replace, up to rounding; the tests hold both to it. On a GPU
 Unsloth's own kernels do this work.
 """
 
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -16,68 +15,81 @@ from torch.nn import functional
 
 ATTENTION = "motion_grouped"  # the name under which transformers knows `grouped_attention`
 PLAIN_NORMS = ("LlamaRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm", "MistralRMSNorm", "GraniteRMSNorm")
-PLAIN_ATTENTION = ("LlamaAttention", "GraniteAttention")  # queries and keys are turned, and nothing else
+PLAIN_LAYERS = ("LlamaDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer", "MistralDecoderLayer")
+PLAIN_ATTENTION = ("LlamaAttention", "Qwen2Attention", "MistralAttention")  # q and k are turned, and nothing else
 SILU = ("SiLU", "SiLUActivation")
 
 
-class Adapted(NamedTuple):
-    """Linear layers with LoRA that share their input, y = x W^T + bias + (x A^T) B^T each (Hu et al. 2021; A with its
-    scale), in the precision of W.
+class Joined:
+    """Linear layers with LoRA that share their input x (N, I): y = x W^T + bias + (x A^T) B^T each (Hu et al. 2021), A
+    with its scale. Computed as (x | x A^T) (W | B)^T, one wide product for all of them.
 
-    weights W (O, I) and biases (O,) or None, b (O, R), scales: of each layer. a (R + R + ..., I): of all.
+    A and B, masters in float32, are cast in each forward pass: a fused AdamW leaves no trace of an update by which a
+    kept cast could tell that it is old. The layers' W and biases become views of the joint ones, until `part`.
     """
 
-    weights: list[torch.Tensor]
-    biases: list[torch.Tensor | None]
-    a: torch.Tensor
-    b: list[torch.Tensor]
-    scales: list[float]
+    def __init__(self, layers, adapter: str):
+        self.layers = [layer.base_layer for layer in layers]
+        self.masters = [matrix for layer in layers
+                        for matrix in (layer.lora_A[adapter].weight, layer.lora_B[adapter].weight)]
+        self.scale = layers[0].scaling[adapter]  # alpha / rank: the same in all layers
+        self.outputs = [layer.out_features for layer in self.layers]
+        self.ranks = [a.shape[0] for a in self.masters[::2]]
+        weight = self.layers[0].weight
+        self.inputs = weight.shape[1]
+        self.matrix = weight.new_zeros(sum(self.outputs), self.inputs + sum(self.ranks))
+        self.a = weight.new_empty(sum(self.ranks), self.inputs)
+        blocks = self._blocks(self.matrix[:, self.inputs:])
+        self.casts = [cast for pair in zip(self.a.split(self.ranks), blocks, strict=True) for cast in pair]
+        self.bias = None if self.layers[0].bias is None else weight.new_empty(sum(self.outputs))
+        self._share(self.matrix[:, :self.inputs], "weight")
+        if self.bias is not None:
+            self._share(self.bias, "bias")
 
-    def forward(self, x):
-        """x (N, I) to a y (N, O) for each layer; and x A^T (N, R + R + ...), which `backward` asks for."""
-        inner = x @ self.a.T
-        y = [functional.linear(x, weight, bias) for weight, bias in zip(self.weights, self.biases, strict=True)]
-        for out, part, b in zip(y, self._parts(inner, 1), self.b, strict=True):
-            out.addmm_(part, b.T)
-        return y, inner
+    def _share(self, joint, name: str) -> None:
+        for layer, view in zip(self.layers, joint.split(self.outputs), strict=True):
+            own = getattr(layer, name)
+            own.data = view.copy_(own)
 
-    def backward(self, dy, x, inner):
-        """The derivatives by x (N, I), and by the masters of A and B, layer by layer."""
-        d_inner = torch.cat([d @ b for d, b in zip(dy, self.b, strict=True)], 1)
-        dx = dy[0] @ self.weights[0]
-        for d, weight in zip(dy[1:], self.weights[1:], strict=True):
-            dx.addmm_(d, weight)
+    def part(self) -> None:
+        """Give each layer a weight and bias of its own back."""
+        for parameter in [parameter for layer in self.layers for parameter in layer.parameters()]:
+            parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
+
+    def room(self, rows: int) -> torch.Tensor:
+        """(rows, I + ranks), for x and what `forward` puts beside it."""
+        return self.matrix.new_empty(rows, self.matrix.shape[1])
+
+    def forward(self, wide, residual=None):
+        """wide (N, I + ranks) with x in the first I columns, which gets x A^T into the others, to y (N, O), of all
+        layers side by side; added to `residual` where there is one."""
+        torch._foreach_copy_(self.casts, self.masters)
+        self.a.mul_(self.scale)
+        torch.mm(wide[:, :self.inputs], self.a.T, out=wide[:, self.inputs:])
+        if residual is None:
+            return functional.linear(wide, self.matrix, self.bias)
+        y = torch.addmm(residual, wide, self.matrix.T)
+        return y if self.bias is None else y.add_(self.bias)
+
+    def backward(self, dy, x, inner, weight=1):
+        """The derivatives by x (N, I), and by the masters of A and B, layer by layer.
+
+        dy (N, O), inner: x A^T (N, ranks); x may come without a factor `weight` (I,) that it had in the forward pass.
+        """
+        d_wide = dy @ self.matrix
+        dx, d_inner = d_wide[:, :self.inputs], d_wide[:, self.inputs:]
         dx.addmm_(d_inner, self.a)
+        d_a = (d_inner.T @ x).mul_(weight).split(self.ranks)
+        d_b = [d.T @ part for d, part in zip(dy.split(self.outputs, 1), inner.split(self.ranks, 1), strict=True)]
         masters = []
-        for d, part, d_a, scale in zip(dy, self._parts(inner, 1), self._parts(d_inner.T @ x, 0), self.scales,
-                                       strict=True):
-            masters += [d_a.float().mul_(scale), (d.T @ part).float()]
+        for a, b in zip(d_a, d_b, strict=True):
+            masters += [a.float().mul_(self.scale), b.float()]
         return dx, masters
 
-    def _parts(self, joint, dim: int):
-        return joint.split([b.shape[1] for b in self.b], dim)
-
-
-def _adapted(layers, adapter: str) -> Adapted:
-    """PEFT layers' parts. A and B are masters in float32 and cast each time: a fused AdamW leaves no trace of an update
-    by which a kept cast could tell that it is old."""
-    weights = [layer.base_layer.weight for layer in layers]
-    masters, scales, dtype = _masters(layers, adapter), [layer.scaling[adapter] for layer in layers], weights[0].dtype
-    with torch.no_grad():
-        a = torch.cat([scale * matrix for scale, matrix in zip(scales, masters[::2], strict=True)]).to(dtype)
-        return Adapted(weights, [layer.base_layer.bias for layer in layers], a,
-                       [matrix.to(dtype) for matrix in masters[1::2]], scales)
-
-
-def _masters(layers, adapter: str) -> list:
-    """A and B of each layer: what the functions below take beside the casts, for autograd to give derivatives to."""
-    return [matrix for layer in layers
-            for matrix in (layer.lora_A[adapter].weight, layer.lora_B[adapter].weight)]
-
-
-def _rows(x, dtype):
-    """(..., D) as (N, D)."""
-    return x.reshape(-1, x.shape[-1]).to(dtype)
+    def _blocks(self, joint):
+        """The blocks of (O, ranks) that belong to one layer each."""
+        rows = joint.split(self.outputs)
+        return [row.split(self.ranks, 1)[place] for place, row in enumerate(rows)]
 
 
 class LoraLinear(Function):
@@ -85,174 +97,209 @@ class LoraLinear(Function):
 
     @staticmethod
     def forward(ctx, x, layer, *masters):
-        flat = _rows(x, layer.a.dtype)
-        (y,), inner = layer.forward(flat)
-        ctx.save_for_backward(flat, inner)
+        wide = layer.room(x.numel() // x.shape[-1])
+        wide[:, :layer.inputs] = x.reshape(-1, x.shape[-1])
+        ctx.save_for_backward(wide)
         ctx.layer, ctx.shape, ctx.dtype = layer, x.shape, x.dtype
-        return y.view(*x.shape[:-1], -1)
+        return layer.forward(wide).view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx, dy):
-        flat, inner = ctx.saved_tensors
-        dx, d_masters = ctx.layer.backward([_rows(dy, flat.dtype)], flat, inner)
-        return dx.view(ctx.shape).to(ctx.dtype), None, *d_masters
+        (wide,), width = ctx.saved_tensors, ctx.layer.inputs
+        dy = dy.reshape(-1, dy.shape[-1]).to(wide.dtype)
+        dx, d_masters = ctx.layer.backward(dy, wide[:, :width], wide[:, width:])
+        return dx.reshape(ctx.shape).to(ctx.dtype), None, *d_masters
 
 
-class GatedMlp(Function):
-    """down(silu(gate(x)) * up(x)) (Shazeer 2020) with LoRA on all three; what goes into `down` is computed again in
-    the backward pass. x (..., D), entry: gate and up, last: down."""
+def _normed(x, eps: float):
+    """x / sqrt(mean(x^2) + eps) (Zhang and Sennrich 2019), the mean in float32; and what x was multiplied with."""
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+    scale = torch.rsqrt(length.square_().div_(x.shape[-1]).add_(eps))
+    return (x * scale).to(x.dtype), scale
+
+
+def _normed_backward(dy, x_hat, scale, weight):
+    """The derivative by x, dy being that by weight * x_hat."""
+    d = dy * weight
+    along = (d * x_hat).sum(-1, keepdim=True, dtype=torch.float32).mul_(scale).div_(-x_hat.shape[-1])
+    return d.mul_(scale.to(d.dtype)).addcmul_(x_hat, along.to(d.dtype))
+
+
+class RmsNorm(Function):
+    """weight * x / sqrt(mean(x^2) + eps), weight frozen. x (..., D)."""
 
     @staticmethod
-    def forward(ctx, x, entry, last, *masters):
-        flat = _rows(x, entry.a.dtype)
-        (gate, up), inner = entry.forward(flat)
-        (y,), last_inner = last.forward(functional.silu(gate).mul_(up))
-        ctx.save_for_backward(flat, gate, up, inner, last_inner)
-        ctx.entry, ctx.last, ctx.shape, ctx.dtype = entry, last, x.shape, x.dtype
+    def forward(ctx, x, weight, eps):
+        x_hat, scale = _normed(x, eps)
+        ctx.save_for_backward(x_hat, scale, weight)
+        return x_hat * weight
+
+    @staticmethod
+    def backward(ctx, dy):
+        return _normed_backward(dy, *ctx.saved_tensors), None, None
+
+
+class MlpBlock(Function):
+    """x + down(silu(gate(y)) * up(y)) (Shazeer 2020), y = norm(x), with LoRA on all three; what goes into `down` is
+    computed again in the backward pass. x (..., D), weight (D,) and eps: the norm's, entry: gate and up, last: down."""
+
+    @staticmethod
+    def forward(ctx, x, weight, eps, entry, last, *masters):
+        flat = x.reshape(-1, x.shape[-1])
+        x_hat, scale = _normed(flat, eps)
+        wide = entry.room(len(flat))
+        torch.mul(x_hat, weight, out=wide[:, :entry.inputs])
+        made = entry.forward(wide)
+        gate, up = made.chunk(2, 1)
+        product = last.room(len(flat))
+        torch.mul(functional.silu(gate), up, out=product[:, :last.inputs])
+        y = last.forward(product, flat)
+        ctx.save_for_backward(x_hat, scale, weight, wide[:, entry.inputs:].clone(), made,
+                              product[:, last.inputs:].clone())
+        ctx.entry, ctx.last = entry, last
         return y.view(x.shape)
 
     @staticmethod
     def backward(ctx, dy):
-        flat, gate, up, inner, last_inner = ctx.saved_tensors
+        x_hat, scale, weight, inner, made, last_inner = ctx.saved_tensors
+        gate, up = made.chunk(2, 1)
         opened = functional.silu(gate)
-        d_product, d_last = ctx.last.backward([_rows(dy, flat.dtype)], opened * up, last_inner)
-        d_up = opened.mul_(d_product)
-        d_gate = torch.ops.aten.silu_backward(d_product.mul_(up), gate)
-        dx, d_entry = ctx.entry.backward([d_gate, d_up], flat, inner)
-        return dx.view(ctx.shape).to(ctx.dtype), None, None, *d_entry, *d_last
+        flat = dy.reshape(x_hat.shape)
+        d_product, d_last = ctx.last.backward(flat, opened * up, last_inner)
+        d_made = torch.empty_like(made)
+        d_gate, d_up = d_made.chunk(2, 1)
+        torch.mul(d_product, opened, out=d_up)
+        torch.ops.aten.silu_backward.grad_input(d_product.mul_(up), gate, grad_input=d_gate)
+        dx, d_entry = ctx.entry.backward(d_made, x_hat, inner, weight)
+        dx = _normed_backward(dx, x_hat, scale, weight).add_(flat)
+        return dx.view(dy.shape), None, None, None, None, *d_entry, *d_last
 
 
-def _turned(x, cos, sin, back: bool = False):
-    """Rotary positions (Su et al. 2021), or their derivative: x (B, P, Q, D) to (B, Q, P, D); cos and sin broadcast to
-    the latter and have the same halves."""
-    x, half = x.transpose(1, 2), x.shape[-1] // 2
-    y = torch.empty(x.shape, dtype=x.dtype)
+def _turn(x, cos, sin, y) -> None:
+    """Rotary positions (Su et al. 2021) of x (B, Q, P, D) into y, which is shaped like it; cos and sin broadcast to
+    both. With -sin it is the derivative."""
+    half = x.shape[-1] // 2
     torch.mul(x, cos, out=y)
-    y[..., :half].addcmul_(x[..., half:], sin[..., :half], value=1 if back else -1)
-    y[..., half:].addcmul_(x[..., :half], sin[..., :half], value=-1 if back else 1)
-    return y
+    y[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-1)
+    y[..., half:].addcmul_(x[..., :half], sin[..., half:])
 
 
-def _attend(q, k, v, mask, scale):
-    """softmax(scale q k^T + mask) v with the query heads of a key-value head in one product (Ainslie et al. 2023), and
-    the softmax.
+def _attend(q, k, v, mask):
+    """softmax(q k^T + mask) v with the query heads of a key-value head in one product (Ainslie et al. 2023), and the
+    softmax.
 
-    q (B, G, H * T, D), k and v (B, G, S, D), mask (B, G, T, S) additive or None.
+    q (B, G, H * T, D), with the scale of the scores, k and v (B, G, S, D), mask (B, 1, T, S) additive or None.
     """
-    scores = (q @ k.transpose(-1, -2)).mul_(scale)
-    if mask is not None:
-        groups = scores.shape[2] // mask.shape[2]
-        scores.view(*scores.shape[:2], groups, *mask.shape[2:]).add_(mask[:, :, None])
-    weights = torch.softmax(scores, -1)
+    if mask is None:
+        scores = q @ k.transpose(-1, -2)
+    else:
+        scores = q.new_empty(*q.shape[:3], k.shape[2])
+        scores.view(*q.shape[:2], -1, *mask.shape[2:]).copy_(mask[:, :, None])
+        scores.flatten(0, 1).baddbmm_(q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2))
+    weights = torch.softmax(scores, -1, dtype=torch.float32).to(q.dtype)  # torch's is slower in bfloat16
     return weights @ v, weights
 
 
-def _attend_backward(dy, q, k, v, weights, scale):
+def _attend_backward(dy, q, k, v, weights):
     """The derivatives by q, k and v, shaped as they are; dy as q."""
     d_weights = dy @ v.transpose(-1, -2)
-    d_scores = torch.ops.aten._softmax_backward_data(d_weights, weights, -1, weights.dtype).mul_(scale)
+    d_scores = torch.ops.aten._softmax_backward_data(d_weights, weights, -1, weights.dtype)
     return d_scores @ k, d_scores.transpose(-1, -2) @ q, weights.transpose(-1, -2) @ dy
 
 
-class SelfAttention(Function):
-    """A whole attention module with LoRA. x (B, T, I), cos and sin (1 or B, T, D), mask (B, 1, T, T) or None, width: D
-    of a head, entry: q, k and v, last: o."""
+class AttentionBlock(Function):
+    """x + o(attention(q(y), k(y), v(y))), y = norm(x), with LoRA on all four. x (B, T, I), weight (I,) and eps: the
+    norm's, cos and sin (1 or B, T, D), mask (B, 1, T, T) or None, entry: q, k and v, last: o."""
 
     @staticmethod
-    def forward(ctx, x, cos, sin, mask, width, scale, entry, last, *masters):
-        batch, length, _ = x.shape
-        flat = _rows(x, entry.a.dtype)
-        made, inner = entry.forward(flat)
-        q, k, v = (y.view(batch, length, -1, width) for y in made)
-        ctx.heads, groups = q.shape[2], k.shape[2]
-        q, k = (_turned(y, cos[:, None], sin[:, None]) for y in (q, k))
-        q, v = q.view(batch, groups, -1, width), v.transpose(1, 2).contiguous()
-        mixed, weights = _attend(q, k, v, mask, scale)
-        mixed = mixed.view(batch, ctx.heads, length, width).transpose(1, 2).reshape(batch * length, -1)
-        (y,), last_inner = last.forward(mixed)
-        ctx.save_for_backward(flat, q, k, v, weights, mixed, inner, last_inner, cos, sin)
-        ctx.entry, ctx.last, ctx.scale, ctx.shape, ctx.dtype = entry, last, scale, x.shape, x.dtype
-        return y.view(batch, length, -1)
+    def forward(ctx, x, weight, eps, cos, sin, mask, scale, entry, last, *masters):
+        batch, length, width = *x.shape[:2], cos.shape[-1]
+        flat, cos, sin = x.reshape(batch * length, -1), cos[:, None], sin[:, None]
+        x_hat, norm_scale = _normed(flat, eps)
+        wide = entry.room(len(flat))
+        torch.mul(x_hat, weight, out=wide[:, :entry.inputs])
+        made = entry.forward(wide).view(batch, length, -1, width).transpose(1, 2)  # (B, H + G + G, T, D)
+        heads, groups, _ = (size // width for size in entry.outputs)
+        q, k, v = (x.new_empty(batch, count, length, width) for count in (heads, groups, groups))
+        _turn(made[:, :heads], cos * scale, sin * scale, q)  # the scores' scale costs nothing here
+        _turn(made[:, heads:heads + groups], cos, sin, k)
+        v.copy_(made[:, heads + groups:])
+        q = q.view(batch, groups, -1, width)
+        mixed, weights = _attend(q, k, v, mask)
+        last_wide = last.room(len(flat))
+        into = last_wide[:, :last.inputs].view(batch, length, heads, width)
+        into.copy_(mixed.view(batch, heads, length, width).transpose(1, 2))
+        y = last.forward(last_wide, flat)
+        ctx.save_for_backward(x_hat, norm_scale, weight, wide[:, entry.inputs:].clone(), q, k, v, weights, last_wide,
+                              cos, sin)
+        ctx.entry, ctx.last, ctx.scale, ctx.heads = entry, last, scale, heads
+        return y.view(x.shape)
 
     @staticmethod
     def backward(ctx, dy):
-        flat, q, k, v, weights, mixed, inner, last_inner, cos, sin = ctx.saved_tensors
-        batch, length, _ = ctx.shape
-        dy, d_last = ctx.last.backward([_rows(dy, flat.dtype)], mixed, last_inner)
-        dy = dy.view(batch, length, ctx.heads, -1).transpose(1, 2).reshape(q.shape)
-        dq, dk, dv = _attend_backward(dy, q, k, v, weights, ctx.scale)
-        dq, dk = (_turned(d.view(batch, -1, length, k.shape[-1]), cos[:, :, None], sin[:, :, None], back=True)
-                  for d in (dq, dk))
-        made = [d.reshape(batch * length, -1) for d in (dq, dk, dv.transpose(1, 2))]
-        dx, d_entry = ctx.entry.backward(made, flat, inner)
-        return dx.view(ctx.shape).to(ctx.dtype), *[None] * 7, *d_entry, *d_last
+        x_hat, norm_scale, weight, inner, q, k, v, weights, wide, cos, sin = ctx.saved_tensors
+        batch, groups, length, width = k.shape
+        flat, heads, inputs = dy.reshape(x_hat.shape), ctx.heads, ctx.last.inputs
+        d_mixed, d_last = ctx.last.backward(flat, wide[:, :inputs], wide[:, inputs:])
+        d_mixed = d_mixed.view(batch, length, heads, width).transpose(1, 2).reshape(q.shape)
+        dq, dk, dv = _attend_backward(d_mixed, q, k, v, weights)
+        d_made = flat.new_empty(len(flat), sum(ctx.entry.outputs))
+        into = d_made.view(batch, length, -1, width).transpose(1, 2)
+        _turn(dq.view(batch, heads, length, width), cos * ctx.scale, sin * -ctx.scale, into[:, :heads])
+        _turn(dk, cos, -sin, into[:, heads:heads + groups])
+        into[:, heads + groups:].copy_(dv)
+        dx, d_entry = ctx.entry.backward(d_made, x_hat, inner, weight)
+        dx = _normed_backward(dx, x_hat, norm_scale, weight).add_(flat)
+        return dx.view(dy.shape), *[None] * 8, *d_entry, *d_last
 
 
 class GroupedAttention(Function):
     """`_attend` for attention modules that do something else before; shapes as there."""
 
     @staticmethod
-    def forward(ctx, q, k, v, mask, scale):
-        y, weights = _attend(q, k, v, mask, scale)
+    def forward(ctx, q, k, v, mask):
+        y, weights = _attend(q, k, v, mask)
         ctx.save_for_backward(q, k, v, weights)
-        ctx.scale = scale
         return y
 
     @staticmethod
     def backward(ctx, dy):
-        return *_attend_backward(dy, *ctx.saved_tensors, ctx.scale), None, None
+        return *_attend_backward(dy, *ctx.saved_tensors), None
 
 
 def grouped_attention(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
     """`GroupedAttention` as transformers calls it: query (B, H, T, D), key and value (B, G, S, D) -> (B, T, H, D)."""
     batch, heads, length, width = query.shape
-    groups = key.shape[1]
-    q = query.reshape(batch, groups, heads // groups * length, width)
+    q = (query * scaling).reshape(batch, key.shape[1], -1, width)
     mask = None if attention_mask is None else attention_mask[:, :, :, :key.shape[2]]
-    y = GroupedAttention.apply(q, key, value, mask, scaling)
+    y = GroupedAttention.apply(q, key, value, mask)
     return y.view(batch, heads, length, width).transpose(1, 2).contiguous(), None
 
 
-class RmsNorm(Function):
-    """y = w x / sqrt(mean(x^2) + eps) (Zhang and Sennrich 2019), w frozen; the mean in float32. x (..., D)."""
-
-    @staticmethod
-    def forward(ctx, x, weight, eps):
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-        scale = torch.rsqrt(length.square_().div_(x.shape[-1]).add_(eps))
-        ctx.save_for_backward(x, weight, scale)
-        return (x * scale).to(x.dtype).mul_(weight)
-
-    @staticmethod
-    def backward(ctx, dy):
-        x, weight, scale = ctx.saved_tensors
-        d = dy * weight
-        along = (d * x).sum(-1, keepdim=True, dtype=torch.float32) * scale**3 / -x.shape[-1]
-        return d.mul_(scale.to(d.dtype)).addcmul_(x, along.to(d.dtype)), None, None
-
-
-def _lora_forward(layer, name, x):
-    return LoraLinear.apply(x, _adapted([layer], name), *_masters([layer], name))
-
-
-def _mlp_forward(mlp, name, x):
-    entry, last = (mlp.gate_proj, mlp.up_proj), (mlp.down_proj,)
-    return GatedMlp.apply(x, _adapted(entry, name), _adapted(last, name), *_masters(entry + last, name))
-
-
-def _attention_forward(attention, name, hidden_states, position_embeddings, attention_mask=None, past_key_values=None,
-                       **kwargs):
-    if past_key_values is not None:  # training has no cache
-        return type(attention).forward(attention, hidden_states, position_embeddings, attention_mask, past_key_values,
-                                       **kwargs)
-    entry, last = (attention.q_proj, attention.k_proj, attention.v_proj), (attention.o_proj,)
-    y = SelfAttention.apply(hidden_states, *position_embeddings, attention_mask, attention.head_dim, attention.scaling,
-                            _adapted(entry, name), _adapted(last, name), *_masters(entry + last, name))
-    return y, None
+def _linear_forward(joined, x):
+    return LoraLinear.apply(x, joined, *joined.masters)
 
 
 def _norm_forward(norm, x):
     return RmsNorm.apply(x, norm.weight, norm.variance_epsilon)
+
+
+def _layer_forward(layer, attention, mlp, hidden_states, attention_mask=None, position_embeddings=None, **kwargs):
+    """A decoder layer. attention: its q, k and v, and its o, or None for a module with something more in it; mlp: its
+    gate and up, and its down."""
+    x, norm = hidden_states, layer.input_layernorm
+    if attention is None:
+        x = x + layer.self_attn(hidden_states=norm(x), attention_mask=attention_mask,
+                                position_embeddings=position_embeddings, **kwargs)[0]
+    else:
+        x = AttentionBlock.apply(x, norm.weight, norm.variance_epsilon, *position_embeddings, attention_mask,
+                                 layer.self_attn.scaling, *attention, *_masters(attention))
+    norm = layer.post_attention_layernorm
+    return MlpBlock.apply(x, norm.weight, norm.variance_epsilon, *mlp, *_masters(mlp))
+
+
+def _masters(joined) -> list:
+    return [matrix for one in joined for matrix in one.masters]
 
 
 def _new_rows_forward(layer, name, first_new_id, ids):
@@ -270,6 +317,12 @@ def _plain_lora(*layers) -> bool:
     return all(type(layer) is LoraLayer and type(layer.base_layer) is nn.Linear for layer in layers)
 
 
+def _join(module, adapter: str, *groups) -> list[Joined] | None:
+    """A `Joined` of each group of the module's layers, or None where one of them is not plain."""
+    layers = [[getattr(module, name, None) for name in names] for names in groups]
+    return [Joined(group, adapter) for group in layers] if _plain_lora(*sum(layers, [])) else None
+
+
 def fuse(network, first_new_id: int, adapter: str = "default") -> None:
     """Put these functions into a PEFT network, where its modules compute just that; others keep their own forward.
 
@@ -279,18 +332,23 @@ def fuse(network, first_new_id: int, adapter: str = "default") -> None:
 
     config = network.config.get_text_config()
     plain_scores = not getattr(config, "attn_logit_softcapping", None) and not getattr(config, "attention_dropout", 0)
+    for parameter in network.parameters():  # else the base's file stays in memory beside the joint matrices
+        parameter.data = parameter.data.clone()
+    done = set()  # layers that are part of a block
     for module in network.modules():
         kind = type(module).__name__
-        if _plain_lora(module):
-            module.forward = partial(_lora_forward, module, adapter)
+        if kind in PLAIN_LAYERS and type(module.mlp.act_fn).__name__ in SILU:
+            mlp = _join(module.mlp, adapter, ("gate_proj", "up_proj"), ("down_proj",))
+            attention = None
+            if plain_scores and type(module.self_attn).__name__ in PLAIN_ATTENTION:
+                attention = _join(module.self_attn, adapter, ("q_proj", "k_proj", "v_proj"), ("o_proj",))
+            if mlp is not None:
+                module.forward = partial(_layer_forward, module, attention, mlp)
+                done.update(layer for joined in (*mlp, *(attention or ())) for layer in joined.layers)
         elif kind in PLAIN_NORMS:
             module.forward = partial(_norm_forward, module)
-        elif type(getattr(module, "act_fn", None)).__name__ in SILU and _plain_lora(
-                *(getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj"))):
-            module.forward = partial(_mlp_forward, module, adapter)
-        elif kind in PLAIN_ATTENTION and plain_scores and _plain_lora(
-                module.q_proj, module.k_proj, module.v_proj, module.o_proj):
-            module.forward = partial(_attention_forward, module, adapter)
+        elif _plain_lora(module) and module.base_layer not in done:
+            module.forward = partial(_linear_forward, Joined([module], adapter))
         elif isinstance(module, TrainableTokensLayer) and type(module.base_layer) is nn.Embedding:
             module.forward = partial(_new_rows_forward, module, adapter, first_new_id)
     if plain_scores:
@@ -299,10 +357,14 @@ def fuse(network, first_new_id: int, adapter: str = "default") -> None:
 
 
 def unfuse(network) -> None:
-    """Give every module its own forward back."""
+    """Give every module its own forward and its own weight back."""
     for module in network.modules():
-        if isinstance(module.__dict__.get("forward"), partial):
+        forward = module.__dict__.get("forward")
+        if isinstance(forward, partial):
             del module.forward
+            for joined in [each for arg in forward.args for each in (arg if isinstance(arg, list) else [arg])]:
+                if isinstance(joined, Joined):
+                    joined.part()
     network.set_attn_implementation("eager")
 
 

@@ -10,6 +10,7 @@ from json.encoder import encode_basestring_ascii as quoted
 import numpy as np
 
 SPLITS = ("train", "val", "test")
+BYTES_A_TOKEN = 4  # of a caption, about
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -293,8 +294,13 @@ class Rows(Sequence[Row]):
         return self._people[1]
 
 
-def token_counts(table) -> np.ndarray:
-    """(N,): motion tokens of each row of a `datasets` table, without making lists of them."""
-    batches = table.select_columns("codes").with_format("arrow").iter(10_000)
-    counts = [batch["codes"].combine_chunks().value_lengths().to_numpy() for batch in batches]
-    return np.concatenate([np.empty(0, np.int64), *counts])
+def row_lengths(table) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) each: motion tokens of the rows of a `datasets` table, and about how many tokens their captions have;
+    without making lists of them."""
+    import pyarrow.compute
+
+    counts, letters = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    for batch in table.select_columns(["codes", "text_query"]).with_format("arrow").iter(10_000):
+        counts.append(batch["codes"].combine_chunks().value_lengths().to_numpy())
+        letters.append(pyarrow.compute.binary_length(batch["text_query"]).to_numpy())
+    return np.concatenate(counts), np.concatenate(letters) // BYTES_A_TOKEN

@@ -22,7 +22,7 @@ from transformers.trainer_callback import PrinterCallback
 from collators import DrawnExamples, EpochBatches, ExampleDrawer, collate
 from memory import make_room
 from model import MotionLanguageModel, read_weights
-from rows import token_counts
+from rows import row_lengths
 from stage_trainer import Clock, StageCallback, StageTrainer, StepOptions, TrainingError, whole_checkpoints
 
 log = logging.getLogger(__name__)
@@ -174,7 +174,7 @@ def _trainer(model, planned: Sequence[Stage], place: int, rows, heldout, work: P
     drawer = ExampleDrawer(
         model.template, stage.task_mix, options.participant_dropout, 10 * options.seed + stage.number,
         lambda: options.history_noise * noise_left(last, clock.share), options.caption_dropout)
-    batches = EpochBatches(token_counts(rows), drawer, options.batch_size,
+    batches = EpochBatches(*row_lengths(rows), drawer, options.batch_size,
                            arguments.world_size, arguments.process_index)
     steps = StepOptions(options.lr, options.lr_new_rows, 0.0 if last else LR_BETWEEN, options.eval_batch, tokens)
     evaluations = 1 if clock.seconds is None else max(1, round(EVALUATIONS * clock.seconds / 60 / options.minutes))

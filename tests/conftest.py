@@ -68,6 +68,8 @@ def make_base(kind: str, folder: str) -> None:
         Gemma3TextConfig,
         GraniteConfig,
         LlamaConfig,
+        MistralConfig,
+        Qwen2Config,
         Qwen3Config,
     )
 
@@ -76,6 +78,9 @@ def make_base(kind: str, folder: str) -> None:
         "llama_untied": (LlamaConfig, "bare", {"tie_word_embeddings": False}),
         "llama_served": (LlamaConfig, "chatml", {"hidden_size": 128, "head_dim": 32}),  # no smaller head on a server
         "llama_padded": (LlamaConfig, "chatml", {"padded": 64}),
+        "llama_biased": (LlamaConfig, "chatml", {"attention_bias": True, "mlp_bias": True}),
+        "mistral": (MistralConfig, "chatml", {"sliding_window": 8}),
+        "qwen2": (Qwen2Config, "qwen", {}),  # its queries, keys and values have biases
         "qwen3": (Qwen3Config, "qwen", {}),
         "gemma2": (Gemma2Config, "gemma", {}),  # soft-capped logits
         "gemma3": (Gemma3TextConfig, "gemma", {}),

@@ -42,6 +42,9 @@ class NotingTemplate:
         return {"task": task} | {name: value.tolist() if isinstance(value, np.ndarray) else value
                                  for name, value in asked.items()}
 
+    def length(self, task, text_tokens, motion_tokens):
+        return 2 * motion_tokens if task == "denoise" else motion_tokens + text_tokens
+
 
 def drawer(mix=MIX, dropout=0.25, seed=7) -> ExampleDrawer:
     return ExampleDrawer(NotingTemplate(), mix, dropout, seed)
@@ -282,9 +285,9 @@ def test_one_small_batch_too_few_for_all_processes_joins_another():
 
 @pytest.mark.parametrize("rows", [8, 9, 11, 12, 3])
 def test_processes_share_the_batches_that_one_process_would_have(rows):
-    lengths = some_lengths(rows)
-    alone = EpochBatches(lengths, drawer(), 4)
-    shared = [EpochBatches(lengths, drawer(), 2, processes=2, process=process) for process in (0, 1)]
+    lengths = some_lengths(rows), [5] * rows
+    alone = EpochBatches(*lengths, drawer(), 4)
+    shared = [EpochBatches(*lengths, drawer(), 2, processes=2, process=process) for process in (0, 1)]
     for epoch in (0, 1):
         for batches in (alone, *shared):
             batches.set_epoch(epoch)
@@ -298,7 +301,16 @@ def test_processes_share_the_batches_that_one_process_would_have(rows):
 
 def test_fewer_rows_than_processes_are_refused():
     with pytest.raises(ValueError, match="1 training rows for 2 processes"):
-        EpochBatches([4], drawer(), 2, processes=2)
+        EpochBatches([4], [5], drawer(), 2, processes=2)
+
+
+def test_rows_share_a_batch_by_what_their_task_makes_of_motion_and_caption():
+    motion, text = np.array([10, 20, 30, 40] * 50), np.array([60, 1, 20, 5] * 50)
+    batches = EpochBatches(motion, text, drawer({"t2m": 0.5, "denoise": 0.5}), 8)
+    lengths = [[2 * motion[i] if task == "denoise" else motion[i] + text[i] for task, _, i in batch]
+               for batch in batches]
+    assert len({length for batch in lengths for length in batch}) == 8
+    assert sum(len(set(batch)) > 1 for batch in lengths) <= 7  # one batch for each step from a length to the next
 
 
 def test_micro_batches_hold_every_example_once_and_keep_to_the_bound():

@@ -5,12 +5,13 @@ from functools import partial
 import pytest
 import torch
 
-KINDS = ["llama", "llama_untied", "llama_padded", "qwen3", "gemma2", "gemma3", "granite", "cohere"]
+KINDS = ["llama", "llama_untied", "llama_padded", "llama_biased", "mistral", "qwen2", "qwen3", "gemma2", "gemma3",
+         "granite", "cohere"]
 
 
 @pytest.fixture
 def shaken(tiny_base):
-    """kind -> a tiny model whose LoRA matrices and norms are not what they start as."""
+    """kind -> a tiny model whose LoRA matrices, norms and biases are not what they start as."""
     from model import ModelConfig, build
 
     def make(kind: str):
@@ -20,7 +21,7 @@ def shaken(tiny_base):
             for name, parameter in model.network.named_parameters():
                 if parameter.requires_grad:
                     parameter.normal_(0, 0.1)
-                elif "norm" in name:
+                elif "norm" in name or "bias" in name:
                     parameter.add_(torch.randn_like(parameter) * 0.1)
         return model
 
@@ -68,7 +69,7 @@ def test_a_llama_is_fused_from_its_embedding_to_its_attention(shaken):
 
     network = shaken("llama").network
     assert {type(module).__name__ for module in fused_modules(network)} == {
-        "Linear", "LlamaRMSNorm", "LlamaMLP", "LlamaAttention", "TrainableTokensLayer"}
+        "LlamaDecoderLayer", "LlamaRMSNorm", "TrainableTokensLayer"}
     assert network.config._attn_implementation == ATTENTION
 
 
@@ -79,7 +80,7 @@ def test_less_is_kept_for_the_backward_pass(shaken):
     model = shaken("llama")
     fused = kept_bytes(model, 64)
     unfuse(model.network)
-    assert fused < 0.9 * kept_bytes(model, 64)
+    assert fused < 0.8 * kept_bytes(model, 64)
 
 
 def test_padding_and_the_future_are_not_attended_to(shaken):

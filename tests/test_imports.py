@@ -89,7 +89,7 @@ EDGES = {
     "bench_requests": {"generate", "model", "motion_request"},
     "bench_tasks": {"data", "generate", "lost_tokens", "metrics", "model", "motion_request", "prepared"},
     "bench_codec": {"codec", "codec_features", "kinematics", "motion"},
-    "bench_train": {"collators", "data", "memory", "model", "splits", "templates"},
+    "bench_train": {"collators", "data", "memory", "model", "rows", "splits", "templates"},
     "bench_wordings": {"data", "generate", "model", "model_folder", "prepared", "recogniser", "rows", "train",
                        "wordings"},
     "joint_judge": {"codec", "codec_features", "embedding_metrics", "joint_metrics", "metrics"},

@@ -133,7 +133,7 @@ def test_tasks_are_drawn_afresh_each_epoch_whatever_the_order(tiny_base):
 
     model = build(ModelConfig(tiny_base(), 128, 4, 8, "float32"), 8, [])
     drawer = ExampleDrawer(model.template, {"t2m": 0.5, "m2t": 0.3, "denoise": 0.2}, 0.2, 1)
-    batches = EpochBatches([5] * 30, drawer, 4)
+    batches = EpochBatches([5] * 30, [3] * 30, drawer, 4)
     orders = []
     for epoch in (0, 1):
         batches.set_epoch(epoch)
