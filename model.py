@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from code_vectors import as_rows
 from collators import IGNORED, collate
-from fused import fuse, unfuse
+from fuse import fuse, unfuse
 from model_folder import BUNDLED_MODEL, MOTION_CONFIG, ModelError, check_model_name, read_motion_config, write_json
 from templates import MotionTemplate, MotionVocabulary, new_tokens
 

@@ -1,6 +1,10 @@
-"""fused.py: the same values and gradients as the modules that it replaces, and less kept for the backward pass."""
+"""fuse.py: the same values and gradients as the modules that it replaces, and less kept for the backward pass."""
 
+import gc
+import shutil
+import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -50,7 +54,7 @@ def loss_and_gradients(model, batch) -> tuple[float, dict]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_loss_and_gradients_are_those_of_the_plain_modules(shaken, kind):
-    from fused import unfuse
+    from fuse import unfuse
 
     model = shaken(kind)
     batch = batch_of(model)
@@ -65,7 +69,7 @@ def test_loss_and_gradients_are_those_of_the_plain_modules(shaken, kind):
 
 
 def test_a_llama_is_fused_from_its_embedding_to_its_attention(shaken):
-    from fused import ATTENTION
+    from fuse import ATTENTION
 
     network = shaken("llama").network
     assert {type(module).__name__ for module in fused_modules(network)} == {
@@ -74,13 +78,35 @@ def test_a_llama_is_fused_from_its_embedding_to_its_attention(shaken):
 
 
 def test_less_is_kept_for_the_backward_pass(shaken):
-    from fused import unfuse
+    from fuse import unfuse
     from memory import kept_bytes
 
     model = shaken("llama")
     fused = kept_bytes(model, 64)
     unfuse(model.network)
     assert fused < 0.8 * kept_bytes(model, 64)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_bases_file_does_not_stay_in_memory(tiny_base, tmp_path):
+    from model import ModelConfig, build
+
+    base = shutil.copytree(tiny_base("llama"), tmp_path / "base")
+    model = build(ModelConfig(str(base), 128, 4, 8, "float32"), 16, ["a"])
+    gc.collect()
+    assert len(fused_modules(model.network)) > 2
+    assert str(base) not in Path("/proc/self/maps").read_text()
+
+
+def test_each_layer_has_a_weight_of_its_own_again(shaken):
+    from fuse import unfuse
+
+    network = shaken("llama_biased").network
+    weights = {name: p.detach().clone() for name, p in network.named_parameters()}
+    unfuse(network)
+    for name, parameter in network.named_parameters():
+        assert torch.equal(parameter, weights[name]), name
+        assert parameter.is_contiguous() and parameter.untyped_storage().nbytes() == parameter.nbytes, name
 
 
 def test_padding_and_the_future_are_not_attended_to(shaken):
@@ -99,7 +125,7 @@ def test_padding_and_the_future_are_not_attended_to(shaken):
 
 
 def test_an_update_and_loaded_values_are_seen_at_once(shaken):
-    from fused import unfuse
+    from fuse import unfuse
 
     model = shaken("llama")
     batch = batch_of(model)
