@@ -26,6 +26,9 @@ def _norm_forward(norm, x):
 def _layer_forward(layer, attention, mlp, hidden_states, attention_mask=None, position_embeddings=None, **kwargs):
     """A decoder layer. attention: its q, k and v, and its o, or None for a module with something more in it; mlp: its
     gate and up, and its down."""
+    if kwargs.get("past_key_values") is not None:  # training has no cache; the blocks would ignore it
+        return type(layer).forward(layer, hidden_states, attention_mask, position_embeddings=position_embeddings,
+                                   **kwargs)
     x, norm = hidden_states, layer.input_layernorm
     if attention is None:
         x = x + layer.self_attn(hidden_states=norm(x), attention_mask=attention_mask,
@@ -77,13 +80,13 @@ def fuse(network, first_new_id: int, adapter: str = "default") -> None:
     for module in network.modules():
         kind = type(module).__name__
         if kind in PLAIN_LAYERS and type(module.mlp.act_fn).__name__ in SILU:
-            mlp = _join(module.mlp, adapter, ("gate_proj", "up_proj"), ("down_proj",))
+            if (mlp := _join(module.mlp, adapter, ("gate_proj", "up_proj"), ("down_proj",))) is None:
+                continue
             attention = None
             if plain_scores and type(module.self_attn).__name__ in PLAIN_ATTENTION:
                 attention = _join(module.self_attn, adapter, ("q_proj", "k_proj", "v_proj"), ("o_proj",))
-            if mlp is not None:
-                module.forward = partial(_layer_forward, module, attention, mlp)
-                done.update(layer for joined in (*mlp, *(attention or ())) for layer in joined.layers)
+            module.forward = partial(_layer_forward, module, attention, mlp)
+            done.update(layer for joined in (*mlp, *(attention or ())) for layer in joined.layers)
         elif kind in PLAIN_NORMS:
             module.forward = partial(_norm_forward, module)
         elif _plain_lora(module) and module.base_layer not in done:

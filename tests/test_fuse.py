@@ -124,6 +124,16 @@ def test_padding_and_the_future_are_not_attended_to(shaken):
     assert not torch.allclose(after[2, -1], before[2, -1])
 
 
+@pytest.mark.parametrize("kind", ["llama_biased", "qwen2", "qwen3"])
+def test_a_cache_is_used_where_one_is_given(shaken, kind):
+    network, ids = shaken(kind).network, torch.tensor([[5, 9, 3, 7, 4, 8]])
+    with torch.no_grad():
+        whole = network(ids, use_cache=False).logits
+        begun = network(ids[:, :4], use_cache=True)
+        rest = network(ids[:, 4:], past_key_values=begun.past_key_values, use_cache=True)
+    torch.testing.assert_close(torch.cat([begun.logits, rest.logits], 1), whole, atol=1e-5, rtol=1e-4)
+
+
 def test_an_update_and_loaded_values_are_seen_at_once(shaken):
     from fuse import unfuse
 
