@@ -63,3 +63,13 @@ def test_a_caption_that_needs_control_ids_is_refused_before_training(template):
             fit.find_unfit([Columns.of([Row(0, "a <x>", np.array([1], np.int32))])], template, {"t2m"}, 400)
     finally:
         encoder._control_ids = control
+
+
+def test_lengths_of_rows_are_their_codes_and_a_token_for_four_bytes_of_their_captions():
+    from datasets import Dataset
+
+    from rows import row_lengths
+
+    table = Dataset.from_dict({"text_query": ["a walk", "", "größer als ein Haus"], "codes": [[1, 2, 3], [4], [5, 6]]})
+    motion, text = row_lengths(table.select([2, 0, 1]))
+    assert (motion.tolist(), text.tolist()) == ([2, 3, 1], [5, 1, 0])
