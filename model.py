@@ -199,7 +199,7 @@ def _load_base(config: ModelConfig, device: str | None):
     return network, tokenizer
 
 
-def _start_new_rows(weight, new_ids: range, seed: int, code_vectors=None) -> None:
+def start_rows(weight, new_ids: range, seed: int, code_vectors=None) -> None:
     """New rows around the old rows' mean with their spread, in each dimension; weight (V, D), in place.
 
     The first of them, the codes, lie as code_vectors (K, d) do; the others, and all without such vectors, are drawn.
@@ -220,11 +220,10 @@ def _with_new_rows_and_lora(network, tokenizer, vocabulary: MotionVocabulary, co
     tied = network.get_input_embeddings().weight is network.get_output_embeddings().weight
     indices = {"embed_tokens": list(vocabulary.new_ids)}
     with torch.no_grad():
-        _start_new_rows(network.get_input_embeddings().weight, vocabulary.new_ids, config.seed, code_vectors)
+        start_rows(network.get_input_embeddings().weight, vocabulary.new_ids, config.seed, code_vectors)
         if not tied:
             indices["lm_head"] = list(vocabulary.new_ids)
-            _start_new_rows(network.get_output_embeddings().weight, vocabulary.new_ids, config.seed + 1,
-                            code_vectors)
+            start_rows(network.get_output_embeddings().weight, vocabulary.new_ids, config.seed + 1, code_vectors)
     with contextlib.redirect_stdout(sys.stderr):
         network = fast_language_model.get_peft_model(
             network, r=config.lora_r, lora_alpha=config.lora_alpha, lora_dropout=0.0, bias="none",

@@ -57,11 +57,11 @@ class Clock:
 
 
 def learning_rate_factor(share: float, end: float) -> float:
-    """The learning rate over its peak when `share` of a stage is over: a linear warm-up, then half a cosine from 1 to
-    `end`."""
+    """The learning rate over its peak when `share` of a stage is over: a linear warm-up, then a straight fall from 1
+    to `end` (as Bergsma et al. 2025 advise)."""
     if share < WARMUP:
         return share / WARMUP
-    return end + (1 - end) * 0.5 * (1 + math.cos(math.pi * (share - WARMUP) / (1 - WARMUP)))
+    return 1 - (1 - end) * (share - WARMUP) / (1 - WARMUP)
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,17 @@ def test_rows_keep_the_angles_and_have_the_spread_of_drawn_ones():
     assert 0.5 < rows[8:].square().mean().item() < 1.6  # drawn
 
 
+def test_new_rows_lie_around_the_old_ones_mean_with_their_spread():
+    from model import start_rows
+
+    weight = 3 + torch.randn(3000, 16, generator=torch.Generator().manual_seed(0)) * torch.linspace(0.1, 2, 16)
+    old = weight[:1000].clone()
+    start_rows(weight, range(1000, 3000), seed=0)
+    assert torch.equal(weight[:1000], old)
+    assert weight[1000:].mean(0).tolist() == pytest.approx(old.mean(0).tolist(), abs=0.1)
+    assert (weight[1000:].std(0) / old.std(0)).tolist() == pytest.approx([1] * 16, rel=0.1)
+
+
 def test_a_model_starts_its_codes_so_and_its_other_rows_anywhere(tiny_base):
     from model import ModelConfig, build
 
