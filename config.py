@@ -119,8 +119,8 @@ PID_DROPOUT = 0.2
 CAPTION_DROPOUT = 0.1
 
 # Mean share of a clip's codes that the model reads as random ones while it learns the next (motion alone, and text
-# to motion); in stage 3 it falls to none. The model then leans on the caption instead of the last few codes.
-# 0 = off; raise it if clips begin as asked and go on as something else.
+# to motion); in stage 3 it falls to a sixth of that. The model then leans on the caption instead of the last few
+# codes. 0 = off; raise it if clips begin as asked and go on as something else.
 HISTORY_NOISE = 0.6
 
 # Where training curves go: none, tensorboard or wandb (the last two have to be installed).

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 EVALUATIONS = 8  # of a run that is bounded by minutes, shared by its stages
 LR_BETWEEN = 0.3  # of the peak: where the learning rates end in a stage that another follows
+NOISE_LEFT = 1 / 6  # of HISTORY_NOISE, when training ends
 MANY_EPOCHS = 1_000_000  # for such a run, which ends before
 
 
@@ -104,8 +105,9 @@ def share_of_minutes(minutes: float | None, used: float, planned: Sequence[Stage
 
 def noise_left(last: bool, share: float) -> float:
     """The part of the history's noise when `share` of a stage is over: all of it, and in the last stage evenly less,
-    down to none. The noise teaches to follow the caption, its end to trust the history again."""
-    return 1 - share if last else 1.0
+    down to NOISE_LEFT. The noise teaches to follow the caption, its end to trust the history again; without any at the
+    end, new combinations of words are followed less (BENCHMARKS.md)."""
+    return 1 + (NOISE_LEFT - 1) * share if last else 1.0
 
 
 def _arguments(stage: Stage, work: Path, options: TrainingOptions, model: MotionLanguageModel) -> TrainingArguments:

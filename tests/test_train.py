@@ -287,11 +287,12 @@ def test_the_learning_rate_warms_up_and_ends_at_nothing_only_in_the_last_stage(t
     assert rates == {"stage1_mlm": 0.3, "stage2_multitask": 0.3, "stage3_t2m_sft": 0.0}
 
 
-def test_noise_falls_to_nothing_in_the_last_stage_alone():
-    from train import noise_left
+def test_noise_falls_in_the_last_stage_alone():
+    from train import NOISE_LEFT, noise_left
 
     assert [noise_left(False, share) for share in (0.0, 0.5, 1.0)] == [1, 1, 1]
-    assert [noise_left(True, share) for share in (0.0, 0.5, 1.0)] == [1, 0.5, 0]
+    falling = [noise_left(True, share) for share in (0.0, 0.5, 1.0)]
+    assert falling == pytest.approx([1, (1 + NOISE_LEFT) / 2, NOISE_LEFT])
 
 
 def test_a_stage_draws_its_noise_from_how_far_it_is(tiny_base, tmp_path, monkeypatch):
