@@ -106,7 +106,7 @@ def share_of_minutes(minutes: float | None, used: float, planned: Sequence[Stage
 def noise_left(last: bool, share: float) -> float:
     """The part of the history's noise when `share` of a stage is over: all of it, and in the last stage evenly less,
     down to NOISE_LEFT. The noise teaches to follow the caption, its end to trust the history again; without any at the
-    end, new combinations of words are followed less (BENCHMARKS.md)."""
+    end, new combinations of action and style are followed less (BENCHMARKS.md)."""
     return 1 + (NOISE_LEFT - 1) * share if last else 1.0
 
 
