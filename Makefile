@@ -18,7 +18,7 @@ test: setup
 
 # The sample model is exported where `make train` has made it; MOTION_MODEL=folder names another.
 test-vllm: setup $(VENV_VLLM)/installed
-	MOTION_PYTHON=$(abspath $(RUN)) $(RUN_VLLM) -m pytest tests/serving tests/test_grammar.py
+	MOTION_PYTHON=$(abspath $(RUN)) $(RUN_VLLM) -m pytest tests/serving/engines tests/serving/test_grammar.py
 
 # What vLLM brings for pictures and sound is built for CUDA and breaks its import on a CPU.
 $(VENV_VLLM)/installed: requirements-vllm.txt

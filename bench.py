@@ -12,15 +12,16 @@ import platform
 import sys
 from pathlib import Path
 
-import bench_codec
-import bench_curve
-import bench_data
-import bench_decode
-import bench_requests
-import bench_tasks
-import bench_train
-import bench_wordings
 import config
+from motion_llm.benchmarks import codec as bench_codec
+from motion_llm.benchmarks import curve as bench_curve
+from motion_llm.benchmarks import data as bench_data
+from motion_llm.benchmarks import decode as bench_decode
+from motion_llm.benchmarks import requests as bench_requests
+from motion_llm.benchmarks import tasks as bench_tasks
+from motion_llm.benchmarks import train as bench_train
+from motion_llm.benchmarks import vllm as bench_vllm
+from motion_llm.benchmarks import wordings as bench_wordings
 
 # A module for each command: add_arguments(parser), run(args, settings) -> figures (JSON-able), format_figures(figures)
 # -> text. They import torch only when they run.
@@ -32,6 +33,7 @@ COMMANDS = {
     "data": (bench_data, "how a large dataset is prepared: time and memory"),
     "curve": (bench_curve, "held-out NLL against minutes of a finished run, as a picture"),
     "codec": (bench_codec, "what a codec makes of motions: joint error, drift, jerk, seams, sliding"),
+    "vllm": (bench_vllm, "how fast an exported model decodes on vLLM, in the environment that has it"),
     "wordings": (bench_wordings, "wordings and combinations of action and style that were never trained"),
 }
 
@@ -51,7 +53,7 @@ def machine() -> dict:
     return found
 
 
-def main() -> int:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="|".join(COMMANDS))
     for name, (module, text) in COMMANDS.items():
@@ -59,7 +61,11 @@ def main() -> int:
         module.add_arguments(command)
         command.add_argument("--output", metavar="FILE", help="also write the figures there, as JSON")
         config.add_arguments(command)
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> int:
+    args = _parser().parse_args()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
     for noisy in ("datasets", "httpx", "transformers", "accelerate"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

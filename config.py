@@ -75,7 +75,7 @@ LORA_ALPHA = 32
 
 # ---------------------------------------------------------------- training
 
-# Examples in a training batch. Smaller ones teach more a clip, larger ones make more clips a second (BENCHMARKS.md);
+# Examples in a training batch. Smaller ones teach more a clip, larger ones make more clips a second (docs/log.md);
 # raise it on a GPU. Memory does not depend on it: a batch goes through in as many parts as fit.
 BATCH_TRAIN = 8
 

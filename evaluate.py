@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 import config
-from evaluation_run import Request, evaluate_model
-from model_folder import MOTION_CONFIG, read_motion_config
-from rows import SPLITS
+from motion_llm.dataset.rows import SPLITS
+from motion_llm.evaluation.run import Request, evaluate_model
+from motion_llm.network.folder import MOTION_CONFIG, read_motion_config
 
 DECODING = ("GEN_TEMPERATURE", "GEN_TOP_P", "GEN_TOP_K", "GEN_END_LOGIT_SLOPE", "GEN_GUIDANCE")
 

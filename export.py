@@ -13,20 +13,34 @@ import sys
 from pathlib import Path
 
 import config
-from client import Client, Clip
-from grammar import motion_grammar
-from lengths import LengthModel
-from model_folder import MOTION_CONFIG, ModelError, read_motion_config, write_json
-from rows import caption_key
+from motion_llm.dataset.lengths import LengthModel
+from motion_llm.dataset.rows import caption_key
+from motion_llm.json_files import write_json
+from motion_llm.network.folder import MOTION_CONFIG, ModelError, read_motion_config
+from motion_llm.serving.client import Client, Clip
+from motion_llm.serving.grammar import motion_grammar
 from templates import MotionVocabulary
 
 log = logging.getLogger("export")
 
 HERE = Path(__file__).parent
-# The client, with what it imports.
-CLIENT_MODULES = ("client", "grammar", "templates", "lengths", "length_regression", "rows")
-PLUGIN = "end_shift"  # in a folder of its own, which is put on the server's path
-README = HERE / "serving" / "README.md"
+SERVING = HERE / "motion_llm" / "serving"
+# What an export's client.py imports: these files, in the folders that they have here.
+CLIENT_MODULES = ("templates.py", "motion_llm/__init__.py",
+                  *(f"motion_llm/serving/{name}.py" for name in ("__init__", "client", "grammar")),
+                  *(f"motion_llm/dataset/{name}.py" for name in ("__init__", "lengths", "length_regression", "rows")))
+CLIENT = '''"""Motions for sentences, from a server that decodes this folder: see README.md."""
+
+import sys
+from pathlib import Path
+
+from motion_llm.serving.client import main
+
+if __name__ == "__main__":
+    sys.exit(main(Path(__file__).parent))
+'''
+PLUGIN = "end_shift.py"  # in a folder of its own, which is put on the server's path
+README = SERVING / "export_readme.md"
 
 
 def check_output(folder: Path) -> None:
@@ -101,10 +115,12 @@ def write_companions(folder: Path, text_config) -> None:
     longest = min(overall.longest, content["settings"]["MAX_SEQ_LEN"] // 2)
     grammar = motion_grammar(vocabulary, min(overall.shortest, longest), longest)
     (folder / "grammar.lark").write_text(grammar, encoding="utf-8")
+    (folder / "client.py").write_text(CLIENT, encoding="utf-8")
     for name in CLIENT_MODULES:
-        shutil.copyfile(HERE / f"{name}.py", folder / f"{name}.py")
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(HERE / name, folder / name)
     (folder / "plugin").mkdir()
-    shutil.copyfile(HERE / f"{PLUGIN}.py", folder / "plugin" / f"{PLUGIN}.py")
+    shutil.copyfile(SERVING / PLUGIN, folder / "plugin" / PLUGIN)
     caption = next(iter(content["length_model"]["captions"]))
     request = Client(folder).request(Clip(caption))
     heads, groups = text_config.num_attention_heads, text_config.num_key_value_heads

@@ -14,19 +14,30 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cached_network import decoding_network
-from codec import MotionCodec
-from constraints import LengthAwareMotionLogitsProcessor
-from data import caption_key, raise_on_errors, read_rows
-from decoding import Alphabet, Answer, Decoder, Job
-from jobs import JobMaker
-from lengths import LengthLimits, LengthModel
+from data import read_rows
 from model import load
-from model_folder import CODEC_FOLDER, read_motion_config
-from motion_request import TASKS, GenerationError, MotionRequest, MotionResult, Sampling, checked_number, parse_codes
+from motion_llm.dataset.lengths import LengthLimits, LengthModel
+from motion_llm.dataset.report import raise_on_errors
+from motion_llm.dataset.rows import caption_key
+from motion_llm.decoding.constraints import LengthAwareMotionLogitsProcessor
+from motion_llm.decoding.jobs import JobMaker
+from motion_llm.decoding.loop import Alphabet, Answer, Decoder, Job
+from motion_llm.decoding.request import (
+    TASKS,
+    GenerationError,
+    MotionRequest,
+    MotionResult,
+    Sampling,
+    checked_number,
+    parse_codes,
+)
+from motion_llm.motion.codec import MotionCodec
+from motion_llm.network.cached import decoding_network
+from motion_llm.network.folder import CODEC_FOLDER, read_motion_config
+from motion_llm.serving.vllm_engine import VllmEngine
+from motion_llm.viewer.figure import Clip
+from motion_llm.viewer.page import NotebookView
 from templates import MASKED
-from view import Clip, NotebookView
-from vllm_engine import VllmEngine
 
 __all__ = ["GenerationError", "LengthAwareMotionLogitsProcessor", "MotionGenerator", "MotionRequest", "MotionResult",
            "Sampling"]
@@ -311,7 +322,7 @@ class MotionGenerator:
         motion's likelihood given the caption over the sum of its likelihoods given each of them.
 
         This is motion to text by text to motion, which is what the last stage is trained for; what m2t itself says of
-        a caption ranked clips no better than chance (BENCHMARKS.md).
+        a caption ranked clips no better than chance (docs/log.md).
         """
         person = None if participant_id is None else str(participant_id)
         asked = [[result.text, *self._rivals(result)] for result in results]

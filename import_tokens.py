@@ -18,8 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from data import raise_on_errors, read_rows
-from rows import SPLITS
+from data import read_rows
+from motion_llm.dataset.report import raise_on_errors
+from motion_llm.dataset.rows import SPLITS
 
 LAYOUTS = ("t2m_gpt", "qiqi")
 SHOWN = 3  # examples of each reason

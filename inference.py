@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import config
-from model_folder import CODEC_FOLDER, read_motion_config
-from motion_request import TASKS, GenerationError, MotionRequest
+from motion_llm.decoding.request import TASKS, GenerationError, MotionRequest
+from motion_llm.network.folder import CODEC_FOLDER, read_motion_config
 
 log = logging.getLogger("inference")
 
@@ -134,7 +134,7 @@ def _refuse_early(args: argparse.Namespace, model_path: str, kept: dict) -> None
 
 def _check_video(suffix: str) -> None:
     if suffix in (".gif", ".mp4"):
-        from view_video import check_packages
+        from motion_llm.viewer.video import check_packages
 
         check_packages(suffix)
 
@@ -182,7 +182,7 @@ def run(args: argparse.Namespace) -> Iterator[str]:
     results = generator.answer(requests, args.seed)
     _log_lengths(results)
     if _shows_motion(args):
-        from view import write
+        from motion_llm.viewer.files import write
 
         Path(args.output).parent.mkdir(parents=True, exist_ok=True)
         write(args.output, generator.clips(results))

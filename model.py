@@ -16,10 +16,11 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 
-from code_vectors import as_rows
 from collators import IGNORED, collate
-from fuse import fuse, unfuse
-from model_folder import BUNDLED_MODEL, MOTION_CONFIG, ModelError, check_model_name, read_motion_config, write_json
+from motion_llm.json_files import write_json
+from motion_llm.network.code_vectors import as_rows
+from motion_llm.network.folder import BUNDLED_MODEL, MOTION_CONFIG, ModelError, check_model_name, read_motion_config
+from motion_llm.network.fuse import fuse, unfuse
 from templates import MotionTemplate, MotionVocabulary, new_tokens
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ def start_unsloth(device: str | None = None):
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # oneDNN keeps a compiled product for each shape it met, 1024 unless told: clips have many lengths, and it grows to
-    # half a gigabyte without being faster (BENCHMARKS.md).
+    # half a gigabyte without being faster (docs/log.md).
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "100")
     if device == "cpu":
         os.environ["UNSLOTH_FORCE_CPU"] = "1"
@@ -174,7 +175,7 @@ def _load_base(config: ModelConfig, device: str | None):
     if Path(source).is_dir():
         _stay_local()
     transformers.utils.logging.disable_progress_bar()
-    # On a CPU plain attention is faster than SDPA for sequences as short as motions (BENCHMARKS.md).
+    # On a CPU plain attention is faster than SDPA for sequences as short as motions (docs/log.md).
     on_cpu = {} if torch.cuda.is_available() and device != "cpu" else {"attn_implementation": "eager"}
     with contextlib.redirect_stdout(sys.stderr), _naming_broken_weights(source):
         network, tokenizer = fast_language_model.from_pretrained(

@@ -20,10 +20,17 @@ from transformers import ProgressCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from collators import DrawnExamples, EpochBatches, ExampleDrawer, collate
-from memory import make_room
 from model import MotionLanguageModel, read_weights
-from rows import row_lengths
-from stage_trainer import Clock, StageCallback, StageTrainer, StepOptions, TrainingError, whole_checkpoints
+from motion_llm.dataset.rows import row_lengths
+from motion_llm.training.memory import make_room
+from motion_llm.training.stage_trainer import (
+    Clock,
+    StageCallback,
+    StageTrainer,
+    StepOptions,
+    TrainingError,
+    whole_checkpoints,
+)
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +113,7 @@ def share_of_minutes(minutes: float | None, used: float, planned: Sequence[Stage
 def noise_left(last: bool, share: float) -> float:
     """The part of the history's noise when `share` of a stage is over: all of it, and in the last stage evenly less,
     down to NOISE_LEFT. The noise teaches to follow the caption, its end to trust the history again; without any at the
-    end, new combinations of action and style are followed less (BENCHMARKS.md)."""
+    end, new combinations of action and style are followed less (docs/log.md)."""
     return 1 + (NOISE_LEFT - 1) * share if last else 1.0
 
 

@@ -18,11 +18,8 @@ from pathlib import Path
 import numpy as np
 
 import config
-from codec import CODEBOOK_FILE, codec_facts, copy_codec
-from data import DataError, caption_key, check_split, format_report, raise_on_errors, read_rows
-from fit import find_unfit
-from model_folder import CODEC_FOLDER, check_model_name, read_motion_config, update_settings, write_json
-from prepared import (
+from data import read_rows
+from motion_llm.dataset.prepared import (
     PreparedChunks,
     load_measured,
     load_prepared,
@@ -31,9 +28,15 @@ from prepared import (
     prepared_matches,
     prepared_report,
 )
-from processes import is_first_process, wait_for_all
-from splits import split_rows
-from work_folder import (
+from motion_llm.dataset.report import DataError, check_split, format_report, raise_on_errors
+from motion_llm.dataset.rows import caption_key
+from motion_llm.dataset.sequence_lengths import find_unfit
+from motion_llm.dataset.splits import split_rows
+from motion_llm.json_files import write_json
+from motion_llm.motion.codec import CODEBOOK_FILE, codec_facts, copy_codec
+from motion_llm.network.folder import CODEC_FOLDER, check_model_name, read_motion_config, update_settings
+from motion_llm.training.processes import is_first_process, wait_for_all
+from motion_llm.training.work_folder import (
     DATA_FOLDER,
     EVALUATION_FOLDER,
     GALLERY_FILE,
@@ -175,7 +178,7 @@ def train_and_evaluate(run: Run, fresh: bool) -> None:
     table = _prepared(run)
     wait_for_all()
     results = train_stages(run, planned, table)
-    from report import format_stages
+    from motion_llm.training.baselines import format_stages
 
     print("\n" + format_stages(results))
     final = run.folder / planned[-1].folder
@@ -193,7 +196,7 @@ def train_and_evaluate(run: Run, fresh: bool) -> None:
 def _write_report(model_path: Path, measured: int) -> None:
     """The page that `evaluate.py` writes, of the run's own test set, so many rows of it as the run measures on; its
     figures are told there."""
-    from evaluation_run import PAGE, Request, evaluate_model
+    from motion_llm.evaluation.run import PAGE, Request, evaluate_model
 
     log.info("Evaluation for the report")
     whole = prepared_info(model_path.parent / DATA_FOLDER)["sizes"]["test"]
@@ -271,8 +274,8 @@ def _keep_codec(settings: Mapping, folder: Path) -> None:
 
 
 def _new_model(run: Run):
-    from code_vectors import codebook_vectors, cooccurrence_vectors, joined
     from model import ModelConfig, build
+    from motion_llm.network.code_vectors import codebook_vectors, cooccurrence_vectors, joined
 
     settings, size = run.settings, run.report.codebook_size
     training = PreparedChunks(run.folder / DATA_FOLDER, "train")
@@ -300,7 +303,7 @@ def _options(settings: Mapping):
 
 def _kept(run: Run, stage, history: dict) -> dict:
     """What a stage's folder keeps beside its weights, so that it needs nothing else."""
-    from lengths import LengthModel
+    from motion_llm.dataset.lengths import LengthModel
 
     lengths = LengthModel.fit(PreparedChunks(run.folder / DATA_FOLDER, "train"), caption_key)
     # Going over a gap and going on are variants of denoising.
@@ -310,9 +313,9 @@ def _kept(run: Run, stage, history: dict) -> dict:
 
 
 def _evaluate(run: Run, folder: Path, table: Mapping) -> dict:
-    from gallery import write_gallery
     from generate import MotionGenerator
-    from report import TrainingClips, evaluate, format_table
+    from motion_llm.training.baselines import TrainingClips, evaluate, format_table
+    from motion_llm.training.gallery import write_gallery
 
     log.info("Held-out figures")
     generator = MotionGenerator(folder)

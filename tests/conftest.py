@@ -166,7 +166,7 @@ def codec_folder(tmp_path_factory):
     """A codec of as many codes as the tiny dataset has."""
     from walker import walks
 
-    from codec import MotionCodec
+    from motion_llm.motion.codec import MotionCodec
 
     folder = tmp_path_factory.mktemp("codec")
     MotionCodec.fit(walks(), codes=128, kind="kmeans").save(folder)

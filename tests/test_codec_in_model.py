@@ -12,7 +12,7 @@ from walker import walks
 
 import inference
 import train_pipeline
-from codec import codec_fingerprint, copy_codec
+from motion_llm.motion.codec import codec_fingerprint, copy_codec
 
 
 def test_a_finished_run_takes_the_codec_along_and_its_rate(run_with_codec):
@@ -35,10 +35,10 @@ def test_a_run_ends_with_a_gallery_of_six_captions_each_beside_its_real_clip(run
 
 
 def test_a_gallerys_real_clips_are_held_out_clips(run_with_codec, codec_folder):
-    from codec import MotionCodec
-    from prepared import load_prepared
-    from view import Clip, page_data
-    from view_figure import figure_of
+    from motion_llm.dataset.prepared import load_prepared
+    from motion_llm.motion.codec import MotionCodec
+    from motion_llm.viewer.figure import Clip, figure_of
+    from motion_llm.viewer.page import page_data
 
     page = (run_with_codec / "gallery.html").read_text(encoding="utf-8")
     (data,) = re.findall(r'<script type="application/json" id="clips">(.*?)</script>', page, re.DOTALL)
@@ -56,7 +56,7 @@ def test_a_gallerys_real_clips_are_held_out_clips(run_with_codec, codec_folder):
                                                                         "walks ahead slowly"]),
     ({"goes": [1, 1, 2], "strolls": [1, 1, 4], "waves": [5, 6, 7]}, ["goes", "waves", "strolls"])])  # by the motion
 def test_the_gallerys_captions_differ_as_much_as_they_can(clips, expected):
-    from gallery import spread
+    from motion_llm.training.gallery import spread
 
     rows = [{"text_query": caption, "codes": codes} for caption, codes in clips.items()]
     assert [row["text_query"] for row in spread(rows, 6)] == expected
@@ -65,7 +65,7 @@ def test_the_gallerys_captions_differ_as_much_as_they_can(clips, expected):
 
 @pytest.mark.parametrize("name", ["clip.bvh", "clip.npy", "clip.html"])
 def test_inference_writes_what_the_files_name_says(run_with_codec, tmp_path, capsys, name):
-    from bvh import read_bvh
+    from motion_llm.motion.bvh import read_bvh
 
     path = tmp_path / "made" / name
     assert run_script(inference, "--model_path", str(run_with_codec / "stage3_t2m_sft"), "--prompt", "a person jumps",
@@ -119,7 +119,7 @@ def test_a_video_without_its_packages_is_refused_in_a_line_before_anything_is_lo
 @pytest.fixture(scope="module")
 def other_codec(tmp_path_factory):
     """Another one of as many codes."""
-    from codec import MotionCodec
+    from motion_llm.motion.codec import MotionCodec
 
     folder = tmp_path_factory.mktemp("other") / "codec"
     MotionCodec.fit(walks(), codes=128, kind="kmeans", seed=5).save(folder)
@@ -173,7 +173,7 @@ def test_a_codec_that_does_not_fit_is_refused(tiny_arguments, codec_folder, tmp_
 
 
 def test_codes_beyond_the_codec_are_bad_data(tiny_arguments, tmp_path, capsys):
-    from codec import MotionCodec
+    from motion_llm.motion.codec import MotionCodec
 
     MotionCodec.fit(walks(), codes=16, kind="kmeans").save(tmp_path / "small")
     assert run_script(train_pipeline, *tiny_arguments, "--work_dir", str(tmp_path / "o"), "--check", "--codec_path",

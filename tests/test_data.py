@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 import data
-import reader
-import splits
+from motion_llm.dataset import reader, splits
 
 ROOT = Path(data.__file__).parent
 GOOD = {"text_query": "a person walks", "motion_tokens": "1 2 3"}
@@ -421,8 +420,8 @@ def test_the_report_of_a_bad_file_lists_its_errors(tmp_path):
 
 def test_checking_needs_no_heavy_import(tmp_path):
     path = write(tmp_path, [GOOD] * 5)
-    code = (f"import sys, data, splits; report = data.read_rows({str(path)!r}, 512); data.format_report(report, "
-            "splits.split_rows(report.rows, 0, 0.05, 100)); print(*sys.modules)")
+    code = (f"import sys, data; from motion_llm.dataset import splits; report = data.read_rows({str(path)!r}, 512); "
+            "data.format_report(report, splits.split_rows(report.rows, 0, 0.05, 100)); print(*sys.modules)")
     modules = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, check=True,
                              capture_output=True).stdout.split()
     assert "numpy" in modules

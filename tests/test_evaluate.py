@@ -8,13 +8,13 @@ import pytest
 from conftest import run_script
 
 import evaluate
-import evaluation_run
-from evaluation import METRICS, SPLITS
+from motion_llm.evaluation import run as evaluation_run
+from motion_llm.evaluation.table import METRICS, SPLITS
 
 
 @pytest.fixture(autouse=True)
 def quick_evaluator(monkeypatch):
-    import evaluator
+    from motion_llm.evaluation import evaluator
 
     monkeypatch.setattr(evaluator, "EvaluatorConfig", partial(
         evaluator.EvaluatorConfig, dimensions=8, width=16, buckets=256, steps=20, checks=2))
@@ -34,7 +34,7 @@ def started(folder, *more: str) -> int:
 
 @pytest.fixture(scope="module")
 def evaluated(run_folder, request):
-    import evaluator
+    from motion_llm.evaluation import evaluator
 
     patch = pytest.MonkeyPatch()
     patch.setattr(evaluator, "EvaluatorConfig", partial(
@@ -70,7 +70,7 @@ def test_metrics_json_is_split_metric_and_four_figures(evaluated):
 
 
 def test_what_the_last_stage_was_not_trained_for_is_told_by_the_one_before_it(evaluated, run_folder):
-    from prepared import load_prepared
+    from motion_llm.dataset.prepared import load_prepared
 
     found, others = read(evaluated / "metrics.json")["all"], read(evaluated / "baselines.json")
     details, page = read(evaluated / "details.json"), (evaluated / "report.html").read_text(encoding="utf-8")
@@ -257,7 +257,7 @@ def codec_folders(tmp_path_factory):
     """codes -> the folder of a codec with so many."""
     from walker import walks
 
-    from codec import MotionCodec
+    from motion_llm.motion.codec import MotionCodec
 
     folder, motions = tmp_path_factory.mktemp("codecs"), walks()
     for codes in (100, 128, 150):

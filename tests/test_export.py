@@ -11,8 +11,8 @@ from conftest import run_script
 from test_model import EXTRA, batch, made, trained
 
 import export
-from length_regression import LengthRegression
-from model_folder import ModelError
+from motion_llm.dataset.length_regression import LengthRegression
+from motion_llm.network.folder import ModelError
 from templates import MotionVocabulary
 
 KINDS = ["llama", "llama_untied", "llama_padded", "qwen3", "gemma2", "gemma3", "granite", "cohere"]
@@ -65,7 +65,7 @@ def test_the_folder_holds_what_serving_needs_and_no_code_for_the_model(tiny_base
 
 
 def test_the_readme_is_filled_in_and_its_client_command_is_understood(tiny_base, tmp_path):
-    import client
+    from motion_llm.serving import client
 
     _, folder = exported(tiny_base("llama"), tmp_path)
     text = (folder / "README.md").read_text()
@@ -73,7 +73,7 @@ def test_the_readme_is_filled_in_and_its_client_command_is_understood(tiny_base,
     for engine in ("vLLM", "SGLang (not run)", "llama.cpp (not run)"):
         assert f"## {engine}" in text
     (command,) = re.findall(r"^python served/client.py (.*)$", text, re.MULTILINE)
-    client._parser().parse_args(shlex.split(command))
+    client._parser(folder).parse_args(shlex.split(command))
     request = json.loads(next(line for line in text.splitlines() if line.startswith('{"prompt"')))
     assert request == client.Client(folder).request(client.Clip("a dance"))
 
@@ -127,13 +127,13 @@ def test_what_cannot_be_exported_is_refused(tiny_run, tmp_path, capsys):
 
 
 def test_vllm_is_asked_for_by_name_where_it_is_missing(tiny_base, tmp_path, capsys):
-    import bench_vllm
-    from vllm_engine import VllmEngine
+    import bench
+    from motion_llm.serving.vllm_engine import VllmEngine
 
     _, folder = exported(tiny_base("llama"), tmp_path)
     with pytest.raises(ModelError, match="the package vllm is not installed here"):
         VllmEngine(folder)
     with pytest.raises(ModelError, match="stage is a stage's folder, vLLM needs an exported one"):
         VllmEngine(tmp_path / "stage")
-    assert run_script(bench_vllm, "--folder", str(folder)) == 1
-    assert "bench_vllm.py: the package vllm is not installed here" in capsys.readouterr().err
+    assert run_script(bench, "vllm", "--folder", str(folder)) == 1
+    assert "bench.py: the package vllm is not installed here" in capsys.readouterr().err

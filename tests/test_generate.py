@@ -164,7 +164,7 @@ def test_going_on_keeps_the_start(multitask, generator):
 
 
 def one_of(**fields):
-    from motion_request import MotionRequest
+    from motion_llm.decoding.request import MotionRequest
 
     return MotionRequest(**fields)
 
@@ -298,7 +298,7 @@ def test_the_best_of_several_is_the_one_that_tells_its_caption_best(multitask):
 
 
 def test_a_caption_is_scored_among_training_captions_by_bayes_rule(generator, monkeypatch):
-    from motion_request import MotionResult
+    from motion_llm.decoding.request import MotionResult
 
     result = MotionResult("", "a person jumps", codes=(3, 1, 2))
     rivals = generator._rivals(result)

@@ -38,7 +38,7 @@ def test_lora_and_the_new_rows_train_and_nothing_else(on_gpu):
 
 
 def test_room_is_made_from_the_cards_memory(on_gpu):
-    from memory import ENOUGH_ON_CPU, make_room
+    from motion_llm.training.memory import ENOUGH_ON_CPU, make_room
 
     assert make_room(on_gpu, 128).tokens > ENOUGH_ON_CPU
 

@@ -8,8 +8,9 @@ import pytest
 from conftest import run_script
 
 import import_tokens
-from data import DataError, read_rows
+from data import read_rows
 from import_tokens import LayoutError, export_t2m_gpt, import_qiqi, import_t2m_gpt
+from motion_llm.dataset.report import DataError
 
 
 def layout(root: Path, tokens: str = "VQVAE") -> Path:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bvh import read_bvh
-from view import NotebookView
+from motion_llm.motion.bvh import read_bvh
+from motion_llm.viewer.page import NotebookView
 
 PATH = Path(__file__).parent.parent / "notebooks" / "quickstart.ipynb"
 NOTEBOOK = json.loads(PATH.read_text(encoding="utf-8"))

@@ -14,7 +14,7 @@ from conftest import TINY_SETTINGS, run_script, tiny_rows
 import config
 import inference
 import train_pipeline
-import work_folder
+from motion_llm.training import work_folder
 
 ROOT = Path(__file__).parent.parent
 
@@ -46,7 +46,7 @@ def test_with_nothing_held_out_a_run_says_so_and_how_to_ask_it(tiny_arguments, t
 
 
 def test_lengths_come_from_training_rows_alone(tiny_run):
-    from prepared import load_prepared
+    from motion_llm.dataset.prepared import load_prepared
 
     unseen = {row["text_query"].casefold() for row in load_prepared(tiny_run / "prepared_data", "unseen")}
     captions = json.loads((tiny_run / "stage3_t2m_sft" / "motion_config.json").read_text())["length_model"]["captions"]
@@ -298,8 +298,8 @@ def test_inference_prints_tokens_alone_and_writes_them(tiny_run, tmp_path, capsy
 
 
 def test_the_log_tells_a_length_with_one_decimal_at_most(caplog):
-    from lengths import LengthLimits
-    from motion_request import MotionResult
+    from motion_llm.dataset.lengths import LengthLimits
+    from motion_llm.decoding.request import MotionResult
 
     with caplog.at_level("INFO"):
         for target in (53.0332, 7.46, 9.0):

@@ -49,7 +49,7 @@ def test_eight_at_once_train_as_two_times_four_do(tiny_base, tmp_path, monkeypat
 
 def test_micro_batches_train_as_whole_batches_do(tiny_base, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.optim, "AdamW", lambda groups, **_: torch.optim.SGD(groups))
-    import memory
+    from motion_llm.training import memory
 
     data = rows(8)
     whole, first = trained(tiny_base, tmp_path / "whole", data, {}, lr=1.0, lr_new_rows=1.0, max_seq_len=256)
@@ -152,10 +152,12 @@ KILLED = """
 import logging, os, signal, sys
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 sys.path.insert(0, {root!r})
-import train_pipeline, work_folder
+import train_pipeline
+from motion_llm.training import work_folder
 from model import start_unsloth
 start_unsloth("cpu")
-import train, stage_trainer, model
+import train, model
+from motion_llm.training import stage_trainer
 calls = 0
 def killing(owner, name, stage, at):
     original = getattr(owner, name)
@@ -223,7 +225,7 @@ def test_minutes_are_shared_by_epochs_among_the_stages_still_to_come():
 
 
 def test_a_stage_of_minutes_ends_in_time_with_its_learning_rate_at_zero(tiny_base, tmp_path, monkeypatch):
-    import stage_trainer
+    from motion_llm.training import stage_trainer
 
     rates = []
     monkeypatch.setattr(stage_trainer, "learning_rate_factor", lambda share, end: rates.append(share) or 1 - share)
@@ -237,8 +239,8 @@ def test_a_stage_of_minutes_ends_in_time_with_its_learning_rate_at_zero(tiny_bas
 
 
 def test_a_resumed_stage_has_the_minutes_that_are_left(tiny_base, tmp_path, monkeypatch):
-    import stage_trainer
-    from stage_trainer import TIME_USED
+    from motion_llm.training import stage_trainer
+    from motion_llm.training.stage_trainer import TIME_USED
 
     data = rows(24)
     with monkeypatch.context() as patch:
@@ -260,7 +262,7 @@ def test_an_incomplete_checkpoint_is_ignored_with_a_line(tiny_base, tmp_path, ca
 
 
 def test_the_learning_rate_warms_up_and_ends_at_nothing_only_in_the_last_stage(tiny_base, tmp_path, monkeypatch):
-    from stage_trainer import WARMUP, StageTrainer, learning_rate_factor
+    from motion_llm.training.stage_trainer import WARMUP, StageTrainer, learning_rate_factor
 
     assert learning_rate_factor(WARMUP / 2, 0.0) == pytest.approx(0.5)
     assert learning_rate_factor(WARMUP, 0.3) == pytest.approx(1.0)

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from kinematics import forward_kinematics, matrices_of
-from motion import Motion, Skeleton
+from motion_llm.motion.kinematics import forward_kinematics, matrices_of
+from motion_llm.motion.skeleton import Motion, Skeleton
 
 NAMES = ("root", "hips", "spine", "left_arm", "left_hand", "right_arm", "right_hand", "left_leg", "left_foot",
          "right_leg", "right_foot")

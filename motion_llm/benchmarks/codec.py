@@ -1,0 +1,156 @@
+"""How much of a motion a codec keeps: `python bench.py codec --motions clips/`.
+
+Codecs are fitted to four of five clips and measured on every fifth, which they never saw: each clip is encoded, decoded
+and laid beside the original, from its own first frame and heading on.
+"""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from motion_llm.motion.bvh import SCALE
+from motion_llm.motion.codec import CODES, KINDS, WINDOW, MotionCodec, read_motions
+from motion_llm.motion.features import Layout, features_of, feet_of, heading_of, ordered, turned
+from motion_llm.motion.kinematics import resampled
+from motion_llm.motion.skeleton import Motion
+
+log = logging.getLogger(__name__)
+EVERY = 5  # one clip of so many is held out
+STANDING, NEAR_FLOOR = 0.15, 0.03  # a foot stands where it is slower (m/s) and no higher above its low (m)
+WORST = 0.1  # share of the clips, those whose joints are off most: motions that a codec does not know hide in a mean
+LOW = 0.05  # share of a foot's heights that lie below its low
+
+
+def add_arguments(parser) -> None:
+    parser.add_argument("--motions", required=True, metavar="FOLDER", help="BVH files of one figure")
+    parser.add_argument("--codes", type=int, default=CODES, metavar="K", help=f"Default: {CODES}")
+    parser.add_argument("--window", type=int, default=WINDOW, metavar="N", help=f"frames a code. Default: {WINDOW}")
+    parser.add_argument("--scale", type=float, default=SCALE, metavar="METRES",
+                        help=f"metres a unit of the BVH files. Default: {SCALE}, centimetres")
+
+
+def run(args, settings: Mapping) -> dict:
+    """Figures of each kind of codec, and of the clips themselves. Raises ValueError (its subclasses too), OSError."""
+    motions = list(read_motions(args.motions, args.scale).values())
+    held, rest = motions[::EVERY], [motion for i, motion in enumerate(motions) if i % EVERY]
+    if not rest:
+        raise ValueError(f"{args.motions} holds {len(motions)} clips, expected two or more: one of {EVERY} is held out")
+    figures = {"clips": len(rest), "held_out": len(held), "codes": args.codes, "window": args.window, "codecs": {}}
+    for kind in KINDS[::-1]:
+        started = time.monotonic()
+        codec = MotionCodec.fit(rest, args.codes, args.window, kind)
+        seconds = time.monotonic() - started
+        figures["codecs"][kind] = measured(codec, held) | {"fit_seconds": seconds}
+    figures["originals"] = originals(codec, held)
+    return figures
+
+
+def measured(codec: MotionCodec, motions: Sequence[Motion]) -> dict:
+    """What a codec does to motions, see `FIGURES`."""
+    codes = [codec.encode(motion) for motion in motions]
+    pairs = [(ground(motion, codec), codec.decode(found).joints) for motion, found in zip(motions, codes, strict=True)]
+    return compared(pairs, codec) | {"codes_used": len({code for found in codes for code in found})}
+
+
+def originals(codec: MotionCodec, motions: Sequence[Motion]) -> dict:
+    """The figures of the motions themselves, which have no error but slide and jerk a little."""
+    return compared([(ground(motion, codec),) * 2 for motion in motions], codec)
+
+
+def ground(motion: Motion, codec: MotionCodec) -> np.ndarray:
+    """The joints (T, J, 3) that a codec is measured against: at its rate, in its order, whole windows."""
+    motion = resampled(motion, codec.fps)
+    joints = motion.joints[:, ordered(motion, codec.layout)]
+    return joints[:len(joints) // codec.window * codec.window]
+
+
+def compared(pairs: Sequence[tuple[np.ndarray, np.ndarray]], codec: MotionCodec) -> dict:
+    """Figures from joints (T, J, 3) as they were and as they came back."""
+    layout, fps, window = codec.layout, codec.fps, codec.window
+    every = Motion(np.concatenate([true for true, _ in pairs]), fps, layout.skeleton)
+    feet = [layout.body[place] for place in feet_of(features_of(every, layout), layout)]
+    found: dict[str, list] = {name: [] for name in ("local", "world", "drift", "jerk", "sliding", "border_step",
+                                                    "inner_step", "border_turn", "inner_turn")}
+    for true, back in pairs:
+        a, b = _from_start(true, layout), _from_start(back, layout)
+        found["local"].append(_distance(_local(true, layout), _local(back, layout)))
+        found["world"].append(_distance(a[:, layout.body], b[:, layout.body]))
+        found["drift"].append(np.linalg.norm((a - b)[-1, layout.centre, [0, 2]])[None] * fps / len(a))
+        body = b[:, layout.body]
+        step, change, jerk = (np.linalg.norm(np.diff(body, n, axis=0), axis=-1).mean(1) for n in (1, 2, 3))
+        found["jerk"].append(jerk * fps**3)
+        for name, values, least in (("step", step, 1), ("turn", change, 2)):
+            # place i of a difference ends with frame i + least: at a border that frame begins a window
+            border = (np.arange(len(values)) + least) % window == 0
+            found[f"border_{name}"].append(values[border])
+            found[f"inner_{name}"].append(values[~border])
+        for foot in feet:
+            standing = stands(a[:, foot], fps)
+            found["sliding"].append(_speed(b[:, foot], fps)[standing])
+    by_clip = sorted(float(values.mean()) for values in found["local"])
+    worst = by_clip[-max(1, round(WORST * len(by_clip))):]
+    mean = {name: float(np.concatenate(values).mean()) for name, values in found.items()
+            if sum(map(len, values))}  # a window of one frame has no inside, feet may never stand
+    return {"local_mm": 1000 * mean["local"], "worst_mm": 1000 * sum(worst) / len(worst),
+            "world_mm": 1000 * mean["world"], "drift_mm_s": 1000 * mean["drift"], "jerk": mean.get("jerk"),
+            "sliding_cm_s": 100 * mean["sliding"] if "sliding" in mean else None,
+            "step_at_border": _ratio(mean, "step"), "velocity_at_border": _ratio(mean, "turn")}
+
+
+def _ratio(mean: Mapping[str, float], name: str) -> float | None:
+    border, inner = mean.get(f"border_{name}"), mean.get(f"inner_{name}")
+    return border / inner if border is not None and inner else None
+
+
+def _from_start(joints: np.ndarray, layout: Layout) -> np.ndarray:
+    """The joints (T, J, 3) moved and turned so that the first frame stands above the origin and faces z."""
+    return turned(joints - joints[:1, [layout.centre]] * (1, 0, 1),
+                  np.full(len(joints), -heading_of(joints, layout)[0]))
+
+
+def _local(joints: np.ndarray, layout: Layout) -> np.ndarray:
+    """The body's joints (T, B, 3) as seen from below its centre, in its own heading."""
+    centre = joints[:, [layout.centre]] * (1, 0, 1)
+    return turned(joints - centre, -heading_of(joints, layout))[:, layout.body]
+
+
+def _distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(T,) mean distance of the joints, metres."""
+    return np.linalg.norm(a - b, axis=-1).mean(1)
+
+
+def _speed(points: np.ndarray, fps: float) -> np.ndarray:
+    """(T - 1,) over the ground, metres a second."""
+    return np.linalg.norm(np.diff(points[:, [0, 2]], axis=0), axis=-1) * fps
+
+
+def stands(foot: np.ndarray, fps: float) -> np.ndarray:
+    """Whether the foot (T, 3) stands, from each frame to the next (T - 1,)."""
+    low = np.quantile(foot[:, 1], LOW) + NEAR_FLOOR
+    return (_speed(foot, fps) < STANDING) & (foot[1:, 1] < low) & (foot[:-1, 1] < low)
+
+
+FIGURES = {  # key -> heading, its form
+    "local_mm": ("joints off, own heading, mm", "{:.1f}"),
+    "worst_mm": ("... in the worst tenth of clips", "{:.1f}"),
+    "world_mm": ("joints off in the world, mm", "{:.0f}"),
+    "drift_mm_s": ("drift, mm/s", "{:.0f}"),
+    "jerk": ("jerk, m/s3", "{:.0f}"),
+    "step_at_border": ("step at a border / inside", "{:.2f}"),
+    "velocity_at_border": ("change of velocity, same", "{:.2f}"),
+    "sliding_cm_s": ("sliding of standing feet, cm/s", "{:.1f}"),
+    "codes_used": ("codes used", "{:d}"),
+    "fit_seconds": ("seconds to fit", "{:.0f}"),
+}
+
+
+def format_figures(figures: Mapping) -> str:
+    columns = figures["codecs"] | {"originals": figures["originals"]}
+    lines = [f"{figures['held_out']} held-out clips; codecs of {figures['codes']} codes of {figures['window']} frames "
+             f"from {figures['clips']} others", "", f"{'':<32}" + "".join(f"{name:>12}" for name in columns)]
+    for key, (heading, form) in FIGURES.items():
+        shown = [form.format(found[key]) if found.get(key) is not None else "" for found in columns.values()]
+        lines.append((f"{heading:<32}" + "".join(f"{value:>12}" for value in shown)).rstrip())
+    return "\n".join(lines)

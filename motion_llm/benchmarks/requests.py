@@ -1,0 +1,151 @@
+"""`python bench.py requests`: random requests of every kind, each answer held against what was asked for.
+
+Captions of the training data, cut, mixed and misspelled ones, other scripts, emoji, special tokens' spellings; every
+way to ask for a length; participants, per-prompt codes, any sampling; starts and ends for the tasks that take them.
+What an answer must be is worked out here from the request and the model's folder, not taken from the result.
+"""
+
+import logging
+import random
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 500
+STRANGE = ("走って、止まる", "يلوح بيده اليمنى", "💃🏽🕺", "<MOT_END> <motion_3> <|im_end|>", "é" * 20,
+           "A PERSON  WALKS!!!", "tabs\tand\nlines", "0 1 2 3", "?", "a" * 60)
+
+
+def add_arguments(parser) -> None:
+    parser.add_argument("--model_path", help="a trained stage's folder. Default: WORK_DIR/stage3_t2m_sft")
+    parser.add_argument("--count", type=int, default=10_000, metavar="N", help="requests. Default: 10000")
+
+
+def run(args, settings: Mapping) -> dict:
+    """Raises AssertionError naming the request for an answer that is not what was asked for."""
+    if args.count < 1:
+        raise ValueError(f"--count is {args.count}, expected 1 or more")
+    from model import start_unsloth
+
+    start_unsloth()
+    from generate import MotionGenerator
+
+    path = args.model_path or str(Path(settings["WORK_DIR"]) / "stage3_t2m_sft")
+    generator = MotionGenerator(path)
+    if generator.settings.get("TOKENS_PER_SECOND") is None:
+        generator.settings["TOKENS_PER_SECOND"] = 7.5
+    rng = random.Random(settings["SEED"])
+    started, tokens, kinds, lengths = time.perf_counter(), 0, Counter(), []
+    for start in range(0, args.count, AT_ONCE):
+        asked = []
+        while len(asked) < min(AT_ONCE, args.count - start):
+            request = _random_request(rng, generator)
+            if _fits(request, generator):
+                asked.append(request)
+            else:
+                kinds["refused"] += 1
+        for request, result in zip(asked, generator.answer(asked, seed=rng.randrange(2**32)), strict=True):
+            _check(request, result, generator)
+            tokens += len(result.codes)
+            lengths.append(len(result.codes))
+            kinds[request.task] += 1
+        log.info("  %d of %d", min(start + AT_ONCE, args.count), args.count)
+    seconds = time.perf_counter() - started
+    refused = kinds.pop("refused", 0)
+    return {"model": path, "requests": dict(kinds), "refused": refused, "seconds": seconds, "tokens": tokens,
+            "shortest": min(lengths), "longest": max(lengths)}
+
+
+def _fits(request, generator) -> bool:
+    """Whether the whole request has a place in MAX_SEQ_LEN, by the tokens it asks for at most."""
+    template, positions = generator.template, generator.settings["MAX_SEQ_LEN"]
+    least = max(request.tokens or 0, request.min_tokens or 0, request.max_tokens or 0, len(request.motion or ()) + 1,
+                round((request.seconds or 0) * generator.settings["TOKENS_PER_SECOND"]))
+    if request.text is not None:
+        return template.length("t2m", len(template.encode_text(request.text)), least) <= positions
+    if request.task == "continue" and not (request.tokens or request.seconds):
+        least = max(least, round(generator.length_model.overall.median))
+    return template.length("denoise", 0, least) <= positions
+
+
+def _random_request(rng: random.Random, generator):
+    from motion_llm.decoding.request import MotionRequest
+
+    codebook = generator.vocabulary.codebook_size
+    tasks = [task for task in generator.tasks if task in ("t2m", "denoise", "inbetween")] + ["continue"]
+    task = rng.choice(tasks)
+    fields = {"participant_id": rng.choice([None, *generator.vocabulary.participants])}
+    fields |= {name: rng.choice([None, *values]) for name, values in {
+        "temperature": (0, 0.5, 1.0, 5.0), "top_p": (0.1, 0.9, 1.0), "top_k": (0, 1, 20),
+        "end_logit_slope": (0, 1.0, 50.0)}.items()}
+    start = [rng.randrange(codebook) for _ in range(rng.randrange(1, 8))]
+    if task == "denoise":
+        motion = [rng.choice(["?", code]) for code in start * 3]
+        return MotionRequest(task, motion=motion, keep_given=rng.random() < 0.5, **fields)
+    if task == "inbetween":
+        end = [rng.randrange(codebook) for _ in range(rng.randrange(1, 5))]
+        return MotionRequest(task, motion=start, end=end, tokens=len(start) + len(end) + rng.randrange(1, 40), **fields)
+    fields |= _random_length(rng, least=len(start) + 1 if task == "continue" else 1)
+    if task == "continue":
+        able = "continue" in generator.tasks
+        return MotionRequest(task, text=None if able and rng.random() < 0.5 else _random_text(rng, generator),
+                             motion=start, **fields)
+    return MotionRequest(text=_random_text(rng, generator), per_prompt_vocab=rng.random() < 0.2, **fields)
+
+
+def _random_text(rng: random.Random, generator) -> str:
+    known = list(generator.length_model.captions)
+    text = rng.choice(known)
+    kind = rng.randrange(5)
+    if kind == 1:
+        words = text.split()
+        text = " ".join(words[:rng.randrange(1, len(words) + 1)])
+    elif kind == 2:
+        text = f"{text} and {rng.choice(known)}"
+    elif kind == 3:
+        place = rng.randrange(len(text))
+        text = text[:place] + rng.choice("abcxyz ") + text[place + 1:]
+    elif kind == 4:
+        text = rng.choice(STRANGE)
+    return text if text.strip() else "walks"
+
+
+def _random_length(rng: random.Random, least: int) -> dict:
+    low = least + rng.randrange(40)
+    return rng.choice([{}, {}, {"tokens": low}, {"min_tokens": low}, {"max_tokens": low}, {"seconds": low / 7.5},
+                       {"min_tokens": low, "max_tokens": low + rng.randrange(20)}, {"max_new_tokens": low}])
+
+
+def _check(request, result, generator) -> None:
+    codes, count = result.codes, len(result.codes)
+    assert result.motion_tokens == " ".join(map(str, codes)), request
+    assert count >= 1 and all(0 <= code < generator.vocabulary.codebook_size for code in codes), request
+    if request.tokens is not None:
+        assert count == request.tokens, request
+    if request.seconds is not None:
+        assert count == max(1, round(request.seconds * generator.settings["TOKENS_PER_SECOND"])), request
+    assert count >= (request.min_tokens or 1), request
+    assert count <= min(limit for limit in (request.max_tokens, request.max_new_tokens, 10**9) if limit), request
+    if request.task == "denoise":
+        assert count == len(request.motion), request
+        if request.keep_given:
+            assert all(code in (-1, found) for code, found in zip(request.motion, codes, strict=True)), request
+    elif request.motion is not None:
+        assert codes[:len(request.motion)] == request.motion, request
+        assert request.end is None or codes[-len(request.end):] == request.end, request
+    elif not any((request.tokens, request.seconds, request.min_tokens, request.max_tokens, request.max_new_tokens)):
+        limits = generator.length_model.limits(request.text, request.participant_id)
+        assert limits.min_tokens <= count <= limits.max_tokens, request
+    if request.per_prompt_vocab and (allowed := generator.length_model.codes(request.text)) is not None:
+        assert set(codes) <= set(allowed), request
+
+
+def format_figures(figures: Mapping) -> str:
+    kinds = ", ".join(f"{count} {task}" for task, count in sorted(figures["requests"].items()))
+    rate = figures["tokens"] / figures["seconds"]
+    return (f"{sum(figures['requests'].values())} requests ({kinds}) to {figures['model']}: every answer is valid and "
+            f"as long as was asked for; {figures['refused']} more did not fit the model\n{figures['tokens']} tokens, "
+            f"{figures['shortest']} to {figures['longest']} a clip, in {figures['seconds']:.0f} s: {rate:.0f} a second")

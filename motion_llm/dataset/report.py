@@ -1,0 +1,143 @@
+"""What was read of a dataset and what is wrong with it, and that report as people read it."""
+
+import textwrap
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from motion_llm.dataset.reader import SHOWN
+from motion_llm.dataset.rows import Rows, distinct
+
+FEW_VALIDATION_ROWS = 20  # below this a single clip moves the figures by 5 % and more
+
+
+class DataError(ValueError):
+    """The dataset has errors; the text is the whole list of them."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """kind: a short name ("missing-field"). message: the file, the rows and what was found there."""
+
+    kind: str
+    message: str
+
+
+@dataclass
+class Report:
+    """What read_rows() found. rows: the good rows in file order; all of them only where errors is empty.
+
+    form: "JSON list" or "JSON Lines". fingerprint: sha256 of the content in order, whatever the path and the
+    JSON formatting ("" with errors). file_sha256: of the file's bytes, as they were read. codebook_size: as set, else
+    the largest code + 1; codes_used: how many of them occur. ignored_fields: unknown fields and the number of rows
+    that have them.
+    """
+
+    path: str
+    max_seq_len: int
+    form: str = ""
+    rows: Rows = field(default_factory=Rows)
+    errors: list[Problem] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)
+    fingerprint: str = ""
+    file_sha256: str = ""
+    codebook_size: int = 0
+    codebook_size_is_set: bool = False
+    codes_used: int = 0
+    ignored_fields: dict[str, int] = field(default_factory=dict)
+
+
+def raise_on_errors(report: Report) -> None:
+    """Raise DataError with every error of the report, if it has any."""
+    if report.errors:
+        raise DataError("\n".join([f"{report.path}: {_kinds(report.errors, 'error')}{_counting(report)}",
+                                   *(f"  ERROR: {problem.message}" for problem in report.errors)]))
+
+
+def _kinds(problems: list[Problem], word: str) -> str:
+    return f"{count_of(len(problems), 'kind')} of {word}" if problems else f"no {word}s"
+
+
+def count_of(number: int, unit: str) -> str:
+    return f"{number:,} {unit}{'s' * (number != 1)}"
+
+
+def _counting(report: Report) -> str:
+    """How messages number the rows."""
+    return {"JSON list": "; rows count from 0", "JSON Lines": "; lines count from 1", "": ""}[report.form]
+
+
+def check_split(report: Report, split) -> None:
+    """Add an error to the report if the split (a splits.Split) leaves nothing to train."""
+    sizes = split.sizes()
+    if not sizes["train"]:
+        report.errors.append(Problem("nothing-to-train", f"{report.path}: no row is left for training, expected some; "
+                                     f"the split is {_named(split)}, {sizes['unused']:,} of them left out"))
+
+
+def _spread(values: np.ndarray) -> str:
+    return (f"min {min(values):,}, median {np.median(values):,.0f}, mean {np.mean(values):,.1f}, "
+            f"max {max(values):,}")
+
+
+def format_report(report: Report, split=None) -> str:
+    """The report as aligned text: what is in the dataset, how it is split (a splits.Split), and every problem."""
+    facts = _facts(report) if len(report.rows) else []
+    if split is not None:
+        facts += _split_facts(split)
+    texts = [(f"  {name:<14} {text}", 17) for name, text in facts]
+    texts += [(f"  {title}: {problem.message}", 4) for title, problems in (
+        ("ERROR", report.errors), ("warning", report.warnings)) for problem in problems]
+    lines = [report.path, *(textwrap.fill(text, 110, subsequent_indent=" " * indent, break_on_hyphens=False,
+                                          break_long_words=False) for text, indent in texts)]
+    return "\n".join([*lines, f"  {_kinds(report.errors, 'error')}, {_kinds(report.warnings, 'warning')}"])
+
+
+def _named(split) -> str:
+    """The rows of each split as the file names them."""
+    return ", ".join(f"{name} {count:,}" for name, count in split.named.items())
+
+
+def _split_facts(split) -> list[tuple[str, str]]:
+    sizes = split.sizes()
+    facts = [("split", f"train {sizes['train']:,}")] if split.named is None else [
+        ("split", f"as the file says: {_named(split)}"), ("  training", f"{sizes['train']:,}")]
+    facts += [("  validation", f"seen {sizes['seen']:,}, unseen {sizes['unseen']:,}"),
+              ("  test", f"seen {sizes['test seen']:,}, unseen {sizes['test unseen']:,}")]
+    if sizes["unused"]:
+        facts.append(("  left out", f"{sizes['unused']:,}, whose clip is in a later split too"))
+    return [*facts, ("", "(seen: other clips with the same caption are trained; unseen: none is)"),
+            *(("", f"note: {note}") for note in [*split.notes, *_few_for_validation(split, sizes)])]
+
+
+def _few_for_validation(split, sizes: dict[str, int]) -> list[str]:
+    rows = sizes["seen"] + sizes["unseen"]
+    if not 0 < rows < FEW_VALIDATION_ROWS:
+        return []
+    ours = not (split.named or {}).get("val")  # what the file names is held out whatever the share
+    return [f"validation has {count_of(rows, 'row')}: too few to choose an epoch by, or to say how good the model is"
+            + "; --heldout_share 0 trains on everything to the end" * ours]
+
+
+def _facts(report: Report) -> list[tuple[str, str]]:
+    rows, size = report.rows, report.codebook_size
+    motions, keys, ids = rows.motions, rows.keys, rows.clips
+    pairs = distinct(keys.ids * motions.count + motions.ids)  # a caption with each of its motions
+    clips = np.bincount(pairs // motions.count)
+    counts = np.bincount(rows.participant + 1, minlength=1)
+    nobody, counts = counts[0], counts[1:]
+    order = np.argsort(-counts, kind="stable")
+    names = [f"{rows.participants[place]} {counts[place]:,}" for place in order[:SHOWN]]
+    names += [f"and {len(counts) - SHOWN:,} more"] if len(counts) > SHOWN else []
+    names += [f"without one {nobody:,}"] if nobody else []
+    how = "CODEBOOK_SIZE" if report.codebook_size_is_set else "the largest code + 1"
+    return [
+        ("form", report.form + _counting(report)),
+        ("rows", f"{len(rows):,}" + (" without errors" if report.errors else "")),
+        ("motions", f"{motions.count:,} distinct"),
+        ("motion tokens", f"{_spread(rows.lengths)} a row"),
+        ("codebook", f"{size:,} codes ({how}): {report.codes_used:,} used, {size - report.codes_used:,} never used"),
+        ("captions", f"{keys.count:,} distinct; motions for each: {_spread(clips)}"),
+        ("participants", f"{len(counts):,} (rows: {', '.join(names)})" if len(counts) else "none given"),
+        ("clip_id", f"{ids.count:,} distinct, in {int((ids.ids >= 0).sum()):,} rows" if ids.count else "not given"),
+    ]

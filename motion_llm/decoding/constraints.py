@@ -1,0 +1,93 @@
+"""What an answer may be made of: only codes and <MOT_END>, within its length limits, ending about where it should.
+
+`constrained_scores` is the one place that says so. Decoding calls it on the few hundred scores of a motion; the
+logits processor below hands it to whoever decodes with `model.generate`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import LogitsProcessor
+
+from motion_llm.dataset.lengths import LengthLimits
+from motion_llm.decoding.request import GenerationError
+from templates import MotionVocabulary
+
+MOST_END_SHIFT = 10.0  # logits; beyond it an end is as good as forced or forbidden
+LARGEST = torch.finfo(torch.float32).max / 4  # an infinite score would leave a row no choice; this means the same
+
+
+@dataclass
+class Bounds:
+    """Length limits of B rows, in tokens, each (B,): no end before shortest, nothing but the end at longest, and around
+    target the end's logit shifted by slope (B,) a token. codes (B, K) bool: those that a row may use; None for all."""
+
+    shortest: torch.Tensor
+    target: torch.Tensor
+    longest: torch.Tensor
+    slope: torch.Tensor
+    codes: torch.Tensor | None = None
+
+    @classmethod
+    def of(cls, limits: Sequence[LengthLimits], slope: float, codes: torch.Tensor | None = None,
+           device="cpu") -> "Bounds":
+        """Raises GenerationError for limits that no answer can keep."""
+        for limit in limits:
+            if not 1 <= limit.min_tokens <= limit.max_tokens:
+                raise GenerationError(f"length limits {limit.min_tokens} to {limit.max_tokens} tokens: expected "
+                                      "1 <= min_tokens <= max_tokens")
+        if codes is not None and not codes.any(dim=1).all():
+            raise GenerationError("a row of allowed codes allows no code")
+        return cls(torch.tensor([limit.min_tokens for limit in limits], device=device),
+                   torch.tensor([float(limit.soft_target) for limit in limits], device=device),
+                   torch.tensor([limit.max_tokens for limit in limits], device=device),
+                   torch.full((len(limits),), float(slope), device=device),
+                   None if codes is None else codes.to(device))
+
+
+def constrained_scores(scores: torch.Tensor, tokens: torch.Tensor, bounds: Bounds) -> torch.Tensor:
+    """Scores of the codes and <MOT_END>, (B, K + 1) float32, changed in place and returned: what is not allowed becomes
+    -inf, and the end's logit is shifted by slope * (tokens - target), at most MOST_END_SHIFT either way: discouraged
+    before the target, encouraged after. Slope 0 leaves the model's own distribution.
+
+    tokens (B,): codes that each row has so far. Raises GenerationError for a score that is no number.
+    """
+    if torch.isnan(scores.sum()) and torch.isnan(scores).any():  # infinities of both signs make the sum NaN, too
+        row = int(torch.isnan(scores).any(dim=1).nonzero()[0])
+        raise GenerationError(f"the model's scores are no numbers (NaN) for row {row} at token {int(tokens[row])}: its "
+                              "weights are broken, or DTYPE float16 overflows (try float32)")
+    scores.clamp_(-LARGEST, LARGEST)
+    scores[:, -1] += ((tokens - bounds.target) * bounds.slope).clamp_(-MOST_END_SHIFT, MOST_END_SHIFT)
+    if bounds.codes is not None:
+        scores[:, :-1].masked_fill_(~bounds.codes, -torch.inf)
+    scores[:, -1].masked_fill_(tokens < bounds.shortest, -torch.inf)
+    scores[:, :-1].masked_fill_((tokens >= bounds.longest)[:, None], -torch.inf)
+    return scores
+
+
+class LengthAwareMotionLogitsProcessor(LogitsProcessor):
+    """`constrained_scores` for `model.generate`.
+
+    limits: one LengthLimits a row. prompt_length: positions before the answer, the same for all rows (padded on the
+    left). allowed_codes (B, K) bool: the codes a row may use, at least one each; None for all.
+    """
+
+    def __init__(self, vocabulary: MotionVocabulary, limits: Sequence[LengthLimits], prompt_length: int, slope: float,
+                 allowed_codes: torch.Tensor | None = None):
+        self.vocabulary = vocabulary
+        self.prompt_length = prompt_length
+        self.bounds = Bounds.of(limits, slope, allowed_codes)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """input_ids (B, T), scores (B, V) -> scores (B, V). Raises GenerationError for a score that is no number."""
+        first, end, bounds = self.vocabulary.first_motion_id, self.vocabulary.end_id, self.bounds
+        if bounds.shortest.device != scores.device:
+            moved = (bounds.shortest, bounds.target, bounds.longest, bounds.slope)
+            codes = None if bounds.codes is None else bounds.codes.to(scores.device)
+            self.bounds = bounds = Bounds(*(tensor.to(scores.device) for tensor in moved), codes)
+        tokens = torch.full((len(scores),), input_ids.shape[1] - self.prompt_length, device=scores.device)
+        answer = scores[:, first:end + 1].to(torch.float32, copy=True)  # (B, K + 1)
+        restricted = torch.full_like(scores, -torch.inf, dtype=torch.float32)
+        restricted[:, first:end + 1] = constrained_scores(answer, tokens, bounds)
+        return restricted

@@ -1,0 +1,139 @@
+"""From a request to a decoding job: its prompt, what is given of the answer, and how long the answer may be."""
+
+import logging
+import math
+from collections.abc import Mapping
+
+from motion_llm.dataset.lengths import LengthLimits, LengthModel
+from motion_llm.decoding.loop import Job
+from motion_llm.decoding.request import GenerationError, MotionRequest, Sampling
+from templates import MASKED, MotionTemplate, MotionVocabulary
+
+log = logging.getLogger(__name__)
+
+MOST_TEXT_TOKENS = 64  # of a caption
+
+
+class JobMaker:
+    """Makes jobs for one model. settings: MAX_SEQ_LEN and TOKENS_PER_SECOND are looked at."""
+
+    def __init__(self, template: MotionTemplate, vocabulary: MotionVocabulary, length_model: LengthModel,
+                 settings: Mapping):
+        self.template = template
+        self.vocabulary = vocabulary
+        self.length_model = length_model
+        self.settings = settings
+
+    def of(self, request: MotionRequest, sampling: Sampling, key: tuple[int, ...]) -> tuple[Job, LengthLimits | None]:
+        """The job, and the limits of a motion with where they come from. key: what the job's random numbers depend on.
+
+        Raises GenerationError, and ValueError for codes and participants that the model does not know.
+        """
+        participant_id = None if request.participant_id is None else str(request.participant_id)
+        if request.task == "m2t":
+            return self._motion_to_text(request, participant_id, sampling, key)
+        if request.text is not None:
+            return self._text_to_motion(request, participant_id, sampling, key)
+        return self._filling_in(request, participant_id, sampling, key)
+
+    def _text_to_motion(self, request: MotionRequest, participant_id: str | None, sampling, key):
+        prompt = self.template.render("t2m", text=request.text, participant_id=participant_id, answer=False).ids
+        start = request.motion or ()
+        self.vocabulary.code_ids(start)
+        learned = self.length_model.limits(request.text, participant_id)
+        if start:  # there must be something to come
+            low = len(start) + 1
+            learned = LengthLimits(max(learned.min_tokens, low), max(learned.soft_target, low),
+                                   max(learned.max_tokens, low), learned.source)
+        limits = self._limits(request, learned, len(prompt), len(start) + 1)
+        log.debug("%r: %d to %d tokens, about %g, from %s", request.text, limits.min_tokens, limits.max_tokens,
+                  limits.soft_target, limits.source)
+        codes = self.length_model.codes(request.text) if request.per_prompt_vocab else None
+        if request.per_prompt_vocab and codes is None:
+            log.warning("per_prompt_vocab: %r was never seen in training, or is one of too many captions to keep their "
+                        "codes, so all %d codes are allowed", request.text, self.vocabulary.codebook_size)
+        against = ()
+        if sampling.guidance != 1:
+            against = self.template.render("t2m", text="", participant_id=participant_id, answer=False).ids
+        return Job(prompt, limits, sampling, start, codes, key, against), limits
+
+    def _motion_to_text(self, request: MotionRequest, participant_id: str | None, sampling, key):
+        prompt = self.template.render("m2t", codes=request.motion, participant_id=participant_id, answer=False).ids
+        positions = self.settings["MAX_SEQ_LEN"]
+        if len(prompt) + MOST_TEXT_TOKENS > positions:
+            raise GenerationError(f"{len(request.motion)} motion tokens and {MOST_TEXT_TOKENS} for the caption do not "
+                                  f"fit the model's {positions} positions (MAX_SEQ_LEN)")
+        limits = LengthLimits(1, MOST_TEXT_TOKENS, MOST_TEXT_TOKENS, "text")
+        return Job(prompt, limits, sampling, random_key=key), None
+
+    def _filling_in(self, request: MotionRequest, participant_id: str | None, sampling, key):
+        """Denoising, and its variants: all of them have a length, and the question shows what is lost."""
+        length = self._length_of_filling_in(request)
+        start, end = request.motion, request.end or ()
+        if len(start) + len(end) >= length and request.task != "denoise":
+            raise GenerationError(f"{len(start) + len(end)} tokens are given and the answer has {length}: nothing is "
+                                  "left to fill in")
+        noisy = (*start, *[MASKED] * (length - len(start) - len(end)), *end)
+        prompt = self.template.render("denoise", noisy=noisy, participant_id=participant_id, answer=False).ids
+        if len(prompt) + length + 1 > self.settings["MAX_SEQ_LEN"]:
+            raise GenerationError(f"{length} motion tokens, lost and found, take {len(prompt) + length + 1} positions, "
+                                  f"the model has {self.settings['MAX_SEQ_LEN']} (MAX_SEQ_LEN)")
+        limits = LengthLimits(length, length, length, "the question")
+        given = noisy if request.keep_given or request.task != "denoise" else ()
+        return Job(prompt, limits, sampling, given, random_key=key), limits
+
+    def _length_of_filling_in(self, request: MotionRequest) -> int:
+        if request.task == "denoise":
+            return len(request.motion)
+        exact = self._exact_length(request)
+        if exact is not None:
+            return exact
+        # How many tokens are lost is part of the question, so one number has to be chosen.
+        length = max(round(self.length_model.overall.median), len(request.motion) + 1, request.min_tokens or 1)
+        most = min(request.max_tokens or math.inf, request.max_new_tokens or math.inf)
+        return int(min(length, most))
+
+    def _exact_length(self, request: MotionRequest) -> int | None:
+        if request.seconds is None:
+            return request.tokens
+        rate = self.settings.get("TOKENS_PER_SECOND")
+        if rate is None:
+            raise GenerationError("seconds was given, but the model does not know its tokens' rate: set "
+                                  "TOKENS_PER_SECOND in config.py and start the training command again, or give tokens")
+        return max(1, round(request.seconds * rate))
+
+    def _limits(self, request: MotionRequest, learned: LengthLimits, prompt_length: int, least: int) -> LengthLimits:
+        """What was asked, exactly, else what was learned. least: tokens that the answer has at least."""
+        positions = self.settings["MAX_SEQ_LEN"]
+        room = positions - prompt_length - 1
+        if room < least:
+            raise GenerationError(f"the prompt takes {prompt_length} of the model's {positions} positions "
+                                  f"(MAX_SEQ_LEN) and leaves {max(room, 0)} for motion, {least} or more are needed: "
+                                  "shorten it")
+        exact = self._exact_length(request)
+        asked = [value for value in (exact, request.min_tokens, request.max_tokens) if value is not None]
+        if asked and max(asked) > room:
+            raise GenerationError(f"{max(asked)} motion tokens were asked for; the prompt takes {prompt_length} of the "
+                                  f"model's {positions} positions (MAX_SEQ_LEN) and leaves {room}")
+        if asked and (exact or request.max_tokens or least) < least:
+            raise GenerationError(f"{exact or request.max_tokens} motion tokens were asked for, {least} or more are "
+                                  "needed: what is given is part of the answer")
+        if exact is not None:
+            source = f"{exact} tokens, as asked"
+            if request.seconds is not None:
+                source = f"{request.seconds:g} s at {self.settings['TOKENS_PER_SECOND']:g} tokens a second"
+            return LengthLimits(exact, exact, exact, source)
+        cap = request.max_new_tokens
+        if cap is not None and cap > room:
+            log.warning("max_new_tokens %d lowered to %d: MAX_SEQ_LEN is %d and the prompt takes %d", cap, room,
+                        positions, prompt_length)
+        if cap is not None and cap < least:
+            raise GenerationError(f"max_new_tokens is {cap}, {least} or more are needed: what is given is part of the "
+                                  "answer")
+        longest = request.max_tokens or max(learned.max_tokens, request.min_tokens or 0)
+        longest = min(longest, room, room if cap is None else cap)
+        if request.min_tokens is not None and request.min_tokens > longest:
+            raise GenerationError(f"min_tokens is {request.min_tokens}, more than max_new_tokens, {cap}")
+        shortest = request.min_tokens or min(learned.min_tokens, longest)
+        target = min(max(learned.soft_target, shortest), longest)
+        return LengthLimits(shortest, target, longest, learned.source)

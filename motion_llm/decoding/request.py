@@ -1,0 +1,184 @@
+"""What can be asked of a model, and what it answers: `MotionRequest` in, `MotionResult` out, on whatever engine."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from motion_llm.dataset.lengths import LengthLimits
+from templates import MASKED
+
+LOST = "?"  # a lost token in motion_tokens
+TASKS = {  # task -> what it takes, in words
+    "t2m": "text to motion",
+    "m2t": "motion to text",
+    "denoise": "filling in lost tokens",
+    "inbetween": "going from one motion to another",
+    "continue": "going on from a motion",
+}
+LONGEST_TEXT = 2_000  # characters of a caption; the longest of HumanML3D has about 600
+LEAST_TEMPERATURE = 0.01  # below it the scores divided by it overflow, and the likeliest code is certain anyway
+MOST_TOKENS = 1_000_000
+
+
+class GenerationError(ValueError):
+    """A request that cannot be answered; the text says what was asked and what is possible."""
+
+
+def checked_number(name: str, value: float, low: float, high: float, whole: bool = False) -> float:
+    """The value, if it is a number from low to high. Raises GenerationError naming it."""
+    kinds = (int,) if whole else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
+        kind = "an integer" if whole else "a number"
+        raise GenerationError(f"{name} is {value!r}, expected {kind} from {low:g} to {high:g}")
+    return value
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """temperature 0 (and less than LEAST_TEMPERATURE) is greedy; top_p 1 and top_k 0 are off; slope as in
+    `constraints`; guidance 1 is off, see `decoding`. Raises GenerationError for a value out of its range."""
+
+    temperature: float
+    top_p: float
+    top_k: int
+    slope: float
+    guidance: float = 1.0
+
+    def __post_init__(self):
+        checked_number("temperature", self.temperature, 0, 100)
+        checked_number("top_p", self.top_p, 1e-9, 1)
+        checked_number("top_k", self.top_k, 0, 1_000_000, whole=True)
+        checked_number("end_logit_slope", self.slope, 0, 1_000)
+        checked_number("guidance", self.guidance, 0, 100)
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature < LEAST_TEMPERATURE
+
+
+def parse_codes(motion_tokens: str | Sequence, lost: bool = False) -> tuple[int, ...]:
+    """"42 18 ?" or [42, 18, "?"] to codes, a lost one as MASKED where `lost` allows it. Raises GenerationError."""
+    tokens = motion_tokens.split() if isinstance(motion_tokens, str) else motion_tokens
+    example = f'codes such as "42 18 91"{f", {LOST} for a lost one" if lost else ""}'
+    if not isinstance(tokens, Sequence) or not len(tokens):
+        raise GenerationError(f"motion_tokens is {motion_tokens!r}, expected {example}")
+    codes = []
+    for place, token in enumerate(tokens):
+        text = str(token)
+        if lost and text == LOST:
+            codes.append(MASKED)
+        elif isinstance(token, bool) or not (text.isascii() and text.isdecimal() and len(text) <= 9):
+            raise GenerationError(f"motion_tokens: {token!r} at position {place}, expected {example}")
+        else:
+            codes.append(int(text))
+    return tuple(codes)
+
+
+def _checked_text(text: object) -> None:
+    if not isinstance(text, str) or not text.strip():
+        raise GenerationError(f"the prompt is {text!r}, expected a sentence")
+    if len(text) > LONGEST_TEXT:
+        raise GenerationError(f"the prompt has {len(text)} characters, expected at most {LONGEST_TEXT}: shorten it")
+    for place, character in enumerate(text):
+        if 0xD800 <= ord(character) <= 0xDFFF:
+            raise GenerationError(f"the prompt {text!r} holds half a character at {place}")
+        if (ord(character) < 32 and character not in "\t\n\r") or 127 <= ord(character) < 160:
+            raise GenerationError(f"the prompt {text!r} holds the control character {character!r} at {place}: "
+                                  "remove it")
+
+
+@dataclass(frozen=True)
+class MotionRequest:
+    """One question. What is None comes from the model's folder.
+
+    task: one of TASKS. text: the caption (t2m; with continue it may be given). motion: codes; m2t's question,
+    denoise's with LOST or -1 for lost ones, what inbetween and continue start from. end: codes that inbetween leads to.
+    participant_id: whose manner. tokens: exactly so many; or min_tokens and max_tokens, or either; or seconds. All of
+    them count the whole answer, what is given of it included. max_new_tokens: a cap, lowered to what fits the model.
+    guidance: how much more the caption counts than it would by itself; 1 is no more.
+    keep_given: denoise changes nothing but lost tokens. per_prompt_vocab: only codes seen in training with the
+    caption. num_samples: answers; best_of: so many are made for each, and the best is kept.
+
+    Raises GenerationError for what no model could answer.
+    """
+
+    task: str = "t2m"
+    text: str | None = None
+    motion: str | Sequence | None = None
+    end: str | Sequence | None = None
+    participant_id: str | int | None = None
+    tokens: int | None = None
+    min_tokens: int | None = None
+    max_tokens: int | None = None
+    seconds: float | None = None
+    max_new_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    end_logit_slope: float | None = None
+    guidance: float | None = None
+    keep_given: bool = True
+    per_prompt_vocab: bool = False
+    num_samples: int = 1
+    best_of: int = 1
+
+    def __post_init__(self):
+        if self.task not in TASKS:
+            raise GenerationError(f"task {self.task!r} is unknown; there are {', '.join(TASKS)}")
+        self._check_contents()
+        self._check_lengths()
+        checked_number("num_samples", self.num_samples, 1, 1_000_000, whole=True)
+        checked_number("best_of", self.best_of, 1, 1_000, whole=True)
+        if self.guidance is not None and self.text is None:
+            raise GenerationError(f"guidance makes a motion follow its caption, and {self.task} was given none")
+        if self.best_of > 1 and self.text is None:
+            raise GenerationError(f"best_of ranks motions by their caption, and {self.task} was given none")
+
+    def _check_contents(self) -> None:
+        takes = {"t2m": {"text"}, "m2t": {"motion"}, "denoise": {"motion"}, "inbetween": {"motion", "end"},
+                 "continue": {"motion"}}[self.task]
+        for name in ("text", "motion", "end"):
+            given = getattr(self, name) is not None
+            if given and name not in takes and (self.task, name) != ("continue", "text"):
+                raise GenerationError(f"{name} was given, which {self.task} ({TASKS[self.task]}) does not take")
+            if not given and name in takes and name != "text":
+                raise GenerationError(f"{self.task} ({TASKS[self.task]}) needs {name}: codes such as \"42 18 91\"")
+        if self.text is not None or "text" in takes:
+            _checked_text(self.text)
+        for name in ("motion", "end"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, parse_codes(getattr(self, name), lost=self.task == "denoise"))
+
+    def _check_lengths(self) -> None:
+        given = [name for name in ("tokens", "min_tokens", "max_tokens", "seconds", "max_new_tokens")
+                 if getattr(self, name) is not None]
+        if self.task in ("m2t", "denoise") and given:
+            why = "is a sentence" if self.task == "m2t" else "has as many tokens as the question"
+            raise GenerationError(f"{', '.join(given)} was given, but the answer to {self.task} {why}")
+        for name in given:
+            if name == "seconds":
+                checked_number(name, self.seconds, 1e-3, MOST_TOKENS)
+            else:
+                checked_number(name, getattr(self, name), 1, MOST_TOKENS, whole=True)
+        exact = [name for name in given if name in ("tokens", "seconds")]
+        if exact and len(given) > 1:
+            raise GenerationError(f"{' and '.join(given)} were given: {exact[0]} says the length alone")
+        if self.min_tokens is not None and self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise GenerationError(f"min_tokens is {self.min_tokens}, more than max_tokens, {self.max_tokens}")
+        if self.task == "inbetween" and not exact:
+            raise GenerationError("inbetween needs its length: tokens, or seconds, start and end included")
+
+
+@dataclass(frozen=True)
+class MotionResult:
+    """One answer. motion_tokens: the motion in the dataset's format (m2t's question, the answer of every other task).
+    text: the caption, asked for or found. limits: the length limits of the answer and where they come from; None for a
+    text. log_probability: of the answer, in nats, under the model's own softmax, for a motion that over the codes and
+    <MOT_END>: before temperature, limits and shifts; forced tokens count. score: what best_of ranked by; None without.
+    """
+
+    motion_tokens: str
+    text: str | None = None
+    limits: LengthLimits | None = None
+    log_probability: float | None = None
+    score: float | None = None
+    codes: tuple[int, ...] = field(default=(), repr=False)

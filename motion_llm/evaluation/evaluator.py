@@ -1,0 +1,294 @@
+"""A judge of whether a motion fits a caption: two small encoders into one space, trained on real training clips alone.
+
+As Guo et al. 2022 do for theirs: clips and captions that belong together are pulled to one place, others apart, and
+what is measured there (embedding_metrics.py) is measured for tokens of any codec. Here the loss is InfoNCE (van den
+Oord et al. 2018) in both directions, and clips of one caption all count as right.
+"""
+
+import copy
+import logging
+import math
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from motion_llm.dataset.rows import caption_key
+from motion_llm.json_files import read_json, write_json
+from motion_llm.network.folder import ModelError
+
+log = logging.getLogger(__name__)
+
+Codes = Sequence[int]
+WEIGHTS, INFO = "evaluator.safetensors", "evaluator.json"
+_VERSION = 1  # raise it when the network, its training or the text's features change, so that older ones are replaced
+MOST_CLIPS, MOST_CAPTIONS = 50_000, 1_000  # clips to train on; captions that held-out clips are told among
+LONGEST = 512  # codes of a clip that are looked at; the rest is cut
+
+
+@dataclass(frozen=True)
+class EvaluatorConfig:
+    """Sizes and training. dimensions: of the space. buckets: rows for hashed parts of captions. lost: share of codes
+    and of parts of captions that are hidden in training. checks: times that held-out clips are looked at, patience:
+    of them without a better result before it stops."""
+
+    codebook_size: int
+    dimensions: int = 32
+    width: int = 64
+    buckets: int = 4096
+    batch: int = 64
+    steps: int = 1000
+    checks: int = 20
+    patience: int = 5
+    lr: float = 2e-3
+    temperature: float = 0.1
+    lost: float = 0.2
+    seed: int = 0
+
+
+def text_features(text: str, buckets: int) -> tuple[list[int], list[int], list[int]]:
+    """Words, pairs of words and runs of 3 to 5 letters of a caption, hashed to rows of a table from 1 (0 is hidden).
+
+    Runs of letters make "walk" and "walking" alike; pairs of words keep some of their order.
+    """
+    words = caption_key(text).split()
+    pairs = [f"{a} {b}" for a, b in zip(["^", *words], [*words, "$"], strict=True)]
+    letters = [marked[i:i + n] for marked in (f"<{word}>" for word in words) for n in (3, 4, 5)
+               for i in range(len(marked) - n + 1)]
+
+    def rows(kind: str, parts: list[str]) -> list[int]:
+        return [1 + zlib.crc32(f"{kind} {part}".encode("utf-8", "surrogatepass")) % (buckets - 1) for part in parts]
+
+    return rows("w", words), rows("p", pairs), rows("l", letters)
+
+
+class _MotionEncoder(nn.Module):
+    """Codes to a place: embedding and relative time, convolutions of growing reach, mean and maximum over time."""
+
+    def __init__(self, config: EvaluatorConfig):
+        super().__init__()
+        width = config.width
+        self.codes = nn.Embedding(config.codebook_size + 2, width, padding_idx=config.codebook_size + 1)
+        self.time = nn.Linear(4, width)
+        self.layers = nn.ModuleList(nn.Conv1d(width, width, 3, padding=reach, dilation=reach) for reach in (1, 2, 4))
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in self.layers)
+        self.out = nn.Sequential(nn.Linear(2 * width + 1, width), nn.GELU(), nn.Linear(width, config.dimensions))
+        self.dropout = nn.Dropout(0.2)
+
+    def forward(self, codes: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """codes (B, T), padded; lengths (B,) -> (B, d) of unit length."""
+        there = (torch.arange(codes.shape[1]) < lengths[:, None])[..., None].float()  # (B, T, 1)
+        place = torch.arange(codes.shape[1]) / (lengths[:, None] - 1).clamp(min=1)  # 0 at the start, 1 at the end
+        time = torch.stack([place, 1 - place, torch.sin(math.pi * place), torch.cos(2 * math.pi * place)], -1)
+        hidden = self.dropout(self.codes(codes) + self.time(time)) * there
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            new = layer(hidden.transpose(1, 2)).transpose(1, 2)
+            hidden = (hidden + functional.gelu(norm(new))) * there
+        mean = hidden.sum(1) / there.sum(1)
+        most = hidden.masked_fill(there == 0, -torch.inf).amax(1)
+        log_length = lengths.float().log()[:, None] / 4
+        return functional.normalize(self.out(self.dropout(torch.cat([mean, most, log_length], 1))), dim=1)
+
+
+class _TextEncoder(nn.Module):
+    """The means of a caption's words, pairs and letters, which count alike however many there are, to a place."""
+
+    def __init__(self, config: EvaluatorConfig):
+        super().__init__()
+        width = config.width
+        self.parts = nn.EmbeddingBag(config.buckets, width, mode="mean", padding_idx=0)
+        self.out = nn.Sequential(nn.LayerNorm(3 * width), nn.Linear(3 * width, width), nn.GELU(),
+                                 nn.Linear(width, config.dimensions))
+
+    def forward(self, parts: torch.Tensor) -> torch.Tensor:
+        """parts (B, 3, P), padded with 0 -> (B, d) of unit length."""
+        means = self.parts(parts.flatten(0, 1)).view(len(parts), -1)  # (B, 3 * width)
+        return functional.normalize(self.out(means), dim=1)
+
+
+class Evaluator:
+    """Embeds motions and captions. history: what training found on held-out clips. facts: what the caller wants kept
+    with it, such as what it was trained on."""
+
+    def __init__(self, config: EvaluatorConfig):
+        self.config = config
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.motion, self.text = _MotionEncoder(config), _TextEncoder(config)
+        self.history: list[dict] = []
+        self.facts: dict = {}
+
+    def embed_motions(self, clips: Sequence[Codes]) -> np.ndarray:
+        """(N, d) of unit length. Codes that are none of the codebook's are all one unknown code; a clip without any
+        is that code alone."""
+        order = sorted(range(len(clips)), key=lambda i: len(clips[i]))
+        found = np.empty((len(clips), self.config.dimensions), np.float32)
+        self.motion.eval()
+        with torch.no_grad():
+            for start in range(0, len(order), 256):
+                part = order[start:start + 256]
+                found[part] = self.motion(*self._batch([clips[i] for i in part])).numpy()
+        return found
+
+    def embed_captions(self, texts: Sequence[str]) -> np.ndarray:
+        """(N, d) of unit length."""
+        self.text.eval()
+        with torch.no_grad():
+            parts = [self.text(self._parts(texts[start:start + 256])) for start in range(0, len(texts), 256)]
+        return torch.cat(parts).numpy() if parts else np.empty((0, self.config.dimensions), np.float32)
+
+    def _batch(self, clips: Sequence[Codes]) -> tuple[torch.Tensor, torch.Tensor]:
+        unknown = self.config.codebook_size
+        lengths = torch.tensor([min(max(1, len(clip)), LONGEST) for clip in clips])
+        codes = torch.full((len(clips), int(lengths.max())), unknown + 1)
+        for i, clip in enumerate(clips):
+            own = np.asarray(clip[:LONGEST], dtype=np.int64) if len(clip) else np.array([unknown])
+            codes[i, :len(own)] = torch.from_numpy(np.where((own < 0) | (own >= unknown), unknown, own))
+        return codes, lengths
+
+    def _parts(self, texts: Sequence[str]) -> torch.Tensor:
+        """(B, 3, P): rows of the table for words, pairs and letters, padded with 0."""
+        features = [text_features(text, self.config.buckets) for text in texts]
+        parts = torch.zeros(len(texts), 3, max(len(rows) for kinds in features for rows in kinds), dtype=torch.long)
+        for i, kinds in enumerate(features):
+            for kind, rows in enumerate(kinds):
+                parts[i, kind, :len(rows)] = torch.tensor(rows)
+        return parts
+
+    def save(self, folder: str | Path) -> None:
+        """The weights and evaluator.json; the JSON comes last, so that a folder with it is whole."""
+        from safetensors.torch import save_file
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / INFO).unlink(missing_ok=True)
+        save_file(self._state(), folder / WEIGHTS)
+        write_json(folder / INFO, {"version": _VERSION, "config": asdict(self.config), "facts": self.facts,
+                                   "history": self.history})
+
+    def _state(self) -> dict[str, torch.Tensor]:
+        both = {"motion": self.motion, "text": self.text}
+        return {f"{name}.{key}": value.contiguous() for name, module in both.items()
+                for key, value in module.state_dict().items()}
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Evaluator":
+        """Raises ModelError for a folder that holds none, or a damaged one."""
+        from model import read_weights
+
+        folder = Path(folder)
+        if not (folder / INFO).is_file():
+            raise ModelError(f"{folder} has no {INFO}, so no evaluator was kept there")
+        content = read_json(folder / INFO)
+        if content.get("version") != _VERSION:
+            raise ModelError(f"{folder / INFO} is of version {content.get('version')}, expected {_VERSION}")
+        evaluator = cls(EvaluatorConfig(**content["config"]))
+        weights, own = read_weights(folder / WEIGHTS), evaluator._state()
+        if {name: tuple(value.shape) for name, value in weights.items()} != {
+                name: tuple(value.shape) for name, value in own.items()}:
+            raise ModelError(f"{folder / WEIGHTS} does not fit {folder / INFO}: one of them is of another evaluator")
+        for name, module in (("motion", evaluator.motion), ("text", evaluator.text)):
+            module.load_state_dict({key.removeprefix(f"{name}."): value for key, value in weights.items()
+                                    if key.startswith(f"{name}.")})
+        evaluator.history, evaluator.facts = content["history"], content["facts"]
+        return evaluator
+
+
+def train_evaluator(clips: Sequence[Codes], captions: Sequence[str], held_clips: Sequence[Codes],
+                    held_captions: Sequence[str], config: EvaluatorConfig) -> Evaluator:
+    """An evaluator trained on clips and their captions, as it was when it retrieved the held-out ones best.
+
+    held_clips, held_captions: of none of the training clips; they choose when to stop and nothing else. The same
+    arguments give the same evaluator. Raises ValueError for captions of fewer than two kinds, or nothing held out.
+    """
+    keys = [caption_key(text) for text in captions]
+    if len(clips) != len(keys) or len(set(keys)) < 2:
+        raise ValueError(f"{len(clips)} clips with {len(set(keys))} different captions of {len(keys)}: expected a "
+                         "caption for each clip, and two different ones at least")
+    if not held_clips or len(held_clips) != len(held_captions):
+        raise ValueError(f"{len(held_clips)} held-out clips with {len(held_captions)} captions, expected as many, and "
+                         "one at least")
+    evaluator, rng = Evaluator(config), np.random.default_rng(config.seed)
+    places = np.sort(rng.permutation(len(clips))[:MOST_CLIPS])
+    number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+    of_clip = torch.tensor([number[key] for key in keys])
+    texts = list({key: text for key, text in zip(keys, captions, strict=True)})
+    parts = evaluator._parts(texts)  # (captions, 3, P)
+    rank = _Ranks(held_clips, held_captions, keys, rng)
+    modules = nn.ModuleList([evaluator.motion, evaluator.text])
+    optimizer = torch.optim.AdamW(modules.parameters(), lr=config.lr, weight_decay=0.05)
+    every = max(1, config.steps // config.checks)
+    best, kept, waited = -1.0, None, 0
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        for step, batch in enumerate(_batches(places, config, rng), 1):
+            for group in optimizer.param_groups:  # a short rise, then half a cosine down
+                group["lr"] = config.lr * min(1, step / 50) * 0.5 * (1 + math.cos(math.pi * step / config.steps))
+            modules.train()
+            loss = _loss(evaluator, [clips[i] for i in batch], of_clip[batch], parts)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if step % every == 0:
+                found = rank(evaluator)
+                evaluator.history.append({"step": step, "loss": round(loss.item(), 4), "reciprocal_rank": found})
+                if found > best:
+                    best, kept, waited = found, copy.deepcopy(modules.state_dict()), 0
+                else:
+                    waited += 1
+                if waited == config.patience:
+                    break
+    modules.load_state_dict(kept)
+    log.info("evaluator: %d clips, %d captions; held-out mean reciprocal rank %.3f, best after %d of %d steps",
+             len(places), len(texts), best, max(evaluator.history, key=lambda h: h["reciprocal_rank"])["step"], step)
+    return evaluator
+
+
+def _batches(places: np.ndarray, config: EvaluatorConfig, rng: np.random.Generator):
+    """config.steps batches of clips, each clip once before any comes again."""
+    order: list[int] = []
+    for _ in range(config.steps):
+        while len(order) < min(config.batch, len(places)):
+            order += rng.permutation(places).tolist()
+        yield order[:config.batch]
+        del order[:config.batch]
+
+
+def _loss(evaluator: Evaluator, clips: Sequence[Codes], captions: torch.Tensor, parts: torch.Tensor) -> torch.Tensor:
+    """InfoNCE between the clips and the different captions among them: each clip must find its caption, and each
+    caption its clips, which share the target equally."""
+    config = evaluator.config
+    codes, lengths = evaluator._batch(clips)
+    hidden = (torch.rand(codes.shape) < config.lost) & (codes <= config.codebook_size)
+    codes = codes.masked_fill(hidden, config.codebook_size)
+    different, own = captions.unique(return_inverse=True)
+    words = parts[different]
+    words = words.masked_fill(torch.rand(words.shape) < config.lost, 0)
+    scores = evaluator.motion(codes, lengths) @ evaluator.text(words).T / config.temperature  # (B, C)
+    target = functional.one_hot(own, len(different)).float()
+    from_captions = -(target / target.sum(0) * scores.log_softmax(0)).sum() / len(different)
+    return (functional.cross_entropy(scores, own) + from_captions) / 2
+
+
+class _Ranks:
+    """How well held-out clips find their captions: mean reciprocal rank among all captions, at most MOST_CAPTIONS."""
+
+    def __init__(self, clips: Sequence[Codes], captions: Sequence[str], others: Sequence[str],
+                 rng: np.random.Generator):
+        keys = [caption_key(text) for text in captions]
+        known = list(dict.fromkeys(keys))
+        more = [key for key in dict.fromkeys(others) if key not in set(known)]
+        room = max(0, MOST_CAPTIONS - len(known))
+        self.texts = known + [more[i] for i in np.sort(rng.permutation(len(more))[:room])]
+        place = {key: i for i, key in enumerate(known)}
+        self.clips, self.own = clips, np.array([place[key] for key in keys])
+
+    def __call__(self, evaluator: Evaluator) -> float:
+        scores = evaluator.embed_motions(self.clips) @ evaluator.embed_captions(self.texts).T
+        mine = scores[np.arange(len(self.own)), self.own]
+        return round(float((1 / (scores >= mine[:, None]).sum(1)).mean()), 6)

@@ -1,0 +1,283 @@
+"""The evaluation as one page that opens without a network: verdict, figures, curves, where it fails, what it was made
+with. Every text that comes from data is escaped."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from string import Template
+
+from metrics import count_ngrams
+from motion_llm.evaluation.charts import Mark, Series, chart, dot_plot, legend
+from motion_llm.evaluation.findings import interval, shown
+from motion_llm.evaluation.rows import AskedRow
+from motion_llm.evaluation.table import METRICS, MODEL, SHORT, SPLITS, TITLES, Table, group_metrics, group_rows
+
+TEMPLATE = Path(__file__).parent / "report_page.html"
+SHOWN_CLIPS, SHOWN_CAPTIONS, SMOOTH = 5, 40, 9
+ARROWS = {"up": "↑", "down": "↓", "real": "≈"}
+KEY_FIGURES = ("r_precision_top3", "normalised_edit_distance", "length_accuracy")
+ABOUT = {
+    "r_precision_top1": "Share of clips whose own caption is the nearest of 32 in the evaluator's space; top 2 and 3: "
+                        "among the nearest 2 and 3 (Guo et al. 2022).",
+    "mm_dist": "Mean distance of a clip to its caption in that space (Guo et al. 2022).",
+    "fid": "Frechet distance of generated to real clips in that space (Heusel et al. 2017). It grows with fewer clips.",
+    "kid": "Kernel distance of the same, unbiased, so that it can be negative (Binkowski et al. 2018).",
+    "diversity": "Mean distance of two clips of any captions; best where real clips have it.",
+    "multimodality": "Mean distance of two clips of one caption; n counts captions. Defined with 30 clips a caption.",
+    "nll_per_token": "What real clips cost the model: negative log-likelihood in nats a motion token, end included.",
+    "normalised_edit_distance": "Insertions, deletions and replacements of codes to the nearest real clip of the "
+                                "caption, over the longer length: 0 the same, 1 nothing in common.",
+    "length_accuracy": "Share of clips within 10 % of the nearest real clip's length.",
+    "dtw_joint_error": "Distance of the decoded joints to those of the row's own real clip, root and heading taken "
+                       "away, mean over joints and frames, both clips played as fast as fits best (DTW-JPE of Zuo et "
+                       "al. 2024, as a mean along the path instead of a sum).",
+    "fid_joints": "Frechet distance of generated to real clips in kinetic energies of the decoded joints (Onuma et al. "
+                  "2008; FID_k of Li et al. 2021), which nothing is trained for. It grows with fewer clips.",
+    "unigram_jsd": "Jensen-Shannon divergence of how often codes, and pairs of codes, are used: 0 the same, 1 nothing "
+                   "in common.",
+    "codebook_usage": "Share of the codebook that occurs at all; perplexity: how many codes, used equally often, would "
+                      "be as hard to guess.",
+    "repetition_rate": "Share of codes that repeat the one before.",
+    "distinct_1": "Different codes over all codes (distinct-2: pairs); it falls as a set grows.",
+    "novelty": "Normalised edit distance to the nearest training clip: 0 is a copy.",
+    "valid_share": "Share of clips that a codec could decode.",
+    "participant_accuracy": "Share of clips in which a classifier trained on real clips names the participant asked "
+                            "for.",
+    "bleu_4": "Runs of up to 4 words (BLEU-1: words) of the model's captions that the data's captions of the same "
+              "motion have, less for captions that are too short: 0 to 100 (Papineni et al. 2002; sacrebleu).",
+    "rouge_l": "F1 of the longest common subsequence of words with the nearest caption of the data, 0 to 100 (Lin "
+               "2004).",
+    "chrf": "F2 of runs of up to 6 characters that the two have in common, 0 to 100 (Popovic 2015; sacrebleu).",
+    "denoising_accuracy": "A third of a clip's tokens is lost, and this share of them is put right: lost anywhere, in "
+                          "a gap, at the end.",
+}
+
+
+def write_page(path: Path, table: Table, details: Mapping, rows: Sequence[AskedRow],
+               clips: Sequence[Sequence[Sequence[int]]], asked_lengths: Sequence[float] | None,
+               histories: Mapping[str, Mapping]) -> None:
+    """Write the page. clips: for each row its generated ones. asked_lengths: tokens that decoding asked for, for each
+    row. histories: stage folder -> history of its training."""
+    model = details["request"]["model_path"] or details["request"]["generated"]
+    sections = [
+        _verdict(details), _key_figures(table), _tables(table), _other_tasks(table, details), _about(table),
+        _curves(histories), _lengths_and_codes(rows, clips, asked_lengths, details["codebook_size"]),
+        _extremes(details["captions"]), _breakdown(details), _facts(details)]
+    samples = details["request"]["samples"]
+    part = f" ({details['data']['part']})" if "part" in details["data"] else ""
+    subtitle = f"{len(rows):,} rows of {details['data']['path']}{part}, {samples} clip{'s' * (samples != 1)} for each."
+    page = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
+        title=escape(f"How good is {model}?"), subtitle=escape(subtitle), body="\n".join(sections))
+    path.write_text(page, encoding="utf-8")
+
+
+def _verdict(details: Mapping) -> str:
+    lines = details["verdict"]
+    weak = " weak" if lines and "the evaluator" in lines[0].lower() else ""
+    notes = [*details["notes"], *details["not_available"]]
+    listed = "".join(f'<p class="note">{escape(note[:1].upper() + note[1:])}.</p>' for note in notes)
+    return f'<div class="card verdict{weak}">' + "".join(f"<p>{escape(line)}</p>" for line in lines) + f"</div>{listed}"
+
+
+def _key_figures(table: Table) -> str:
+    cards = []
+    for name in KEY_FIGURES:
+        marks = [Mark(SHORT[row], own["all"][name].value, own["all"][name].low, own["all"][name].high,
+                      shown(own["all"][name], name), 0 if row == MODEL else 4)
+                 for row, own in table.items() if own["all"][name].value is not None]
+        if marks and marks[0].name == SHORT[MODEL]:
+            title = f"{METRICS[name].title} {ARROWS[METRICS[name].better]}"
+            cards.append(f'<div class="card"><h3>{escape(title)}</h3>{dot_plot(title, marks)}</div>')
+    names = "; ".join(f"{SHORT[row]}: {TITLES[row]}" for row in (MODEL, *group_rows(table, "text to motion")))
+    return (f'<div class="grid3">{"".join(cards)}</div><p class="note">{escape(names)}. Lines are 95 % intervals.</p>'
+            if cards else "")
+
+
+def _tables(table: Table) -> str:
+    titles = {"all": "All captions", "seen": "Captions that were trained (other clips of them)",
+              "unseen": "Captions that were never trained"}
+    parts = ["<h2>Figures</h2>"]
+    for split in SPLITS[::-1]:
+        if any(table[MODEL][split][name].n for name in group_metrics("text to motion")):
+            parts.append(f'<div class="card wide long"><h3>{titles[split]}</h3><table class="figures">'
+                         f'{_figures(table, "text to motion", split)}</table></div><br>')
+    parts.append('<p class="note">↑ higher is better, ↓ lower, ≈ best where real clips have it. Intervals are over '
+                 "captions for means over clips; for figures of the whole set (FID, KID, Diversity, divergences, "
+                 "codebook, distinct) over the samples, so they hold how much generating varies and not which captions "
+                 "were asked. The real clips' FID, KID and divergences are of a set with itself: what another set of "
+                 "real clips has stands under <i>another</i>.</p>")
+    return "".join(parts)
+
+
+def _figures(table: Table, group: str, split: str, title: str = "") -> str:
+    """A head, whose first cell is the title, and a line for each metric of the group that anyone has a figure of."""
+    others = group_rows(table, group)
+    lines = [f'<tr><th>{escape(title)}</th><th class="mine">model</th><th>95 % interval</th>'
+             + "".join(f"<th>{escape(SHORT[row])}</th>" for row in others) + "<th>n</th></tr>"]
+    for name in group_metrics(group):
+        if all(table[row][split][name].value is None for row in (MODEL, *others)):
+            continue
+        metric, mine = METRICS[name], table[MODEL][split][name]
+        lines.append(
+            f'<tr><td><span class="arrow">{ARROWS[metric.better]}</span>{escape(metric.title)}</td>'
+            f'<td class="mine">{shown(mine, name)}</td><td class="soft">{interval(mine, name)}</td>'
+            + "".join(f"<td>{shown(table[row][split][name], name)}</td>" for row in others)
+            + f"<td>{mine.n or ''}</td></tr>")
+    return "".join(lines)
+
+
+def _other_tasks(table: Table, details: Mapping) -> str:
+    """Motion to text and lost tokens: figures, by which stage, and captions that were said."""
+    cards = []
+    for group, about in (("motion to text", "Captions of motions"), ("lost tokens", "Lost tokens put right")):
+        by = " and ".join(dict.fromkeys(details["by"][name] for name in group_metrics(group) if name in details["by"]))
+        if not by:
+            continue
+        body = "".join(_figures(table, group, split, f"{split} captions") for split in SPLITS[::-1]
+                       if any(table[MODEL][split][name].n for name in group_metrics(group)))
+        names = "; ".join(f"{SHORT[row]}: {TITLES[row]}" for row in group_rows(table, group))
+        cards.append(f'<div class="card wide long"><h3>{about}, by {escape(by)}</h3><table class="figures">{body}'
+                     f'</table></div><p class="note">{escape(names)}.</p>')
+    said = details["captions_said"]
+    few = min(SHOWN_CLIPS, len(said) // 2) or 1
+    if said:
+        cards.append('<h3>What was said of motions</h3><div class="grid2">'
+                     + _said("Nearest to the data's captions", said[::-1][:few])
+                     + (_said("Farthest from them", said[:few]) if len(said) > 1 else "")
+                     + '</div><p class="note">By chrF; all stand in details.json.</p>')
+    return "<h2>Other tasks</h2>" + "".join(cards) if cards else ""
+
+
+def _said(title: str, entries: Sequence[Mapping]) -> str:
+    clips = "".join(
+        f'<div class="clip"><p>{escape(entry["said"]) or "(nothing)"} <span class="soft">({_kind(entry)}chrF '
+        f'{entry["chrf"]:.0f})</span></p><p class="codes"><b>data</b>{escape("; ".join(entry["captions"]))}</p>'
+        f'<p class="codes"><b>motion</b>{escape(entry["motion"])}</p></div>' for entry in entries)
+    return f'<div class="card long"><h3>{title}</h3>{clips}</div>'
+
+
+def _about(table: Table) -> str:
+    known = [name for name in ABOUT if any(own["all"][name].value is not None for own in table.values())]
+    entries = "".join(f"<div><dt>{escape(METRICS[name].title)}</dt><dd>{escape(ABOUT[name])}</dd></div>"
+                      for name in known)
+    return f'<h2>What they mean</h2><div class="card long"><dl class="about">{entries}</dl></div>'
+
+
+def _smoothed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Means over SMOOTH neighbours, for losses of single batches jump."""
+    half = SMOOTH // 2
+    return [(x, sum(y for _, y in points[max(0, i - half):i + half + 1]) / len(points[max(0, i - half):i + half + 1]))
+            for i, (x, _) in enumerate(points)]
+
+
+def _curves(histories: Mapping[str, Mapping]) -> str:
+    losses, heldout, names, start = [], [], [], 0
+    for colour, (stage, history) in enumerate(histories.items()):
+        steps = [step for step, _ in history.get("losses", ())] + [at["step"] for at in history.get("nll", ())]
+        losses.append(Series(_smoothed([(start + step, loss) for step, loss in history.get("losses", ())]), colour % 6))
+        names.append((stage, colour % 6))
+        for kind, own in (("seen", 0), ("unseen", 1)):
+            heldout.append(Series([(start + at["step"], at[kind]) for at in history.get("nll", ()) if kind in at], own))
+        start += max(steps, default=0)
+    left = chart("training loss", losses, "optimiser steps, all stages", "loss", from_zero=False)
+    right = chart("held-out NLL", heldout, "optimiser steps, all stages", "nats a token", from_zero=False)
+    if not left and not right:
+        return ""
+    means = f"means over {SMOOTH} points"
+    return ('<h2>How it was trained</h2><div class="grid2">'
+            f'<div class="card"><h3>Training loss ({means})</h3>{left}{legend(names)}</div>'
+            f'<div class="card"><h3>NLL of held-out clips</h3>{right}'
+            f'{legend([("seen captions", 0), ("unseen captions", 1)])}</div></div>')
+
+
+def _lengths_and_codes(rows: Sequence[AskedRow], clips: Sequence[Sequence[Sequence[int]]],
+                       asked: Sequence[float] | None, codebook_size: int) -> str:
+    real = [float(len(row.codes)) for row in rows]
+    got = [(length, float(len(clip))) for length, own in zip(real, clips, strict=True) for clip in own]
+    series = [Series(sorted(set(got)), 0, "dots")]
+    names = [("generated", 0)]
+    if asked is not None:
+        series.append(Series(sorted(set(zip(real, asked, strict=True))), 1, "rings"))
+        names.append(("asked for by decoding", 1))
+    lengths = chart("lengths", series, "the real clip, tokens", "tokens", diagonal=True)
+    counts = [count_ngrams([row.codes for row in rows], 1),
+              count_ngrams([clip for own in clips for clip in own], 1)]
+    order = sorted(range(codebook_size), key=lambda code: (-counts[0][(code,)], -counts[1][(code,)], code))
+    shares = [[100 * count[(code,)] / max(1, count.total()) for code in order] for count in counts]
+    used = max((i + 1 for own in shares for i, share in enumerate(own) if share), default=1)
+    usage = chart("codebook usage", [Series(_steps(shares[1][:used]), 0, "area"), Series(_steps(shares[0][:used]), 1)],
+                  "codes, most used by real clips first", "% of tokens")
+    return ('<h2>Lengths and codes</h2><div class="grid2">'
+            f'<div class="card"><h3>Length of each clip against the real one</h3>{lengths}{legend(names)}</div>'
+            f'<div class="card"><h3>How often each code is used</h3>{usage}'
+            f'{legend([("real clips", 1), ("generated clips", 0)])}</div></div>')
+
+
+def _steps(values: Sequence[float]) -> list[tuple[float, float]]:
+    """A step for each value, one wide."""
+    return [point for i, value in enumerate(values) for point in ((i, value), (i + 1, value))]
+
+
+def _extremes(captions: Sequence[Mapping]) -> str:
+    """The worst and the best captions with a clip of theirs and the real clip nearest to it."""
+    def card(title: str, entries: Sequence[Mapping]) -> str:
+        clips = "".join(
+            f'<div class="clip"><p>{escape(entry["name"])} <span class="soft">({_kind(entry)}distance '
+            f'{entry["normalised_edit_distance"]:.2f})</span></p>'
+            f'<p class="codes"><b>generated</b>{escape(entry["clip"]) or "(no codes)"}</p>'
+            f'<p class="codes"><b>real</b>{escape(entry["real"])}</p></div>' for entry in entries)
+        return f'<div class="card long"><h3>{title}</h3>{clips}</div>'
+
+    few = min(SHOWN_CLIPS, len(captions) // 2) or 1
+    return ('<h2>Worst and best captions</h2><div class="grid2">'
+            + card("Farthest from the real clips", captions[:few])
+            + (card("Nearest to the real clips", captions[::-1][:few]) if len(captions) > 1 else "")
+            + '</div><p class="note">The clip shown is the farthest one of the caption, beside the real clip nearest '
+              "to it; distances are means over the clips of the caption.</p>")
+
+
+def _kind(entry: Mapping) -> str:
+    return f"{entry['kind']}, " if entry.get("kind") else ""
+
+
+def _breakdown(details: Mapping) -> str:
+    columns = [("n", "clips", 0), ("normalised_edit_distance", "distance", 2), ("r_precision_top1", "top 1", 2),
+               ("r_precision_top3", "top 3", 2), ("expected_length", "real length", 0), ("length", "generated", 0),
+               ("length_accuracy", "within 10 %", 2), ("novelty", "novelty", 2)]
+
+    def card(title: str, entries: Sequence[Mapping], kinds: bool = False) -> str:
+        if not entries:
+            return ""
+        there = [column for column in columns if any(entry.get(column[0]) is not None for entry in entries)]
+        names = ["split"] * kinds + [name for _, name, _ in there]
+        head = "<tr><th></th>" + "".join(f"<th>{name}</th>" for name in names) + "</tr>"
+        lines = "".join(
+            f'<tr><td class="text">{escape(str(entry["name"]))}</td>'
+            + (f'<td>{escape(str(entry["kind"] or ""))}</td>' if kinds else "")
+            + "".join("<td>-</td>" if entry.get(key) is None else f"<td>{entry[key]:.{digits}f}</td>"
+                      for key, _, digits in there) + "</tr>" for entry in entries)
+        return f'<div class="card wide long"><h3>{title}</h3><table>{head}{lines}</table></div><br>'
+
+    captions = details["captions"]
+    more = (f'<p class="note">The {SHOWN_CAPTIONS} worst of {len(captions):,}; all stand in details.json.</p>'
+            if len(captions) > SHOWN_CAPTIONS else "")
+    return ("<h2>Where it fails</h2>" + card("By length of the real clip", details["lengths"])
+            + card("By participant", details["participants"])
+            + card("By caption, worst first", captions[:SHOWN_CAPTIONS], kinds=True) + more)
+
+
+def _facts(details: Mapping) -> str:
+    judge = details["evaluator"]
+    pairs = [("data", details["data"]["path"]), ("fingerprint", details["data"]["fingerprint"]),
+             ("rows of the data", f"{details['data']['rows']:,}, of which {details['trained_on']:,} trained on"),
+             ("codebook", f"{details['codebook_size']:,} codes")]
+    if judge:
+        best = max(judge["history"], key=lambda check: check["reciprocal_rank"])
+        pairs.append(("evaluator", f"{judge['config']['dimensions']} dimensions, trained on {judge['clips']:,} clips "
+                      f"of {judge['source']}, {best['step']} steps; held-out mean reciprocal rank "
+                      f"{best['reciprocal_rank']:.3f}"))
+    pairs += [(name, value) for name, value in details["request"].items() if value is not None]
+    pairs += [(name, version) for name, version in details["versions"].items()]
+    pairs += [(name, value) for name, value in details["settings"].items()]
+    entries = "".join(f"<dt>{escape(str(name))}</dt><dd>{escape(str(value))}</dd>" for name, value in pairs)
+    return f'<h2>What it was made with</h2><div class="card long"><dl class="facts">{entries}</dl></div>'

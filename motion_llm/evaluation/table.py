@@ -1,0 +1,327 @@
+"""Generated clips beside real ones and beside what anyone gets without a model, with intervals: the evaluation's table.
+
+metrics.json's names stand in METRICS. A figure that is a mean over clips has an interval over captions; one of a whole
+set of clips (FID, divergence, usage, ...) has one over the samples, each of which is a set (intervals.py).
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+import metrics
+from motion_llm.evaluation import embedding_metrics as embedding
+from motion_llm.evaluation.evaluator import Evaluator
+from motion_llm.evaluation.intervals import NOT_AVAILABLE, Estimate, mean_over_captions, over_repeats
+from motion_llm.evaluation.joint_judge import JointJudge
+from motion_llm.evaluation.lost_tokens import COPYING, REPEATING
+from motion_llm.evaluation.recogniser import ActionRecogniser
+from motion_llm.evaluation.rows import AskedRow, Training
+
+SPLITS = ("seen", "unseen", "all")
+MODEL, REAL, ANOTHER, NEAREST, RANDOM, SHUFFLED = ("model", "real", "another_real_clip", "nearest_caption_clip",
+                                                   "random_clip", "shuffled_captions")
+NEAREST_TOLD, RANDOM_TOLD = "nearest_clip_caption", "random_clip_caption"  # these and REPEATING, COPYING: other tasks
+TITLES = {
+    MODEL: "this model",
+    REAL: "real held-out clips (ceiling)",
+    ANOTHER: "another real clip, same caption",
+    NEAREST: "training clip, most similar caption",
+    RANDOM: "random training clip",
+    SHUFFLED: "real clips, captions shuffled (floor)",
+    NEAREST_TOLD: "caption of the nearest training clip",
+    RANDOM_TOLD: "caption of a random training clip (floor)",
+    REPEATING: "the token before, repeated",
+    COPYING: "the tokens before, copied",
+}
+SHORT = {MODEL: "model", REAL: "real", ANOTHER: "another", NEAREST: "nearest", RANDOM: "random", SHUFFLED: "shuffled",
+         NEAREST_TOLD: "near clip", RANDOM_TOLD: "any clip", REPEATING: "repeating", COPYING: "copying"}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """title: for people. better: "up", "down", or "real" where it should be what real clips have. digits: shown.
+    task: of what; those other than text to motion are scored by evaluation_tasks.py."""
+
+    title: str
+    better: str
+    digits: int = 3
+    task: str = "t2m"
+
+
+METRICS = {
+    "r_precision_top1": Metric("R-Precision top 1", "up"),
+    "r_precision_top2": Metric("R-Precision top 2", "up"),
+    "r_precision_top3": Metric("R-Precision top 3", "up"),
+    "mm_dist": Metric("MM-Dist", "down"),
+    "fid": Metric("FID", "down"),
+    "kid": Metric("KID", "down", 4),
+    "diversity": Metric("Diversity", "real"),
+    "multimodality": Metric("MModality", "real"),
+    "nll_per_token": Metric("NLL a motion token (nats)", "down"),
+    "edit_distance": Metric("edit distance (tokens)", "down", 1),
+    "normalised_edit_distance": Metric("edit distance, normalised", "down"),
+    "length_accuracy": Metric("length within 10 %", "up"),
+    "length_ratio": Metric("length ratio", "real", 2),
+    "length_error": Metric("length error (tokens)", "down", 2),
+    "dtw_joint_error": Metric("DTW joint error (mm)", "down", 1),
+    "fid_joints": Metric("FID of joints", "down", 2),
+    "unigram_jsd": Metric("divergence of codes (bits)", "down"),
+    "bigram_jsd": Metric("divergence of code pairs (bits)", "down"),
+    "codebook_usage": Metric("codebook used", "real"),
+    "codebook_perplexity": Metric("codebook perplexity", "real", 1),
+    "repetition_rate": Metric("repetition rate", "real"),
+    "distinct_1": Metric("distinct-1", "real"),
+    "distinct_2": Metric("distinct-2", "real"),
+    "novelty": Metric("novelty", "real"),
+    "valid_share": Metric("valid clips", "up"),
+    "participant_accuracy": Metric("participant recognised", "up"),
+    "bleu_1": Metric("BLEU-1", "up", 1, "m2t"),
+    "bleu_4": Metric("BLEU-4", "up", 1, "m2t"),
+    "rouge_l": Metric("ROUGE-L", "up", 1, "m2t"),
+    "chrf": Metric("chrF", "up", 1, "m2t"),
+    "denoising_accuracy": Metric("put right, lost anywhere", "up", 3, "denoise"),
+    "denoising_accuracy_gap": Metric("put right in a gap", "up", 3, "inbetween"),
+    "denoising_accuracy_end": Metric("put right at the end", "up", 3, "continue"),
+}
+GROUPS = {"text to motion": ("t2m",), "motion to text": ("m2t",), "lost tokens": ("denoise", "inbetween", "continue")}
+FROM_CAPTIONS = ("r_precision_top1", "r_precision_top2", "r_precision_top3", "mm_dist")
+FROM_EMBEDDINGS = (*FROM_CAPTIONS, "fid", "kid", "diversity", "multimodality")
+FROM_REFERENCES = ("edit_distance", "normalised_edit_distance", "length_accuracy", "length_ratio", "length_error")
+FROM_JOINTS = ("dtw_joint_error", "fid_joints")
+
+Table = dict[str, dict[str, dict[str, Estimate]]]  # row of the table -> split -> metric -> Estimate
+
+
+def group_metrics(group: str) -> list[str]:
+    return [name for name, metric in METRICS.items() if metric.task in GROUPS[group]]
+
+
+def group_rows(table: Table, group: str) -> list[str]:
+    """The rows beside the model's that have a figure of the group."""
+    return [row for row, splits in table.items() if row != MODEL and any(
+        found[name].value is not None for found in splits.values() for name in group_metrics(group))]
+
+
+class Judge:
+    """What clips are scored with. evaluator, training, joints: None where there is none; what needs them is then left
+    out."""
+
+    def __init__(self, rows: Sequence[AskedRow], codebook_size: int, evaluator: Evaluator | None,
+                 training: Training | None, seed: int, joints: JointJudge | None = None):
+        self.rows, self.codebook_size, self.seed = rows, codebook_size, seed
+        self.evaluator, self.training, self.joints = evaluator, training, joints
+        self.references = _by_caption(rows)
+        pool = dict.fromkeys(row.key for row in rows)
+        if training is not None and len(pool) < embedding.POOL:  # too few to tell apart: training captions fill up
+            others = [key for key in dict.fromkeys(training.keys) if key not in pool]
+            picked = np.random.default_rng(seed).permutation(len(others))[:embedding.POOL - len(pool)]
+            pool |= dict.fromkeys(others[i] for i in np.sort(picked))
+        self.captions = list(pool)
+        self.own = np.array([self.captions.index(row.key) for row in rows])
+        if evaluator is not None:
+            self.caption_places = evaluator.embed_captions(self.captions)
+            self.real_places = evaluator.embed_motions([row.codes for row in rows])
+        self.recogniser = self._participants()
+        self._novelty: dict[tuple[int, ...], float] = {}
+
+    def _participants(self) -> ActionRecogniser | None:
+        """Who moves, told from real training clips, where there are two or more."""
+        if self.training is None:
+            return None
+        known = [i for i, person in enumerate(self.training.people) if person is not None][:5000]
+        people = [self.training.people[i] for i in known]
+        if len(set(people)) < 2:
+            return None
+        return ActionRecogniser().fit([self.training.clips[i] for i in known], people)
+
+    def novelty(self, clips: Sequence[Sequence[int]]) -> list[float | None]:
+        if self.training is None:
+            return [None] * len(clips)
+        keys = [tuple(clip) for clip in clips]
+        new = list(dict.fromkeys(key for key in keys if key not in self._novelty))
+        self._novelty |= dict(zip(new, metrics.novelty(new, self.training.clips) if new else [], strict=True))
+        return [self._novelty[key] for key in keys]
+
+
+def _by_caption(rows: Sequence[AskedRow]) -> dict[str, list[int]]:
+    found = defaultdict(list)
+    for place, row in enumerate(rows):
+        found[row.key].append(place)
+    return found
+
+
+@dataclass(frozen=True)
+class ClipSet:
+    """One set of clips for the rows of a judge: clips[i] for row places[i]. own_reference: whether a row's own real
+    clip is among the references (it is not where the clip is another real one). captions: place of the caption that
+    each clip is judged by, in the judge's captions. real: the row of that caption whose real clip each clip is compared
+    with, frame by frame: its own; None where no row has the caption."""
+
+    clips: list[Sequence[int]]
+    places: list[int]
+    captions: np.ndarray
+    references: list[list[Sequence[int]]]
+    real: list[int | None]
+
+    @classmethod
+    def of(cls, judge: Judge, clips: Sequence[Sequence[int] | None], excluded: Sequence[int | None] | None = None,
+           captions: np.ndarray | None = None) -> "ClipSet":
+        """clips: one for each row, None for none. excluded: for each row the place of a real clip that is no
+        reference, as it is the clip itself. captions: judged by these instead of the rows' own."""
+        places = [i for i, clip in enumerate(clips) if clip is not None]
+        references = [[judge.rows[k].codes for k in judge.references[judge.rows[i].key]
+                       if excluded is None or k != excluded[i]] for i in places]
+        if captions is None:
+            return cls([clips[i] for i in places], places, judge.own[places], references, places)
+        asked = [judge.references.get(judge.captions[captions[i]], []) for i in places]
+        real = [own[i % len(own)] if own else None for i, own in zip(places, asked, strict=True)]
+        return cls([clips[i] for i in places], places, captions[places], references, real)
+
+
+def clip_values(judge: Judge, found: ClipSet) -> dict[str, list[float | None]]:
+    """metric -> a value for each clip, for the metrics that are means over clips; None where a clip has none."""
+    values: dict[str, list] = defaultdict(list)
+    for clip, references in zip(found.clips, found.references, strict=True):
+        scores = metrics.score_motions([clip], [references]) if references else None
+        for name in FROM_REFERENCES:
+            values[name].append(None if scores is None else getattr(scores, name))
+        values["repetition_rate"].append(metrics.repetition_rate(clip))
+        values["valid_share"].append(float(metrics.is_valid(clip, judge.codebook_size)))
+    values["novelty"] = judge.novelty(found.clips)
+    if judge.joints is not None:
+        values["dtw_joint_error"] = [None if place is None else judge.joints.error(clip, place)
+                                     for clip, place in zip(found.clips, found.real, strict=True)]
+    people = [judge.rows[i].participant_id for i in found.places]
+    if judge.recogniser is not None:
+        named = judge.recogniser.predict(found.clips)
+        values["participant_accuracy"] = [
+            float(name == person) if person in judge.recogniser.labels else None
+            for name, person in zip(named, people, strict=True)]
+    if judge.evaluator is not None and found.clips and len(judge.captions) > 1:
+        motions = judge.evaluator.embed_motions(found.clips)
+        hits = embedding.retrieval_hits(motions, judge.caption_places, found.captions,
+                                        np.random.default_rng(judge.seed))
+        for top, column in zip(embedding.TOPS, hits.T, strict=True):
+            values[f"r_precision_top{top}"] = column.astype(float).tolist()
+        values["mm_dist"] = embedding.caption_distances(motions, judge.caption_places, found.captions).tolist()
+    return values
+
+
+def set_values(judge: Judge, clips: Sequence[Sequence[int]], real: Sequence[int]) -> dict[str, float | None]:
+    """metric -> value, for the metrics of a whole set. real: places of the rows whose real clips it is compared to."""
+    others = [judge.rows[i].codes for i in real]
+    found = {
+        "unigram_jsd": metrics.ngram_jsd(clips, others, 1),
+        "bigram_jsd": metrics.ngram_jsd(clips, others, 2),
+        "codebook_usage": metrics.codebook_usage(clips, judge.codebook_size),
+        "codebook_perplexity": metrics.codebook_perplexity(clips),
+        "distinct_1": metrics.distinct_n(clips, 1),
+        "distinct_2": metrics.distinct_n(clips, 2),
+    }
+    if judge.evaluator is not None and min(len(clips), len(others)) > 1:
+        motions, there = judge.evaluator.embed_motions(clips), judge.real_places[real]
+        found |= {"fid": embedding.fid(motions, there), "kid": embedding.kid(motions, there),
+                  "diversity": embedding.diversity(motions)}
+    if judge.joints is not None:
+        found["fid_joints"] = judge.joints.fid(clips, real)
+    return found
+
+
+def score_row(judge: Judge, sets: Sequence[ClipSet], skip: Sequence[str] = ()) -> dict[str, dict[str, Estimate]]:
+    """split -> metric -> Estimate for some sets of clips, each with at most a clip for each row.
+
+    skip: metrics that say nothing about these clips. Every split has every metric; NOT_AVAILABLE where there is none.
+    """
+    by_clip = [clip_values(judge, found) for found in sets]
+    scores = {}
+    for split in SPLITS:
+        inside = [[k for k, i in enumerate(found.places) if split in ("all", judge.rows[i].kind)] for found in sets]
+        scores[split] = dict.fromkeys(METRICS, NOT_AVAILABLE)
+        if not any(inside):
+            continue
+        keys = [judge.rows[found.places[k]].key for found, own in zip(sets, inside, strict=True) for k in own]
+        rng = np.random.default_rng(judge.seed)
+        for name in by_clip[0]:
+            values = [values[name][k] for values, own in zip(by_clip, inside, strict=True) for k in own]
+            scores[split][name] = mean_over_captions(values, keys, rng)
+        whole = [set_values(judge, [found.clips[k] for k in own], [found.places[k] for k in own])
+                 for found, own in zip(sets, inside, strict=True)]
+        for name in whole[0]:
+            scores[split][name] = over_repeats([values[name] for values in whole], len(inside[0]))
+        if judge.evaluator is not None:
+            clips = [found.clips[k] for found, own in zip(sets, inside, strict=True) for k in own]
+            scores[split]["multimodality"] = _multimodality(judge.evaluator, clips, keys, rng)
+        for name in skip:
+            scores[split][name] = NOT_AVAILABLE
+    return scores
+
+
+def _multimodality(evaluator: Evaluator, clips: Sequence[Sequence[int]], keys: Sequence[str],
+                   rng: np.random.Generator) -> Estimate:
+    """Over the captions with two clips or more, whoever moves; n: those captions."""
+    places = evaluator.embed_motions(clips)
+    by_key = defaultdict(list)
+    for place, key in enumerate(keys):
+        by_key[key].append(place)
+    several = {key: own for key, own in by_key.items() if len(own) > 1}
+    spread = [float(embedding.sample_distances(places[own][None])[0]) for own in several.values()]
+    return mean_over_captions(spread, list(several), rng)
+
+
+def score_all(judge: Judge, generated: Sequence[Sequence[Sequence[int]]],
+              nll: Mapping[str, tuple[float, int]] | None) -> Table:
+    """The whole table. generated: for each row its clips, equally many. nll: caption key -> sum over the tokens of
+    its real clips and their number, by the model; None without a model."""
+    samples = len(generated[0])
+    rows, rng = judge.rows, np.random.default_rng(judge.seed)
+    real = [row.codes for row in rows]
+    table = {MODEL: score_row(judge, [ClipSet.of(judge, [clips[k] for clips in generated]) for k in range(samples)])}
+    for split in SPLITS:
+        table[MODEL][split]["nll_per_token"] = _nll(nll, rows, split, rng)
+    # A real clip is a reference of its own, so its distance to the references says nothing.
+    table[REAL] = score_row(judge, [ClipSet.of(judge, real)], (*FROM_REFERENCES, "dtw_joint_error"))
+    table[ANOTHER] = score_row(judge, [ClipSet.of(judge, *_another(judge, rng)) for _ in range(samples)])
+    if judge.training is not None:
+        clips, by_key = judge.training.clips, judge.training.by_key
+        near = [by_key[judge.training.nearest_caption(row.key)] for row in rows]
+        drawn = [[clips[own[rng.integers(len(own))]] for own in near] for _ in range(samples)]
+        table[NEAREST] = score_row(judge, [ClipSet.of(judge, some) for some in drawn])
+        drawn = [[clips[i] for i in rng.integers(len(clips), size=len(rows))] for _ in range(samples)]
+        table[RANDOM] = score_row(judge, [ClipSet.of(judge, some) for some in drawn])
+    others = [name for name in METRICS if name not in (*FROM_CAPTIONS, "dtw_joint_error")]
+    shuffled = [ClipSet.of(judge, real, captions=_shuffled(judge, rng)) for _ in range(samples)]
+    table[SHUFFLED] = score_row(judge, shuffled, others)
+    return table
+
+
+def _shuffled(judge: Judge, rng: np.random.Generator) -> np.ndarray:
+    """(rows,): for each row the place of a caption that is not its own."""
+    count = len(judge.captions)
+    return (judge.own + rng.integers(1, max(2, count), size=len(judge.own))) % count
+
+
+def _another(judge: Judge, rng: np.random.Generator) -> tuple[list, list]:
+    """For each row another real clip of its caption: a training clip, or another row's, which then is no reference.
+    None where there is no other."""
+    by_key = judge.training.by_key if judge.training is not None else {}
+    clips, excluded = [], []
+    for place, row in enumerate(judge.rows):
+        trained, held = by_key.get(row.key), [i for i in judge.references[row.key] if i != place]
+        if trained:
+            clips.append(judge.training.clips[trained[rng.integers(len(trained))]])
+            excluded.append(None)
+        else:
+            excluded.append(held[rng.integers(len(held))] if held else None)
+            clips.append(judge.rows[excluded[-1]].codes if held else None)
+    return clips, excluded
+
+
+def _nll(nll: Mapping[str, tuple[float, int]] | None, rows: Sequence[AskedRow], split: str,
+         rng: np.random.Generator) -> Estimate:
+    keys = list(dict.fromkeys(row.key for row in rows if split in ("all", row.kind)))
+    if nll is None or not keys:
+        return NOT_AVAILABLE
+    return mean_over_captions([nll[key][0] / nll[key][1] for key in keys], keys, rng,
+                              weights=[nll[key][1] for key in keys])

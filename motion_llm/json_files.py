@@ -1,0 +1,22 @@
+"""JSON files that are always whole, and say so when they are not. Every wing may use it."""
+
+import json
+from pathlib import Path
+
+
+def write_json(path: Path, content: object) -> None:
+    """Written aside and renamed, so that the file is always whole."""
+    aside = path.with_name(f".{path.name}.saving")
+    aside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    aside.replace(path)
+
+
+def read_json(path: Path, error: type[ValueError] = ValueError) -> dict:
+    """A JSON object from a file. Raises `error` naming the file where it is broken or holds something else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as reason:
+        raise error(f"{path} is broken: {reason}") from None
+    if not isinstance(content, dict):
+        raise error(f"{path} holds a {type(content).__name__}, expected an object")
+    return content

@@ -1,0 +1,195 @@
+"""Turns of joints: angles, matrices and quaternions, joints from turns, turns from joints, another frame rate."""
+
+import math
+
+import numpy as np
+
+from motion_llm.motion.skeleton import Motion, MotionError, Skeleton
+
+AXES = "XYZ"
+PRIOR = 1e-7  # weight of the rest pose where a joint's children leave a twist open; too little to move anything else
+SAME_RATE = 1e-3  # frames a second that differ by less than this share are the same rate
+
+
+def matrices_of(degrees: np.ndarray, order: str) -> np.ndarray:
+    """Angles (..., n) in degrees about the n axes of `order` ("ZXY") to matrices (..., 3, 3) for column vectors: the
+    first axis is the outermost turn, as the channels of a BVH joint are read."""
+    turn = np.broadcast_to(np.eye(3), (*degrees.shape[:-1], 3, 3))
+    for i, axis in enumerate(order):
+        one, other = (AXES.index(axis) + 1) % 3, (AXES.index(axis) + 2) % 3
+        cos, sin = np.cos(np.radians(degrees[..., i])), np.sin(np.radians(degrees[..., i]))
+        single = np.zeros((*degrees.shape[:-1], 3, 3))
+        single[..., AXES.index(axis), AXES.index(axis)] = 1
+        single[..., one, one] = single[..., other, other] = cos
+        single[..., other, one], single[..., one, other] = sin, -sin
+        turn = turn @ single
+    return turn
+
+
+def angles_of(matrices: np.ndarray, order: str) -> np.ndarray:
+    """Matrices (..., 3, 3) to angles (..., 3) in degrees about the three different axes of `order`; the second within
+    90 degrees. Where it is 90, only the first and third together are settled: the third is 0."""
+    i, j, k = (AXES.index(axis) for axis in order)
+    sign = 1 if (j - i) % 3 == 1 else -1
+    locked = np.abs(matrices[..., i, k]) > 1 - 1e-9
+    first = np.where(locked, np.arctan2(sign * matrices[..., k, j], matrices[..., j, j]),
+                     np.arctan2(-sign * matrices[..., j, k], matrices[..., k, k]))
+    third = np.where(locked, 0.0, np.arctan2(-sign * matrices[..., i, j], matrices[..., i, i]))
+    return np.degrees(np.stack([first, np.arcsin(np.clip(sign * matrices[..., i, k], -1, 1)), third], -1))
+
+
+def quaternions_of(matrices: np.ndarray) -> np.ndarray:
+    """Matrices (..., 3, 3) to unit quaternions (..., 4), w first: the best conditioned row of 4 q q^T."""
+    m = matrices
+    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = ([m[..., a, b] for b in range(3)] for a in range(3))
+    outer = np.stack([
+        np.stack([1 + xx + yy + zz, zy - yz, xz - zx, yx - xy], -1),
+        np.stack([zy - yz, 1 + xx - yy - zz, xy + yx, xz + zx], -1),
+        np.stack([xz - zx, xy + yx, 1 - xx + yy - zz, yz + zy], -1),
+        np.stack([yx - xy, xz + zx, yz + zy, 1 - xx - yy + zz], -1)], -2)  # (..., 4, 4)
+    best = np.einsum("...ii->...i", outer).argmax(-1)
+    row = np.take_along_axis(outer, best[..., None, None], -2)[..., 0, :]
+    return row / np.linalg.norm(row, axis=-1, keepdims=True)
+
+
+def matrices_of_quaternions(quaternions: np.ndarray) -> np.ndarray:
+    """Unit quaternions (..., 4), w first, to matrices (..., 3, 3)."""
+    w, x, y, z = np.moveaxis(quaternions, -1, 0)
+    return np.stack([
+        np.stack([1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)], -1),
+        np.stack([2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)], -1),
+        np.stack([2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)], -1)], -2)
+
+
+def slerp(start: np.ndarray, end: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Turns between matrices (..., 3, 3) at shares (...) of the way, 0 to 1, on the shorter arc (Shoemake 1985)."""
+    a, b = quaternions_of(start), quaternions_of(end)
+    cos = (a * b).sum(-1, keepdims=True)
+    b = np.where(cos < 0, -b, b)
+    angle = np.arccos(np.clip(np.abs(cos), 0, 1))
+    share = np.asarray(share)[..., None]
+    close = angle < 1e-6
+    safe = np.sin(np.where(close, 1, angle))
+    mixed = np.where(close, (1 - share) * a + share * b,
+                     (np.sin((1 - share) * angle) * a + np.sin(share * angle) * b) / safe)
+    return matrices_of_quaternions(mixed / np.linalg.norm(mixed, axis=-1, keepdims=True))
+
+
+def forward_kinematics(rotations: np.ndarray, translations: np.ndarray, parents: tuple[int, ...]) -> np.ndarray:
+    """Joints (T, J, 3) from each joint's own turn (T, J, 3, 3) and its place in its parent's frame (T, J, 3)."""
+    places, turns = np.empty_like(translations, dtype=float), np.empty_like(rotations, dtype=float)
+    for joint, parent in enumerate(parents):
+        if parent < 0:
+            places[:, joint], turns[:, joint] = translations[:, joint], rotations[:, joint]
+        else:
+            places[:, joint] = places[:, parent] + (turns[:, parent] @ translations[:, joint, :, None])[..., 0]
+            turns[:, joint] = turns[:, parent] @ rotations[:, joint]
+    return places
+
+
+def global_rotations(rotations: np.ndarray, parents: tuple[int, ...]) -> np.ndarray:
+    """Each joint's turn in the world (T, J, 3, 3), from its own in its parent's frame."""
+    turns = np.array(rotations, dtype=float)
+    for joint, parent in enumerate(parents):
+        if parent >= 0:
+            turns[:, joint] = turns[:, parent] @ rotations[:, joint]
+    return turns
+
+
+def centre_of(parents: tuple[int, ...]) -> int:
+    """The joint that the body hangs on: the first with several children, such as the hips; the root where none has.
+    What is above it, such as a root that stays on the floor's origin, is no part of the body."""
+    return next((joint for joint in range(len(parents)) if parents.count(joint) > 1), 0)
+
+
+def above(joint: int, parents: tuple[int, ...]) -> list[int]:
+    """The joints above one, from the root down."""
+    found = []
+    while (joint := parents[joint]) >= 0:
+        found.append(joint)
+    return found[::-1]
+
+
+def shortest_turn(start: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """Matrices (T, 3, 3) of the smallest turn that points directions `start` (T, 3) along `end` (T, 3), of any lengths
+    but 0; for opposite directions, half a turn about an axis across."""
+    a, b = (v / np.linalg.norm(v, axis=-1, keepdims=True) for v in (start, end))
+    across = np.eye(3)[np.abs(a).argmin(-1)]
+    across = np.cross(a, across)
+    across /= np.linalg.norm(across, axis=-1, keepdims=True)
+    dot = (a * b).sum(-1, keepdims=True)
+    real, imaginary = 1 + dot, np.cross(a, b)
+    opposite = real < 1e-9
+    quaternion = np.concatenate([np.where(opposite, 0, real), np.where(opposite, across, imaginary)], -1)
+    return matrices_of_quaternions(quaternion / np.linalg.norm(quaternion, axis=-1, keepdims=True))
+
+
+def best_turn(start: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """Matrices (T, 3, 3) that turn the points `start` (n, 3) nearest to `end` (T, n, 3), about the origin (Kabsch
+    1976). What the points leave open, as a twist about a line, is turned least."""
+    spread = np.einsum("tni,nj->tij", end, start)
+    weight = np.linalg.norm(spread, axis=(1, 2))[:, None, None]
+    u, _, v = np.linalg.svd(spread + PRIOR * np.where(weight > 0, weight, 1) * np.eye(3))
+    u[:, :, 2] *= np.sign(np.linalg.det(u @ v))[:, None]  # no mirror image
+    return u @ v
+
+
+def rotations_from_joints(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
+    """Each joint's own turn (T, J, 3, 3) that makes the bones point as the joints (T, J, 3) lie. A joint with several
+    children is turned to fit them all best, one with a single child by the smallest turn from the rest pose (its twist
+    cannot be seen), an end not at all; joints above the body's centre keep the rest pose. Raises MotionError."""
+    parents, offsets = skeleton.parents, skeleton.offsets
+    if joints.ndim != 3 or joints.shape[1:] != offsets.shape:
+        raise MotionError(f"joints {joints.shape}: expected (T, {len(parents)}, 3), as the skeleton has them")
+    children = [[] for _ in parents]
+    for joint, parent in enumerate(parents):
+        if parent >= 0 and np.linalg.norm(offsets[joint]) > 1e-9:
+            children[parent].append(joint)
+    kept = set(above(centre_of(parents), parents))
+    turns = np.empty((len(joints), len(parents), 3, 3))
+    own = np.broadcast_to(np.eye(3), turns.shape).copy()
+    for joint, parent in enumerate(parents):
+        outer = turns[:, parent] if parent >= 0 else np.broadcast_to(np.eye(3), (len(joints), 3, 3))
+        bones = np.swapaxes(outer, 1, 2) @ np.swapaxes(joints[:, children[joint]] - joints[:, joint, None], 1, 2)
+        bones = np.swapaxes(bones, 1, 2)  # (T, n, 3) in the parent's frame
+        seen = (np.linalg.norm(bones, axis=-1) > 1e-9).all(1)  # a bone without length points nowhere
+        if joint not in kept and children[joint] and seen.any():
+            rest = offsets[children[joint]]
+            if len(rest) == 1:
+                own[seen, joint] = shortest_turn(np.broadcast_to(rest[0], bones[seen, 0].shape), bones[seen, 0])
+            else:
+                own[seen, joint] = best_turn(rest, bones[seen])
+        turns[:, joint] = outer @ own[:, joint]
+    return own
+
+
+def with_rotations(motion: Motion) -> Motion:
+    """The motion with turns found from its joints, and joints that lie as these turns and the skeleton's bones place
+    them, so every bone has its length in the rest pose. The body's centre stays where it is."""
+    own = rotations_from_joints(motion.joints, motion.skeleton)
+    translations = np.broadcast_to(motion.skeleton.offsets, motion.joints.shape).copy()
+    centre = centre_of(motion.skeleton.parents)
+    for joint in [*above(centre, motion.skeleton.parents), centre]:  # none of these is turned above the centre
+        parent = motion.skeleton.parents[joint]
+        translations[:, joint] = motion.joints[:, joint] - (motion.joints[:, parent] if parent >= 0 else 0)
+    return Motion(forward_kinematics(own, translations, motion.skeleton.parents), motion.fps, motion.skeleton, own)
+
+
+def resampled(motion: Motion, fps: float) -> Motion:
+    """The motion at another frame rate, from its first frame on and no longer than it was: places between frames on the
+    straight line, turns on the arc (slerp). There is no filter: at a lower rate, what is faster than half of it goes
+    astray. Raises MotionError for a rate that is none."""
+    if not (fps > 0 and math.isfinite(fps)):
+        raise MotionError(f"{fps} frames a second: expected more than 0")
+    if abs(fps - motion.fps) <= SAME_RATE * motion.fps:
+        return motion
+    count = int((len(motion) - 1) * fps / motion.fps + 1e-6) + 1
+    times = np.arange(count) * motion.fps / fps
+    first = np.minimum(times.astype(int), max(len(motion) - 2, 0))
+    second = np.minimum(first + 1, len(motion) - 1)
+    share = np.clip(times - first, 0, 1)
+    joints = motion.joints[first] + share[:, None, None] * (motion.joints[second] - motion.joints[first])
+    turns = motion.rotations
+    if turns is not None:
+        turns = slerp(turns[first], turns[second], share[:, None])
+    return Motion(joints, fps, motion.skeleton, turns)

@@ -1,0 +1,108 @@
+"""The plain quantiser: a code is the mean of alike windows of features (k-means). A baseline, and quick."""
+
+import logging
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from motion_llm.motion.features import ROOT
+
+log = logging.getLogger(__name__)
+ROUNDS = 60  # of Lloyd's algorithm; it ends earlier where nothing moves
+ENOUGH = 50_000  # windows; of more, so many are drawn
+CHUNK = 4096  # windows whose distances to all centres are held at a time
+RATE_WEIGHT = 0.33  # of velocities and turning beside places in metres: more drifts less and is worse elsewhere
+
+
+class KMeans:
+    """centres: (K, window, F) means of features whose rates are times RATE_WEIGHT."""
+
+    def __init__(self, centres: np.ndarray):
+        self.centres = centres
+        self.codes, self.window, width = centres.shape
+        self.weights = np.ones(width)
+        self.weights[:ROOT] = RATE_WEIGHT
+
+    @staticmethod
+    def fit(clips: Sequence[np.ndarray], codes: int, window: int, seed: int) -> "KMeans":
+        """From all windows of the clips (T, F), which overlap, or ENOUGH of them; at least as many as codes."""
+        weights = KMeans(np.zeros((1, 1, clips[0].shape[1]))).weights
+        ends = np.cumsum([max(len(clip) - window + 1, 0) for clip in clips])
+        kept = np.ones(ends[-1], dtype=bool)
+        if len(kept) > max(ENOUGH, codes):
+            kept[:] = False
+            kept[np.random.default_rng(seed).choice(len(kept), max(ENOUGH, codes), replace=False)] = True
+        points = np.concatenate([windows_of(clip * weights, window, 1)[keep]
+                                 for clip, keep in zip(clips, np.split(kept, ends[:-1]), strict=True)])
+        return KMeans(kmeans(points, codes, seed).reshape(codes, window, -1))
+
+    def encode(self, features: np.ndarray) -> np.ndarray:
+        """Codes (T // window,) of features (T, F)."""
+        return nearest(windows_of(features * self.weights, self.window, self.window), self.codebook)
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        """Features (n * window, F) of codes (n,)."""
+        return self.centres[codes].reshape(-1, self.centres.shape[2]) / self.weights
+
+    @property
+    def codebook(self) -> np.ndarray:
+        """(K, window * F)"""
+        return self.centres.reshape(self.codes, -1)
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """What is kept beside the codebook."""
+        return {}
+
+    @staticmethod
+    def restore(codebook: np.ndarray, tensors: Mapping[str, np.ndarray], window: int, width: int) -> "KMeans":
+        """Raises ValueError for a codebook of another shape."""
+        if codebook.shape[1] != window * width:
+            raise ValueError(f"a codebook {codebook.shape}, expected {window * width} numbers a code")
+        return KMeans(codebook.astype(float).reshape(len(codebook), window, width))
+
+
+def windows_of(frames: np.ndarray, window: int, step: int) -> np.ndarray:
+    """Windows (N, window * F) of features (T, F), every `step` frames; what is left at the end makes none."""
+    starts = np.arange(0, len(frames) - window + 1, step)
+    return frames[starts[:, None] + np.arange(window)].reshape(len(starts), window * frames.shape[1])
+
+
+def nearest(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    """For each of the points (N, D) the place of the nearest of the centres (K, D)."""
+    squares = (centres**2).sum(1)
+    return np.concatenate([(squares - 2 * points[i:i + CHUNK] @ centres.T).argmin(1)
+                           for i in range(0, len(points), CHUNK)])
+
+
+def kmeans(points: np.ndarray, codes: int, seed: int) -> np.ndarray:
+    """Centres (codes, D) of the points (N, D), N >= codes: k-means++ (Arthur and Vassilvitskii 2007), then Lloyd's
+    algorithm."""
+    rng = np.random.default_rng(seed)
+    centres = points[[rng.integers(len(points))]]
+    distance = ((points - centres[0])**2).sum(1)
+    while len(centres) < codes:
+        total = distance.sum()
+        chosen = rng.choice(len(points), p=distance / total) if total > 0 else rng.integers(len(points))
+        centres = np.concatenate([centres, points[[chosen]]])
+        distance = np.minimum(distance, ((points - points[chosen])**2).sum(1))
+    log.info("k-means: %d points, %d codes", len(points), codes)
+    return lloyd(points, centres)
+
+
+def lloyd(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    """Centres (K, D) moved to the means of their points (N, D) until they stay, or ROUNDS times; one without points
+    goes to the point that lies farthest from its own."""
+    for _ in range(ROUNDS):
+        owner = nearest(points, centres)
+        counts = np.bincount(owner, minlength=len(centres))
+        sums = np.zeros_like(centres)
+        np.add.at(sums, owner, points)
+        moved = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], centres)
+        empty = np.flatnonzero(counts == 0)
+        if len(empty):
+            far = ((points - centres[owner])**2).sum(1).argsort()[::-1]
+            moved[empty] = points[far[:len(empty)]]
+        if np.array_equal(moved, centres):
+            break
+        centres = moved
+    return centres

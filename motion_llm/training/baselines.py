@@ -1,0 +1,135 @@
+"""Held-out figures of a trained model, beside what anyone gets without one: a table, and its numbers."""
+
+import random
+from collections import defaultdict
+from collections.abc import Container, Iterable, Mapping, Sequence
+
+import numpy as np
+
+from generate import MotionGenerator
+from metrics import MotionScores, score_motions
+from motion_llm.dataset.caption_index import CaptionIndex
+from motion_llm.dataset.rows import Columns, caption_key
+
+MOST_CLIPS = 50_000
+MODEL, RANDOM, NEAREST, ANOTHER = "model", "random_clip", "nearest_caption_clip", "another_real_clip"
+TITLES = {
+    MODEL: "this model",
+    RANDOM: "random training clip",
+    NEAREST: "training clip, most similar caption",
+    ANOTHER: "another real clip, same caption",
+}
+
+
+class TrainingClips:
+    """Training clips by caption, to draw baselines from.
+
+    chunks: all training clips, gone through twice. Of more than MOST_CLIPS a sample of about so many is taken, by
+    `seed`: random clips and most similar captions then come from it. All clips of `captions` (caption keys) are kept.
+    """
+
+    def __init__(self, chunks: Iterable[Columns], captions: Container[str] = (), seed: int = 0):
+        share = MOST_CLIPS / max(1, sum(map(len, chunks)))
+        rng = np.random.default_rng(seed)
+        self.clips: list[list[int]] = []
+        self.by_caption: dict[str, list[list[int]]] = defaultdict(list)
+        for chunk in chunks:
+            sampled = rng.random(len(chunk)) < share
+            for place, text in enumerate(chunk.texts.to_list()):
+                key = caption_key(text)
+                if sampled[place] or key in captions:
+                    codes = chunk.row(place).codes.tolist()
+                    self.by_caption[key].append(codes)
+                    self.clips += [codes] * int(sampled[place])
+        self._index = CaptionIndex(list(self.by_caption))
+        self._nearest: dict[str, str] = {}
+
+    def nearest_caption(self, key: str) -> str:
+        if key not in self._nearest:
+            self._nearest[key] = self._index.nearest(key, 1)[0][0]
+        return self._nearest[key]
+
+
+def evaluate(generator: MotionGenerator, parts: Mapping[str, Sequence[Mapping]], training: TrainingClips,
+             seed: int) -> dict[str, dict[str, dict]]:
+    """part -> row of the table -> scores. One clip is generated for each held-out row, for its participant.
+
+    parts: "seen", "unseen", "test" -> rows {"text_query", "codes", "participant_id"}; empty ones are left out. A clip's
+    references are all held-out clips of its caption in that part.
+    """
+    table = {}
+    for part, rows in parts.items():
+        if not rows:
+            continue
+        texts = [row["text_query"] for row in rows]
+        people = [row["participant_id"] for row in rows]
+        motions = generator.generate_batch(texts, people, seed=seed)
+        clips = [[int(code) for code in motion.split()] for motion in motions]
+        nll, tokens = generator.motion_nll(rows)
+        references = _references(rows)
+        scores = {MODEL: score_motions(clips, references).to_dict() | {"nll_per_token": nll, "nll_tokens": tokens}}
+        for name, found in _baselines(rows, references, training, random.Random(seed)).items():
+            if found is not None:
+                scores[name] = found.to_dict()
+        table[part] = scores
+    return table
+
+
+def _references(rows: Sequence[Mapping]) -> list[list]:
+    by_caption = defaultdict(list)
+    for row in rows:
+        by_caption[caption_key(row["text_query"])].append(row["codes"])
+    return [by_caption[caption_key(row["text_query"])] for row in rows]
+
+
+def _baselines(rows: Sequence[Mapping], references: Sequence[Sequence], training: TrainingClips,
+               rng: random.Random) -> dict[str, MotionScores | None]:
+    keys = [caption_key(row["text_query"]) for row in rows]
+    found = {
+        RANDOM: score_motions([rng.choice(training.clips) for _ in keys], references),
+        NEAREST: score_motions([rng.choice(training.by_caption[training.nearest_caption(key)]) for key in keys],
+                               references),
+    }
+    # What a person does when asked twice: a training clip of the caption; for captions that were never trained,
+    # the next held-out clip, which then is no reference of its own.
+    clips, own = [], []
+    for i, key in enumerate(keys):
+        if key in training.by_caption:
+            clips.append(rng.choice(training.by_caption[key]))
+            own.append(references[i])
+        elif len(references[i]) > 1:
+            other = rng.randrange(len(references[i]))
+            clips.append(references[i][other])
+            own.append([*references[i][:other], *references[i][other + 1:]])
+    return found | {ANOTHER: score_motions(clips, own)}
+
+
+def format_stages(stages: Mapping[str, Mapping]) -> str:
+    """What the stages did, as text: training loss at start and end, held-out NLL a token of the epoch that was kept."""
+    head = f"{'stage':<18}{'training loss':>16}{'kept epoch':>12}{'NLL seen':>10}{'unseen':>8}{'minutes':>9}"
+    lines = [head, "-" * len(head)]
+    for name, history in stages.items():
+        losses, best = [loss for _, loss in history["losses"]], history["best"]
+        fell = f"{losses[0]:.2f} to {losses[-1]:.2f}" if losses else ""
+        epoch = f"{best['epoch']:g}" if best else ""
+        seen, unseen = (f"{best[kind]:.3f}" if kind in best else "" for kind in ("seen", "unseen"))
+        lines.append(f"{name:<18}{fell:>16}{epoch:>12}{seen:>10}{unseen:>8}"
+                     f"{history['seconds'] / 60:>9.1f}")
+    return "\n".join(lines)
+
+
+def format_table(table: Mapping[str, Mapping[str, Mapping]]) -> str:
+    """The table as text; lower is better but for length accuracy, and a length ratio is best at 1."""
+    head = f"{'':<8}{'':<38}{'edit':>6}{'norm.':>7}{'length':>8}{'length':>8}{'length':>8}{'NLL/':>7}{'':>6}"
+    names = f"{'set':<8}{'clips':<38}{'dist.':>6}{'dist.':>7}{'within':>8}{'ratio':>8}{'error':>8}{'token':>7}{'n':>6}"
+    units = f"{'':<8}{'':<38}{'':>6}{'':>7}{'10 %':>8}{'':>8}{'tokens':>8}{'':>7}{'':>6}"
+    lines = [head, names, units, "-" * len(head)]
+    for part, scores in table.items():
+        for i, (name, values) in enumerate(scores.items()):
+            nll = f"{values['nll_per_token']:.3f}" if "nll_per_token" in values else ""
+            lines.append(
+                f"{part if i == 0 else '':<8}{TITLES[name]:<38}{values['edit_distance']:>6.1f}"
+                f"{values['normalised_edit_distance']:>7.3f}{values['length_accuracy']:>8.0%}"
+                f"{values['length_ratio']:>8.2f}{values['length_error']:>8.1f}{nll:>7}{values['n']:>6}")
+        lines.append("")
+    return "\n".join(lines).rstrip()

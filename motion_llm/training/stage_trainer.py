@@ -1,0 +1,323 @@
+"""transformers' Trainer as a stage needs it: batches that fit the memory, two learning rates, a schedule by updates or
+by minutes, held-out NLL as evaluation, and whole checkpoints only."""
+
+import logging
+import math
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+from transformers import Trainer, TrainerCallback
+
+from collators import EpochBatches, micro_batches
+from model import read_weights, sum_nll
+from motion_llm.json_files import read_json, write_json
+
+log = logging.getLogger(__name__)
+
+WEIGHTS, TIME_USED = "trainable.safetensors", "time_used.json"
+TURNED_UP = 1.01  # a held-out NLL this many times the best one so far is worth a warning
+WARMUP = 0.03  # share of a stage
+
+
+class TrainingError(ValueError):
+    """Training that cannot go on as set; the text says at which step, what was found and what to change."""
+
+
+class Clock:
+    """How far a stage is: by its updates, or by the wall time that it may take. seconds: that time, or None."""
+
+    def __init__(self, seconds: float | None):
+        self.seconds = seconds
+        self.share = 0.0  # of the stage that is over, 0 to 1
+        self.reserve = 0.0  # seconds that the last evaluation will take
+        self._before, self._started = 0.0, time.monotonic()
+
+    def used(self) -> float:
+        """Seconds, those before a resume included."""
+        return self._before + time.monotonic() - self._started
+
+    def resume(self, used: float) -> None:
+        self._before, self._started = used, time.monotonic()
+
+    def tick(self, step: int, most_steps: int) -> None:
+        if self.seconds is None:
+            self.share = step / most_steps
+        else:
+            self.share = min(1.0, self.used() / max(self.seconds - self.reserve, 1.0))
+
+
+def learning_rate_factor(share: float, end: float) -> float:
+    """The learning rate over its peak when `share` of a stage is over: a linear warm-up, then a straight fall from 1
+    to `end` (as Bergsma et al. 2025 advise)."""
+    if share < WARMUP:
+        return share / WARMUP
+    return 1 - (1 - end) * (share - WARMUP) / (1 - WARMUP)
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """lr, lr_new_rows: peaks; lr_end: of both, over the peak, where the stage ends. eval_batch in examples.
+    micro_tokens: positions (padding included) that go through the network at once in training."""
+
+    lr: float
+    lr_new_rows: float
+    lr_end: float
+    eval_batch: int
+    micro_tokens: int
+
+
+class StageTrainer(Trainer):
+    """heldout: set -> rows. measured: the task whose NLL is taken on them."""
+
+    def __init__(self, *args, batches: EpochBatches, options: StepOptions, clock: Clock,
+                 heldout: Mapping[str, Sequence], measured: str, **kwargs):
+        super().__init__(*args, eval_dataset=heldout, **kwargs)
+        self.batches = batches
+        self.options = options
+        self.clock = clock
+        self.heldout = heldout
+        self.measured = measured
+
+    def get_train_dataloader(self) -> DataLoader:
+        # Not prepared by accelerate: EpochBatches gives each process its part of every batch itself.
+        return EpochLoader(self.train_dataset, batch_sampler=self.batches, collate_fn=self.data_collator)
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """Forward and backward in parts of at most micro_tokens positions: the same gradient, in bounded memory."""
+        model.train()
+        parts = micro_batches(inputs, self.options.micro_tokens)
+        total = torch.zeros((), device=self.args.device)
+        for i, part in enumerate(parts):
+            part = self._prepare_inputs(part)
+            if i < len(parts) - 1:
+                with self.accelerator.no_sync(model):
+                    total += self._backward(model, part, num_items_in_batch)
+            else:
+                total += self._backward(model, part, num_items_in_batch)
+        return total
+
+    def _backward(self, model, part, num_items_in_batch):
+        loss = self.compute_loss(model, part, num_items_in_batch=num_items_in_batch)
+        self.accelerator.backward(loss)
+        return loss.detach()
+
+    def create_optimizer(self, model=None):
+        """AdamW without weight decay, and a learning rate of its own for the new rows: they start from nothing."""
+        if self.optimizer is None:
+            named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+            rows = [p for name, p in named if "trainable_tokens_delta" in name]
+            lora = [p for name, p in named if "trainable_tokens_delta" not in name]
+            self.optimizer = torch.optim.AdamW(
+                [{"params": lora, "lr": self.options.lr}, {"params": rows, "lr": self.options.lr_new_rows}],
+                weight_decay=0.0, fused=True)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer=None):
+        """The rate of the next update; counted in updates, it follows from their number alone."""
+        def factor(step: int) -> float:
+            by_updates = self.clock.seconds is None
+            share = (step + 1) / num_training_steps if by_updates else self.clock.share
+            return learning_rate_factor(share, self.options.lr_end)
+
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
+        return self.lr_scheduler
+
+    def evaluate(self, *args, **kwargs) -> dict[str, float]:
+        """Held-out NLL per motion token on each set, and over all; keeps the values if they are the best so far."""
+        started = time.monotonic()
+        sums = {name: self._sum_nll(rows) for name, rows in self.heldout.items() if len(rows)}
+        metrics = {f"eval_{name}": nll / tokens for name, (nll, tokens) in sums.items()}
+        if sums:
+            metrics["eval_mean"] = sum(nll for nll, _ in sums.values()) / sum(tokens for _, tokens in sums.values())
+            earlier = [entry["eval_mean"] for entry in self.state.log_history if "eval_mean" in entry]
+            if metrics["eval_mean"] < min(earlier, default=math.inf):
+                self._keep_best()
+            elif metrics["eval_mean"] > TURNED_UP * min(earlier):
+                log.warning("held-out NLL turned up: %.3f after a best of %.3f; the best values are kept, and fewer "
+                            "epochs would do", metrics["eval_mean"], min(earlier))
+            metrics["eval_seconds"] = self.clock.used()
+        self.clock.reserve = time.monotonic() - started
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _sum_nll(self, rows) -> tuple[float, int]:
+        """Of all processes together, each of which takes its part of the rows."""
+        own = rows[self.args.process_index::self.args.world_size]
+        nll, tokens = sum_nll(self.model, own, self.measured, self.options.eval_batch) if len(own) else (0.0, 0)
+        both = self.accelerator.reduce(torch.tensor([nll, tokens], dtype=torch.float64, device=self.args.device), "sum")
+        return both[0].item(), int(both[1].item())
+
+    def _need_space(self, copies: int) -> None:
+        """Raises TrainingError while nothing is half written yet."""
+        size = copies * sum(tensor.nbytes for tensor in self.model.trainable_state().values()) + 2**20
+        free = shutil.disk_usage(self.args.output_dir).free
+        if free < size:
+            raise TrainingError(f"{self.args.output_dir}: {free / 1e6:.0f} MB are free on the disk, a checkpoint takes "
+                                f"{size / 1e6:.0f}: free some, and the same command goes on")
+
+    def _keep_best(self) -> None:
+        if not self.args.should_save:
+            return
+        self._need_space(copies=1)
+        path = Path(self.args.output_dir) / "best.safetensors"
+        aside = path.with_suffix(".saving")
+        save_file(self.model.trainable_state(), aside, metadata={"step": str(self.state.global_step)})
+        _sync(aside)
+        aside.replace(path)
+
+    def _get_output_dir(self, trial) -> str:
+        return str(Path(self.args.output_dir) / "saving")
+
+    def _save_checkpoint(self, model, trial) -> None:
+        """Every process writes its random state; the first one writes the rest, and gives the whole its name."""
+        folder = Path(self.args.output_dir)
+        if self.args.should_save:
+            shutil.rmtree(folder / "saving", ignore_errors=True)
+            self._need_space(copies=3)  # the values, and AdamW's two averages of them
+        self.accelerator.wait_for_everyone()
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            self._name_checkpoint(folder)
+        self.accelerator.wait_for_everyone()
+
+    def _name_checkpoint(self, folder: Path) -> None:
+        name = f"checkpoint-{self.state.global_step}"
+        for path in (folder / "saving" / name).iterdir():
+            _sync(path)
+        (folder / "saving" / name).rename(folder / name)
+        _sync(folder)
+        for old in whole_checkpoints(folder)[:-1]:
+            # Renamed before it is removed, so that a half-removed one is never taken for a whole one.
+            old.rename(folder / "saving" / old.name)
+        shutil.rmtree(folder / "saving")
+
+    def _save(self, output_dir=None, state_dict=None) -> None:
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        save_file(self.model.trainable_state(), Path(output_dir) / WEIGHTS)
+        write_json(Path(output_dir) / TIME_USED, {"seconds": self.clock.used()})
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None) -> None:
+        folder = Path(resume_from_checkpoint)
+        self.model.load_trainable_state(read_weights(folder / WEIGHTS))
+        self.clock.resume(read_json(folder / TIME_USED)["seconds"])
+
+
+class EpochLoader(DataLoader):
+    """A DataLoader whose batches are another selection in every epoch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        self.batch_sampler.set_epoch(epoch)
+
+
+def _sync(path: Path) -> None:
+    """Onto the disk, so that a power failure after a rename leaves what was renamed."""
+    if path.is_dir() and os.name == "nt":  # Windows cannot sync a folder
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def whole_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoint-N folders by N; only whole ones are ever given that name."""
+    found = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    return sorted(found, key=lambda path: int(path.name.split("-")[1]))
+
+
+class StageCallback(TrainerCallback):
+    """When to measure, save and stop, what to show, and stopping at a loss that is no number.
+
+    title: "Stage 1 of 3, ...". evaluations: how often a stage that is bounded by minutes is measured; one that is
+    bounded by epochs is after each.
+    """
+
+    def __init__(self, title: str, clock: Clock, save_steps: int, steps_per_epoch: int, evaluations: int):
+        self.title = title
+        self.clock = clock
+        self.save_steps = save_steps
+        self.steps_per_epoch = steps_per_epoch
+        self.evaluations = evaluations
+        self.measured = 0  # marks that were passed
+        self.bar = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.clock.tick(state.global_step, state.max_steps)
+        self.measured = int(self.clock.share * self.evaluations)
+        shape = dict(total=state.max_steps, initial=state.global_step, unit="step")
+        if self.clock.seconds is not None:
+            shape = dict(total=100, initial=round(100 * self.clock.share),
+                         bar_format="{l_bar}{bar}| {elapsed} of " + _minutes(self.clock.seconds) + "{postfix}")
+        self.bar = tqdm(desc=self.title, file=sys.stderr, dynamic_ncols=True, miniters=1,
+                        mininterval=0.5 if sys.stderr.isatty() else 30,
+                        disable=not state.is_world_process_zero, **shape)
+
+    def on_optimizer_step(self, args, state, control, **kwargs):
+        self.clock.tick(state.global_step + 1, state.max_steps)
+        self.clock.share = _of_first_process(self.clock.share, args)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.clock.seconds is None:
+            self.bar.update(1)
+            at_epoch_end = state.global_step % self.steps_per_epoch == 0  # it is saved after its evaluation
+            control.should_save = state.global_step % self.save_steps == 0 and not at_epoch_end
+            return control
+        self.bar.update(round(100 * self.clock.share) - self.bar.n)
+        passed = int(self.clock.share * self.evaluations)
+        control.should_evaluate, self.measured = passed > self.measured, passed
+        control.should_training_stop = self.clock.share >= 1
+        control.should_save = control.should_evaluate or state.global_step % self.save_steps == 0
+        return control
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        if self.clock.seconds is None:
+            control.should_evaluate = control.should_save = True
+        return control
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if "loss" in logs:
+            if not math.isfinite(logs["loss"]):
+                raise TrainingError(f"{self.title}: the loss is {logs['loss']} at update {state.global_step}: "
+                                    "lower LR and LR_NEW_ROWS, or set DTYPE to float32")
+            self.bar.set_postfix_str(f"loss {logs['loss']:.3f}", refresh=False)
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        if not state.is_world_process_zero:
+            return
+        sets = ", ".join(f"{name} {metrics[f'eval_{name}']:.3f}" for name in ("seen", "unseen")
+                         if f"eval_{name}" in metrics)
+        losses = [entry["loss"] for entry in state.log_history[-20:] if "loss" in entry]
+        shown = f"loss {sum(losses) / len(losses):.3f}, " if losses else ""
+        place = f"epoch {round(state.epoch)} of {args.num_train_epochs}" if self.clock.seconds is None else (
+            f"{_minutes(self.clock.used())} of {_minutes(self.clock.seconds)}, epoch {state.epoch:.1f}")
+        with tqdm.external_write_mode(file=sys.stderr):
+            log.info("  %s: %sheld-out NLL per motion token: %s", place, shown, sets or "nothing is held out")
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.bar.close()
+
+
+def _minutes(seconds: float) -> str:
+    return f"{int(seconds) // 60:02}:{int(seconds) % 60:02} min"
+
+
+def _of_first_process(value: float, args) -> float:
+    """The first process's value in all of them: clocks differ, and all must stop at the same update."""
+    if args.world_size == 1:
+        return value
+    shared = torch.tensor(value, dtype=torch.float64, device=args.device)
+    torch.distributed.broadcast(shared, src=0)
+    return shared.item()

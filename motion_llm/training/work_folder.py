@@ -1,0 +1,127 @@
+"""The folder of a run, WORK_DIR: what is in it, whose it is, and that one run at a time writes there."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from motion_llm.dataset.report import Report
+from motion_llm.dataset.splits import Split
+from motion_llm.json_files import read_json, write_json
+from motion_llm.motion.codec import codec_fingerprint
+from motion_llm.network.folder import CODEC_FOLDER, read_motion_config
+
+SETTINGS_FILE, METRICS_FILE, DATA_FOLDER, WORK_FOLDER = "settings.json", "metrics.json", "prepared_data", "checkpoints"
+STAGE_FOLDERS = ("stage1_mlm", "stage2_multitask", "stage3_t2m_sft")
+EVALUATION_FOLDER, JUDGE_FOLDER, GALLERY_FILE = "evaluation", "evaluator", "gallery.html"
+# What a run leaves beside settings.json.
+OWN = (EVALUATION_FOLDER, JUDGE_FOLDER, DATA_FOLDER, WORK_FOLDER, *STAGE_FOLDERS, METRICS_FILE, GALLERY_FILE)
+
+
+class PipelineError(ValueError):
+    """A run that cannot start as asked; the text says what differs and what can be done."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run is about. split: None where the report has errors, or the data was prepared by an earlier start.
+    text: what is in the data, for people."""
+
+    settings: Mapping
+    report: Report
+    split: Split | None
+    folder: Path
+    text: str
+
+
+def check_work_folder(run: Run, fresh: bool, differences: Callable[[Mapping, Mapping], list[str]]) -> None:
+    """Refuse a WORK_DIR that holds what is not ours, or what came from other settings or other data. differences: lines
+    for the settings, before and now, that training depends on. Raises PipelineError, ModelError."""
+    if run.folder.exists() and not run.folder.is_dir():
+        raise PipelineError(f"WORK_DIR {run.folder} is a file, expected a folder or a new name")
+    there = [name for name in OWN if os.path.lexists(run.folder / name)]
+    if not (run.folder / SETTINGS_FILE).is_file():
+        if there:
+            raise PipelineError(f"WORK_DIR {run.folder} holds {', '.join(there)} but no {SETTINGS_FILE}, so no run of "
+                                "this program is known to have left them: choose another --work_dir, or move them away")
+        return
+    kept = read_json(run.folder / SETTINGS_FILE)
+    if not isinstance(kept.get("settings"), dict) or "data_fingerprint" not in kept:
+        raise PipelineError(f"{run.folder / SETTINGS_FILE} is damaged, or none of ours: choose another --work_dir")
+    inside = [name for name in there if Path(run.settings["DATA_JSON_PATH"]).resolve().is_relative_to(
+        (run.folder / name).resolve())]
+    if fresh and inside:
+        raise PipelineError(f"--fresh would remove {run.folder / inside[0]}, and the dataset with it: move it away")
+    if not fresh:
+        _check_earlier_run(run, kept, differences)
+
+
+def _check_earlier_run(run: Run, kept: Mapping, differences: Callable) -> None:
+    finished = [name for name in STAGE_FOLDERS if (run.folder / name).exists()]
+    if not finished and not list((run.folder / WORK_FOLDER).glob("*/checkpoint-*")):
+        return  # nothing was trained yet, so nothing depends on the settings
+    # A size that was found in the data, and the same one told by the codec, are no change.
+    changed = differences(kept["settings"] | {"CODEBOOK_SIZE": kept.get("codebook_size")},
+                          {**run.settings, "CODEBOOK_SIZE": run.report.codebook_size})
+    if kept["data_fingerprint"] != run.report.fingerprint:
+        changed.append(f"the data: {kept['settings'].get('DATA_JSON_PATH')} with {kept.get('data_rows')} rows before, "
+                       f"{run.settings['DATA_JSON_PATH']} with {len(run.report.rows)} rows of other content now")
+    changed += _other_codec(run, kept)
+    if changed:
+        raise PipelineError(f"{run.folder} was made otherwise:\n  " + "\n  ".join(changed) + "\n"
+                            "Go back to what it was made with, choose another --work_dir, or give --fresh to "
+                            "remove it and start anew.")
+    for name in finished:
+        read_motion_config(run.folder / name)
+    planned = [name for name, epochs in zip(STAGE_FOLDERS, ("EPOCHS_S1", "EPOCHS_S2", "EPOCHS_S3"), strict=True)
+               if run.settings[epochs]]
+    if missing := [name for name in planned[:len(finished)] if name not in finished]:
+        raise PipelineError(f"{run.folder} has {', '.join(finished)}, but {missing[0]}, which came before, is gone: "
+                            "put it back, remove them too, or give --fresh")
+
+
+def _other_codec(run: Run, kept: Mapping) -> list[str]:
+    """A line where an earlier start had a codec and this one has another. None then, or none now, is no change."""
+    now = run.settings["CODEC_PATH"]
+    before, fingerprint = kept["settings"].get("CODEC_PATH"), kept.get("codec_fingerprint")
+    if fingerprint is None:  # a later start went without, or settings.json is older than the fingerprint
+        before = next((path for name in reversed(STAGE_FOLDERS)
+                       if (path := run.folder / name / CODEC_FOLDER).is_dir()), None)
+        fingerprint = before and codec_fingerprint(before)
+    if now is None or fingerprint is None or codec_fingerprint(now) == fingerprint:
+        return []
+    return [f"the codec: {before} before, {now} of other content now"]
+
+
+def claim_work_folder(run: Run, fresh: bool) -> None:
+    """Only now, when all that could be refused was checked, is an earlier run removed and settings.json written."""
+    codec = run.settings["CODEC_PATH"]
+    fingerprint = codec and codec_fingerprint(codec)
+    for name in (SETTINGS_FILE, *OWN) if fresh and (run.folder / SETTINGS_FILE).is_file() else ():
+        path = run.folder / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    write_json(run.folder / SETTINGS_FILE, {
+        "settings": run.settings, "data_fingerprint": run.report.fingerprint, "data_rows": len(run.report.rows),
+        "codebook_size": run.report.codebook_size, "codec_fingerprint": fingerprint})
+
+
+@contextlib.contextmanager
+def locked(folder: Path):
+    """One run at a time in a folder; the lock goes with the process, however it ends. Windows has no such lock."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with open(folder / ".lock", "w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PipelineError(f"another run is using {folder}: wait for it, or choose another --work_dir") from None
+        yield

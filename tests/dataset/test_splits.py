@@ -1,0 +1,306 @@
+"""splits.py and prepared.py: the promises of the split, and the prepared table."""
+
+import os
+import random
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_data import GOOD, content, read
+
+import data
+from motion_llm.dataset import prepared, splits
+from motion_llm.dataset.rows import Row, Rows
+
+ROOT = Path(data.__file__).parent
+
+
+def rows_of(specs):
+    """Rows from (caption, code seed, clip_id)."""
+    return Rows.of([Row(index, text, np.array([motion, motion // 7], dtype=np.int32), None, clip)
+                    for index, (text, motion, clip) in enumerate(specs)])
+
+
+def few_captions():
+    return [(f"caption {n % 12}", n, None) for n in range(600)]
+
+
+def unique_captions():
+    return [(f"caption {n}", n, None) for n in range(300)]
+
+
+def several_captions_a_clip():  # as in HumanML3D: some captions are shared, most are not
+    draw = random.Random(1)
+    return [(f"common {draw.randrange(60)}" if draw.random() < 0.5 else f"rare {clip} {n}", clip, None)
+            for clip in range(300) for n in range(draw.choice([3, 4]))]
+
+
+def labels_and_a_sentence():  # every clip has captions that many share and one of its own
+    return [(text, clip, None) for clip in range(300)
+            for text in (f"label {clip % 10}", f"style {clip % 7}", f"sentence {clip}")]
+
+
+def windows_of_recordings():  # one clip_id, several motions; captions differ by their spelling
+    return [(["walks {}", "Walks {}.", "walks  {}"][n % 3].format(n % 39), n, f"recording {n // 4}")
+            for n in range(800)]
+
+
+def spellings():  # 40 captions, each in three spellings
+    return [(["walks {}", "Walks {}.", "walks  {}"][n % 3].format(n % 40), n, None) for n in range(400)]
+
+
+def three_captions():  # a held-out caption is already a third of the rows
+    return [(f"caption {n % 3}", n, None) for n in range(120)]
+
+
+def idle_motion():  # one motion under many captions
+    return [(f"caption {n % 50}", 9999 if n % 20 == 0 else n, None) for n in range(500)]
+
+
+def tiny():
+    return [(f"caption {n % 2}", n, None) for n in range(4)]
+
+
+def one_row():
+    return [("a", 1, None)]
+
+
+SHAPES = [few_captions, unique_captions, several_captions_a_clip, labels_and_a_sentence, windows_of_recordings,
+          spellings, three_captions, idle_motion, tiny, one_row]
+SETTINGS = [(0, 0.05, 100), (1, 0.05, 100), (2, 0.125, 20), (3, 0.125, 1000), (4, 0.02, 7)]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.__name__)
+def test_the_promises_of_the_split(shape, settings):
+    rows = rows_of(shape())
+    split = splits.split_rows(rows, *settings)
+    parts = {part: getattr(split, part) for part in splits.PARTS}
+    assert sorted(sum(parts.values(), [])) == list(range(len(rows)))  # each row in one part
+
+    where = defaultdict(set)
+    for part, places in parts.items():
+        assert places == sorted(places)
+        for place in places:
+            where["motion", rows[place].codes.tobytes()].add(part)
+            if rows[place].clip_id is not None:
+                where["clip", rows[place].clip_id].add(part)
+    assert all(len(found) == 1 for found in where.values())  # no motion and no clip_id in two parts
+
+    keys = [data.caption_key(row.text_query) for row in rows]
+    trained = {keys[place] for place in split.train}
+    assert set(split.kinds) == set(split.seen + split.unseen + split.test)
+    assert all((kind == "seen") == (keys[place] in trained) for place, kind in split.kinds.items())
+    assert {split.kinds[place] for place in split.seen} <= {"seen"}
+    assert {split.kinds[place] for place in split.unseen} <= {"unseen"}
+    test_unseen = {keys[place] for place in split.test if split.kinds[place] == "unseen"}
+    assert not test_unseen & {keys[place] for place in split.seen + split.unseen}
+
+    sizes = split.sizes()
+    assert all(sizes[part] <= settings[2] for part in ("seen", "unseen", "test seen", "test unseen"))
+    assert 2 * len(split.train) >= len(rows) and split.train
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.__name__)
+def test_the_choice_follows_from_content_and_seed_alone(shape):
+    specs = shape()
+    shuffled = random.Random(5).sample(range(len(specs)), len(specs))
+
+    def chosen(order, seed=0):
+        rows = rows_of([specs[place] for place in order])
+        split = splits.split_rows(rows, seed, 0.05, 100)
+        return [sorted(order[place] for place in getattr(split, part)) for part in splits.PARTS], split.notes
+
+    plain = list(range(len(specs)))
+    assert chosen(plain) == chosen(plain) == chosen(shuffled)
+    if len(specs) > 100:
+        assert chosen(plain, seed=1)[0] != chosen(plain)[0]
+
+
+def test_the_choice_is_the_same_in_another_process():
+    code = ("import sys; sys.path[:0] = ['tests/dataset', 'tests', '.']; "
+            "import test_splits; from motion_llm.dataset import splits; "
+            "print([splits.split_rows(test_splits.rows_of(make()), 0, 0.05, 100).test for make in test_splits.SHAPES])")
+    said = {subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, check=True, capture_output=True,
+                           env={"PYTHONHASHSEED": seed}).stdout for seed in ("1", "2")}
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize(("shape", "seen", "unseen", "test_seen", "test_unseen"), [
+    (few_captions, 30, 50, 30, 50),      # whole captions of 50 rows; 30 is the aim
+    (unique_captions, 0, 15, 0, 15),
+    (several_captions_a_clip, 20, 25, 20, 25),
+    (labels_and_a_sentence, 0, 0, 40, 20),  # every clip has captions of both kinds
+    (windows_of_recordings, 40, 0, 40, 0),   # recordings join all captions
+])
+def test_each_part_gets_about_what_is_aimed_at(shape, seen, unseen, test_seen, test_unseen):
+    rows = rows_of(shape())
+    sizes = splits.split_rows(rows, 0, 0.05, 100).sizes()
+    aims = {"seen": seen, "unseen": unseen, "test seen": test_seen, "test unseen": test_unseen}
+    assert all(aim <= sizes[part] <= max(aim, len(rows) // 20 + 3) if aim else sizes[part] == 0
+               for part, aim in aims.items()), sizes
+
+
+def test_two_clips_stay_in_training_where_captions_have_enough():
+    rows = rows_of([(f"caption {n // 3}", n, None) for n in range(300)])
+    split = splits.split_rows(rows, 0, 0.05, 100)
+    left = defaultdict(int)
+    for place in split.train:
+        left[rows[place].text_query] += 1
+    seen = {rows[place].text_query for place, kind in split.kinds.items() if kind == "seen"}
+    assert len(split.seen) == 15 and {left[text] for text in seen} == {2}
+
+
+def test_pairs_may_give_one_clip_where_nothing_has_more():
+    rows = rows_of([(f"caption {n // 2}", n, None) for n in range(300)])
+    assert len(splits.split_rows(rows, 0, 0.05, 100).seen) == 15
+
+
+def test_a_caption_with_too_many_clips_for_the_cap_is_not_unseen():
+    rows = rows_of([(f"caption {n % 4}", n, None) for n in range(400)])
+    split = splits.split_rows(rows, 0, 0.05, 50)
+    assert split.unseen == [] and len(split.seen) == 20
+    assert any(note.startswith("unseen: 0 rows of 20 aimed at") and "100 rows or more, and HELDOUT_MAX is 50" in note
+               for note in split.notes)
+
+
+@pytest.mark.parametrize(("specs", "settings", "note"), [
+    (tiny(), (0, 0.05, 100), "nothing is held out"),
+    (few_captions(), (0, 0.0, 100), "nothing is held out"),
+    (few_captions(), (0, 0.05, 0), "nothing is held out"),
+    (unique_captions(), (0, 0.05, 100), "seen: 0 rows of 15 aimed at: no caption has two clips"),
+])
+def test_notes_say_what_is_missing(specs, settings, note):
+    split = splits.split_rows(rows_of(specs), *settings)
+    assert any(note in said for said in split.notes)
+    if "nothing" in note:
+        assert len(split.train) == len(specs) and split.kinds == {}
+
+
+def test_full_parts_need_no_note():
+    assert splits.split_rows(rows_of([(f"c {n // 5}", n, None) for n in range(1000)]), 0, 0.05, 100).notes == []
+
+
+MADE_WITH = {"seed": 3, "share": 0.05, "cap": 50, "codebook_size": None, "max_seq_len": 512, "denoise": True}
+
+
+@pytest.fixture
+def made(tmp_path):
+    records = [{"text_query": f"caption {n // 5}", "motion_tokens": [n, n // 9], "participant_id": n % 3}
+               | ({"clip_id": f"c{n}"} if n % 2 else {}) for n in range(100)]
+    report = read(tmp_path, records)
+    split = splits.split_rows(report.rows, 3, 0.05, 50)
+    folder = tmp_path / "deep" / "prepared"
+    prepared.prepare(report, split, folder, MADE_WITH, "what is in it")
+    return report, split, folder
+
+
+def test_what_is_prepared_is_loaded_memory_mapped(made):
+    report, split, folder = made
+    table = prepared.load_prepared(folder)
+    names = ("index", "text_query", "codes", "participant_id", "clip_id")
+    assert sorted(tuple(one[name] for name in names) for one in table) == list(map(content, report.rows))
+    assert table.features["codes"].feature.dtype == "int32" and table.cache_files
+    for part in splits.PARTS:
+        assert prepared.load_prepared(folder, part)["index"][:] == getattr(split, part)
+        chunks = prepared.PreparedChunks(folder, part)
+        assert [int(place) for chunk in chunks for place in chunk.index] == getattr(split, part)
+    assert {one["index"]: one["kind"] for one in table if one["split"] != "train"} == split.kinds
+    unseen = prepared.load_prepared(folder, "test", "unseen")["index"][:]
+    assert unseen == [place for place in split.test if split.kinds[place] == "unseen"] and unseen
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["prepared"]
+
+
+def test_parts_without_rows_are_loaded_as_empty_tables(tmp_path):
+    report = read(tmp_path, [GOOD] * 5)
+    prepared.prepare(report, splits.split_rows(report.rows, 0, 0.0, 100), tmp_path / "prepared", MADE_WITH)
+    assert [len(prepared.load_prepared(tmp_path / "prepared", part)) for part in splits.PARTS[:4]] == [5, 0, 0, 0]
+
+
+def test_prepared_data_matches_only_its_file_and_settings(made, tmp_path):
+    report, _, folder = made
+    path = Path(report.path)
+    assert prepared.prepared_matches(folder, path, MADE_WITH)
+    for name, other in (("seed", 4), ("share", 0.1), ("cap", 51), ("codebook_size", 512), ("max_seq_len", 511),
+                        ("denoise", False)):
+        assert not prepared.prepared_matches(folder, path, MADE_WITH | {name: other}), name
+    assert not prepared.prepared_matches(tmp_path / "nowhere", path, MADE_WITH)
+    assert not prepared.prepared_matches(folder, tmp_path / "other.json", MADE_WITH)
+    assert prepared.prepared_info(folder)["sizes"]["train"] == len(prepared.load_prepared(folder, "train"))
+
+
+def test_a_changed_byte_is_noticed_also_with_the_old_size_and_time(made):
+    report, _, folder = made
+    path = Path(report.path)
+    content, times = path.read_bytes(), path.stat()
+    path.write_bytes(content.replace(b"caption 7", b"caption 8", 1))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert path.stat().st_size == times.st_size and not prepared.prepared_matches(folder, path, MADE_WITH)
+    path.write_bytes(content)
+    assert prepared.prepared_matches(folder, path, MADE_WITH)
+
+
+@pytest.mark.parametrize("damage", [lambda folder: (folder / "fingerprint.json").write_text("[1"),
+                                    lambda folder: (folder / "fingerprint.json").write_text("[]"),
+                                    lambda folder: (folder / "rows.arrow").unlink(),
+                                    lambda folder: (folder / "rows.arrow").write_bytes(b"cut")])
+def test_damaged_prepared_data_is_not_used(made, damage):
+    report, _, folder = made
+    damage(folder)
+    assert not prepared.prepared_matches(folder, report.path, MADE_WITH)
+
+
+def test_the_report_of_prepared_data_is_the_one_that_reading_gave(made, tmp_path):
+    report, split, folder = made
+    again = prepared.prepared_report(folder)
+    assert sorted(map(content, again.rows)) == list(map(content, report.rows))
+    assert sorted(again.rows.participants) == sorted(report.rows.participants) == ["0", "1", "2"]
+    assert data.format_report(again, split) == data.format_report(report, split)
+    kept = set(vars(report)) - {"rows"}
+    assert {name: getattr(again, name) for name in kept} == {name: getattr(report, name) for name in kept}
+    assert prepared.prepared_info(folder)["text"] == "what is in it"
+
+
+def test_preparing_again_replaces_also_after_a_kill(made, tmp_path, monkeypatch):
+    report, _, folder = made
+    other = splits.split_rows(report.rows, 4, 0.05, 50)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prepared.os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        prepared.prepare(report, other, folder, MADE_WITH | {"seed": 4})
+    monkeypatch.undo()
+    assert prepared.prepared_info(folder)["made_with"]["seed"] == 3 and len(prepared.load_prepared(folder)) == 100
+    prepared.prepare(report, other, folder, MADE_WITH | {"seed": 4})
+    assert prepared.prepared_info(folder)["made_with"]["seed"] == 4
+    assert prepared.load_prepared(folder, "test")["index"][:] == other.test
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["prepared"]
+
+
+def test_what_cannot_be_prepared_or_loaded(made, tmp_path):
+    _, split, folder = made
+    with pytest.raises(data.DataError):
+        prepared.prepare(read(tmp_path, [GOOD | {"text_query": ""}]), split, folder, MADE_WITH)
+    with pytest.raises(FileNotFoundError):
+        prepared.load_prepared(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="part 'val'"):
+        prepared.load_prepared(folder, "val")
+
+
+@pytest.mark.parametrize("count", [1, 2, 50, 30_000])
+def test_components_of_a_chain_in_any_order(count):
+    """Thing i has the links i and i + 1; every third chain link is missing."""
+    order = np.random.default_rng(count).permutation(count)
+    group = order // 3
+    things = np.repeat(np.arange(count), 2)
+    links = np.stack([order + group, order + group + 1], 1).reshape(-1)
+    found = splits.components(count, things, links)
+    assert sorted(set(found.tolist())) == list(range((count + 2) // 3))
+    assert len(set(zip(found.tolist(), group.tolist(), strict=True))) == (count + 2) // 3
+    whole = splits.components(count, things, np.stack([order, order + 1], 1).reshape(-1))
+    assert (whole == 0).all()

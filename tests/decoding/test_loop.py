@@ -1,0 +1,334 @@
+"""decoding.py: the answers of `model.generate` with our processors, however rows come, leave and share slots."""
+
+import numpy as np
+import pytest
+import torch
+
+CODES = 12
+
+
+@pytest.fixture(scope="module")
+def parts(unsloth, tiny_base):
+    """kind -> (decoder maker, alphabet, network that transformers decodes, vocabulary)."""
+    made = {}
+
+    def of(kind: str = "llama"):
+        if kind not in made:
+            from model import ModelConfig, build
+            from motion_llm.decoding.loop import Alphabet, Decoder
+            from motion_llm.network.cached import CachedNetwork
+
+            config = ModelConfig(tiny_base(kind), 128, 4, 8, "float32")
+            plain, ours = (build(config, CODES, []).merged().eval() for _ in range(2))
+            with torch.no_grad():
+                for network in (plain, ours):
+                    torch.manual_seed(1)
+                    for parameter in network.get_decoder().parameters():
+                        if parameter.dim() == 2 and len(parameter) < 90:
+                            parameter.mul_(8)  # fresh weights would make every code as likely
+            vocabulary = build(config, CODES, []).vocabulary
+            ids = torch.arange(vocabulary.first_motion_id, vocabulary.end_id + 1)
+            alphabet, cached = Alphabet.of_rows(ours, ids), CachedNetwork(ours, 128)
+            made[kind] = (lambda slots: Decoder(cached, slots)), alphabet, plain, vocabulary
+        return made[kind]
+
+    return of
+
+
+def limits(low: int, target: float, high: int):
+    from motion_llm.dataset.lengths import LengthLimits
+
+    return LengthLimits(low, target, high, "")
+
+
+def jobs_of(count: int = 9, *sampling):
+    """Prompts of several lengths, some shared, with limits of their own; each of `sampling` in turn."""
+    from motion_llm.decoding.loop import Job
+    from motion_llm.decoding.request import Sampling
+
+    sampling = [Sampling(*one) for one in sampling or [(1, 1, 0, 0)]]
+
+    prompts = [[5, 6, 7], [8, 9, 10, 11, 12], [13] * 8]
+    windows = [(1, 3, 6), (4, 4, 4), (2, 9, 14)]
+    return [Job(prompts[i // 2 % 3], limits(*windows[i % 3]), sampling[i % len(sampling)],
+                codes=(1, 3, 5) if i == 4 else None, random_key=(7, i)) for i in range(count)]
+
+
+def by_transformers(network, vocabulary, job, slope: float) -> list[int]:
+    from transformers import GenerationConfig, LogitsProcessorList
+
+    from motion_llm.decoding.constraints import LengthAwareMotionLogitsProcessor
+
+    allowed = torch.zeros(1, CODES, dtype=torch.bool)
+    allowed[0, list(range(CODES) if job.codes is None else job.codes)] = True
+    processor = LengthAwareMotionLogitsProcessor(vocabulary, [job.limits], len(job.prompt_ids), slope, allowed)
+    config = GenerationConfig(do_sample=False, max_new_tokens=job.limits.max_tokens + 1,
+                              eos_token_id=vocabulary.end_id, pad_token_id=0)
+    ids = torch.tensor([job.prompt_ids])
+    found = network.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config,
+                             logits_processor=LogitsProcessorList([processor]))[0, ids.shape[1]:].tolist()
+    return [i - vocabulary.first_motion_id for i in found[:found.index(vocabulary.end_id)]]
+
+
+@pytest.mark.parametrize("kind", ["llama", "llama_untied", "llama_padded", "qwen3", "gemma2", "gemma3", "granite",
+                                  "cohere"])
+def test_greedy_answers_are_those_of_model_generate_with_our_processor(parts, kind):
+    decoder, alphabet, network, vocabulary = parts(kind)
+    for slope in (0.0, 0.4):
+        jobs = jobs_of(9, (0, 1, 0, slope))
+        answers = decoder(4).decode(jobs, alphabet)
+        assert [answer.places for answer in answers] == [by_transformers(network, vocabulary, job, slope)
+                                                         for job in jobs]
+
+
+def test_scores_are_those_of_the_whole_head(parts):
+    _, alphabet, network, vocabulary = parts("gemma2")
+    hidden = torch.randn(5, 32)
+    logits = network(inputs_embeds=torch.randn(1, 4, 32)).logits  # soft-capped within its bounds
+    assert float(logits.abs().max()) <= network.config.final_logit_softcapping
+    whole = network.get_output_embeddings()(hidden) / network.config.final_logit_softcapping
+    whole = torch.tanh(whole) * network.config.final_logit_softcapping
+    torch.testing.assert_close(alphabet.scores(hidden), whole[:, vocabulary.first_motion_id:vocabulary.end_id + 1])
+
+
+def test_answers_do_not_depend_on_who_decodes_beside_them(parts):
+    decoder, alphabet, _, _ = parts("llama")
+    jobs = jobs_of(12, (1.0, 0.9, 0, 0.2), (0, 1, 0, 1.0), (2.0, 1, 3, 0), (0.5, 1, 0, 0), (1.0, 0.4, 9, 0.5))
+    alone = [decoder(1).decode([job], alphabet)[0] for job in jobs]
+    for slots in (1, 3, 5, 64):
+        for order in (range(12), reversed(range(12))):
+            order = list(order)
+            found = decoder(slots).decode([jobs[i] for i in order], alphabet)
+            for i, answer in zip(order, found, strict=True):
+                assert answer.places == alone[i].places
+                assert answer.log_probability == pytest.approx(alone[i].log_probability, abs=1e-4)
+
+
+def exact_distribution(scores: torch.Tensor, sampling) -> torch.Tensor:
+    """What transformers draws from: scores (A,) through its own warpers."""
+    from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+    scores = TemperatureLogitsWarper(sampling.temperature)(None, scores[None])
+    if sampling.top_k:
+        scores = TopKLogitsWarper(sampling.top_k)(None, scores)
+    if sampling.top_p < 1:
+        scores = TopPLogitsWarper(sampling.top_p)(None, scores)
+    return torch.softmax(scores, dim=-1)[0]
+
+
+@pytest.mark.parametrize(("temperature", "top_p", "top_k"), [
+    (1.0, 1.0, 0), (0.5, 1.0, 0), (2.0, 0.9, 0), (1.0, 0.3, 0), (1.0, 1e-9, 0), (1.0, 1.0, 3), (0.7, 0.8, 5),
+    (1.0, 1.0, 500), (0.01, 0.95, 0)])
+def test_draws_cover_the_warped_distribution_and_nothing_else(unsloth, temperature, top_p, top_k):
+    from motion_llm.decoding.loop import draw
+    from motion_llm.decoding.request import Sampling
+
+    scores = 2 * torch.randn(3, 40, generator=torch.Generator().manual_seed(0))
+    scores[:, 7:20] = -torch.inf
+    scores[1, 3] = scores[1, 4] = 9.0  # a tie at the top
+    sampling = Sampling(temperature, top_p, top_k, 0.0)
+    count = 4000
+    grid = (torch.arange(count) + 0.5) / count
+    for row in scores:
+        found = torch.bincount(draw(row.expand(count, -1), draws(grid, sampling)), minlength=40) / count
+        # A grid of uniform numbers meets each share to within one of its steps; ties are one choice for top-p.
+        want = exact_distribution(row, sampling)
+        if row[3] != row[4]:
+            torch.testing.assert_close(found, want, atol=1.5 / count, rtol=1e-3)
+        assert (found[torch.isinf(row)] == 0).all() and float(found.sum()) == pytest.approx(1)
+    assert torch.equal(draw(scores, draws(torch.rand(3), Sampling(0, 1, 0, 0))), scores.argmax(1))
+
+
+def draws(uniform: torch.Tensor, *sampling):
+    """Each of `sampling` in turn for the rows."""
+    from motion_llm.decoding.loop import Draws
+
+    rows = [sampling[i % len(sampling)] for i in range(len(uniform))]
+    return Draws(torch.tensor([float(one.temperature) for one in rows]),
+                 torch.tensor([float(one.top_p) for one in rows]), torch.tensor([one.top_k for one in rows]), uniform)
+
+
+def test_rows_with_settings_of_their_own_draw_as_they_would_alone(unsloth):
+    from motion_llm.decoding.loop import draw
+    from motion_llm.decoding.request import Sampling
+
+    scores = 2 * torch.randn(8, 30, generator=torch.Generator().manual_seed(2))
+    uniform = torch.rand(8, generator=torch.Generator().manual_seed(3))
+    kinds = [Sampling(1, 1, 0, 0), Sampling(0, 1, 0, 0), Sampling(0.5, 0.6, 0, 0), Sampling(2, 1, 4, 0)]
+    together = draw(scores, draws(uniform, *kinds))
+    for row in range(8):
+        alone = draw(scores[row:row + 1], draws(uniform[row:row + 1], kinds[row % 4]))
+        assert int(alone[0]) == int(together[row])
+
+
+def test_the_largest_uniform_number_draws_a_place_that_has_a_share(unsloth):
+    from motion_llm.decoding.loop import draw
+    from motion_llm.decoding.request import Sampling
+
+    scores = torch.full((1, 600), -torch.inf)
+    scores[0, [5, 9]] = torch.tensor([30.0, 0.0])
+    almost = torch.tensor([np.nextafter(np.float32(1), np.float32(0))])
+    for top_p in (1.0, 0.99):
+        assert int(draw(scores, draws(almost, Sampling(1, top_p, 0, 0)))) in (5, 9)
+
+
+def test_sampled_frequencies_pass_a_chi_square_test(parts):
+    """The first two tokens of 6,000 answers against the probabilities that transformers gives them."""
+    from motion_llm.decoding.constraints import Bounds, constrained_scores
+    from motion_llm.decoding.loop import Job
+    from motion_llm.decoding.request import Sampling
+
+    decoder, alphabet, network, vocabulary = parts("llama")
+    sampling, window, prompt = Sampling(1.3, 0.95, 10, 0.5), limits(1, 2, 3), [5, 6, 7, 8]
+    jobs = [Job(prompt, window, sampling, random_key=(11, i)) for i in range(6000)]
+    answers = decoder(512).decode(jobs, alphabet)
+
+    def after(places):
+        ids = torch.tensor([prompt + [vocabulary.first_motion_id + place for place in places]])
+        with torch.no_grad():
+            scores = network(input_ids=ids).logits[:, -1, vocabulary.first_motion_id:vocabulary.end_id + 1].float()
+        bounds = Bounds.of([window], sampling.slope)
+        return exact_distribution(constrained_scores(scores, torch.tensor([len(places)]), bounds)[0], sampling)
+
+    first = after([])
+    expected = {(a, b): float(first[a] * share) for a in range(CODES) if first[a] > 0
+                for b, share in enumerate(after([a]))}
+    counted = dict.fromkeys(expected, 0)
+    for answer in answers:
+        counted[tuple([*answer.places, CODES][:2])] += 1  # a KeyError: a pair that cannot be
+    pairs = [pair for pair in expected if expected[pair] * len(jobs) >= 5]
+    assert all(counted[pair] == 0 for pair in expected if expected[pair] == 0)
+    statistic = sum((counted[pair] - len(jobs) * expected[pair]) ** 2 / (len(jobs) * expected[pair]) for pair in pairs)
+    freedom = len(pairs) - 1
+    assert freedom > 30
+    # Wilson and Hilferty (1931): the cube root of chi-square over its degrees of freedom is about normal.
+    deviation = ((statistic / freedom) ** (1 / 3) - (1 - 2 / (9 * freedom))) / (2 / (9 * freedom)) ** 0.5
+    assert abs(deviation) < 4
+
+
+class Counting:
+    """A network that notes the rows and the positions of each pass."""
+
+    def __init__(self, network):
+        self.network, self.passes = network, []
+        self.device, self.reserve, self.copy_row = network.device, network.reserve, network.copy_row
+
+    def __call__(self, ids, past, first=0):
+        self.passes.append((first, *ids.shape))
+        return self.network(ids, past, first)
+
+
+def test_finished_rows_leave_the_batch_and_new_ones_take_their_place(parts):
+    from motion_llm.decoding.loop import Decoder
+
+    decoder, alphabet, _, _ = parts("llama")
+    counting = Counting(decoder(1).network)
+    jobs = jobs_of(40, (1, 1, 0, 0.2), (0, 1, 0, 0))
+    answers = Decoder(counting, 8).decode(jobs, alphabet)
+    steps = [rows for first, rows, width in counting.passes if (first, width) == (0, 1)]
+    # No row is computed that has nothing to say: each token and each end is one row of one step.
+    assert sum(steps) == sum(len(answer.places) + 1 for answer in answers)
+    assert max(steps) == 8 and len(steps) < sum(steps) / 5
+
+
+def test_the_prompt_of_several_samples_is_computed_once(parts):
+    from motion_llm.decoding.loop import Decoder, Job
+    from motion_llm.decoding.request import Sampling
+
+    decoder, alphabet, _, _ = parts("llama")
+    counting = Counting(decoder(1).network)
+    jobs = [Job([9] * 20, limits(3, 4, 5), Sampling(1, 1, 0, 0), random_key=(i,)) for i in range(30)]
+    answers = Decoder(counting, 8).decode(jobs, alphabet)
+    starts = [(rows, width) for _, rows, width in counting.passes if width > 1]
+    # Where all rows end in one step, the next ones find none to copy from: once for each filling of the slots at most.
+    assert starts[0] == (1, 19) and all(rows == 1 for rows, _ in starts) and len(starts) <= 30 // 8 + 1
+    assert len({tuple(answer.places) for answer in answers}) > 5
+
+
+def test_what_is_given_comes_back_and_only_the_rest_counts(parts):
+    from motion_llm.decoding.loop import FREE, Job
+    from motion_llm.decoding.request import Sampling
+
+    decoder, alphabet, _, _ = parts("llama")
+    given = [4, 4, FREE, FREE, 7, FREE, 1]
+    free = Sampling(1, 1, 0, 0)
+    jobs = [Job([5, 6], limits(7, 7, 7), free, given, random_key=(1,)),
+            Job([5, 6], limits(2, 5, 9), free, [3, 2], random_key=(2,)),
+            Job([5, 6], limits(1, 5, 9), free, random_key=(3,))]
+    answers = decoder(2).decode(jobs, alphabet)
+    assert [place for place in answers[0].places if place in (4, 7, 1)] and len(answers[0].places) == 7
+    assert all(known in (FREE, found) for known, found in zip(given, answers[0].places, strict=True))
+    assert answers[1].places[:2] == [3, 2]
+    for job, answer in zip(jobs, answers, strict=True):
+        values = decoder(2).log_probabilities([job.prompt_ids], [[*answer.places, CODES]], alphabet)[0]
+        known = [place for place, code in enumerate(job.given) if code != FREE]
+        assert answer.log_probability == pytest.approx(values.sum() - values[known].sum(), abs=1e-4)
+
+
+def test_log_probabilities_are_those_of_the_restricted_softmax_in_any_batch(parts):
+    decoder, alphabet, network, vocabulary = parts("qwen3")
+    prompts = [[5, 6, 7], [9] * 11, [4, 4]]
+    answers = [[1, 2, CODES], [CODES], [3, 3, 3, 3, 5, 6, CODES]]
+    found = decoder(2).log_probabilities(prompts, answers, alphabet)
+    for prompt, answer, values in zip(prompts, answers, found, strict=True):
+        ids = torch.tensor([prompt + [vocabulary.first_motion_id + place for place in answer[:-1]]])
+        with torch.no_grad():
+            logits = network(input_ids=ids).logits[0, len(prompt) - 1:].float()
+        restricted = torch.log_softmax(logits[:, vocabulary.first_motion_id:vocabulary.end_id + 1], dim=1)
+        assert values == pytest.approx([float(restricted[i, place]) for i, place in enumerate(answer)], abs=1e-4)
+
+
+def test_no_jobs_no_answers(parts):
+    decoder, alphabet, _, _ = parts("llama")
+    assert decoder(4).decode([], alphabet) == []
+
+
+# Guidance
+
+
+def guided(job, weight: float, against=(20, 21, 7)):
+    """The job with guidance away from another prompt that ends as its own does."""
+    from dataclasses import replace
+
+    return replace(job, sampling=replace(job.sampling, guidance=weight), against=[*against[:-1], job.prompt_ids[-1]])
+
+
+def step_by_step(network, vocabulary, job) -> tuple[list[int], float]:
+    """The greedy answer by two whole passes a token, and its log-probability without guidance."""
+    rows, answer, told = slice(vocabulary.first_motion_id, vocabulary.end_id + 1), [], 0.0
+    while not answer or answer[-1] != CODES:
+        ids = [vocabulary.first_motion_id + place for place in answer]
+        with torch.no_grad():
+            by, without = (network(input_ids=torch.tensor([[*prompt, *ids]])).logits[0, -1, rows]
+                           for prompt in (job.prompt_ids, job.against))
+        scores = without + job.sampling.guidance * (by - without)
+        if len(answer) < job.limits.min_tokens:
+            scores[CODES] = -torch.inf
+        place = CODES if len(answer) == job.limits.max_tokens else int(scores.argmax())
+        told += float(torch.log_softmax(by, 0)[place])
+        answer.append(place)
+    return answer[:-1], told
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma2"])
+def test_guided_answers_are_those_of_two_passes_a_token(parts, kind):
+    decoder, alphabet, network, vocabulary = parts(kind)
+    jobs = [guided(job, weight) for job, weight in zip(jobs_of(4, (0, 1, 0, 0)), (2.0, 0.5, 3.0, 0.0), strict=True)]
+    expected = [step_by_step(network, vocabulary, job) for job in jobs]
+    unguided = decoder(4).decode(jobs_of(4, (0, 1, 0, 0)), alphabet)
+    assert [places for places, _ in expected] != [answer.places for answer in unguided]  # it changes something
+    for slots in (1, 3, 8):
+        for answer, (places, told) in zip(decoder(slots).decode(jobs, alphabet), expected, strict=True):
+            assert answer.places == places
+            assert answer.log_probability == pytest.approx(told, abs=1e-3)
+
+
+def test_a_job_without_guidance_is_not_changed_by_one_with_it(parts):
+    decoder, alphabet, _, _ = parts("llama")
+    plain = jobs_of(9, (1.0, 0.9, 0, 0.2))
+    alone = decoder(1).decode(plain, alphabet)
+    mixed = [guided(job, 2.5) if i % 2 else job for i, job in enumerate(plain)]
+    for slots in (2, 4, 16):
+        found = decoder(slots).decode(mixed, alphabet)
+        for i in range(0, 9, 2):
+            assert found[i].places == alone[i].places

@@ -1,0 +1,70 @@
+"""generated_clips.py: what is read, and whose clip is whose."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from motion_llm.evaluation.generated_clips import Generated, match, read_generated
+from motion_llm.evaluation.rows import AskedRow, EvaluationError
+
+
+def write(path: Path, rows: list[dict]) -> str:
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return str(path)
+
+
+def row(text: str, codes, person=None) -> dict:
+    return {"text_query": text, "motion_tokens": codes} | ({"participant_id": person} if person else {})
+
+
+def asked_rows(*pairs) -> list[AskedRow]:
+    return [AskedRow(i, key, key, [1], person, "seen") for i, (key, person) in enumerate(pairs)]
+
+
+def test_lines_are_read_whatever_their_order_with_what_is_invalid_kept(tmp_path):
+    path = write(tmp_path / "clips.jsonl", [row("Walks.", "3 4", "A"), row("jumps", [9, -1]), row("walks", "", "A"),
+                                            {"text_query": "walks", "motion_tokens": "5", "participant_id": 7}])
+    assert read_generated(path) == Generated(path, {
+        ("walks", "A"): [[3, 4], []], ("jumps", None): [[9, -1]], ("walks", "7"): [[5]]}, 4)
+
+
+@pytest.mark.parametrize("line, message", [
+    ("{broken", "line 2 is not JSON"),
+    ("[1, 2]", "line 2: '\\[1, 2\\]', expected an object"),
+    ('{"motion_tokens": "1"}', "line 2: .* expected an object with text_query"),
+    ('{"text_query": "a", "motion_tokens": "1 b"}', "line 2: motion_tokens is '1 b', expected integers"),
+    ('{"text_query": "a", "motion_tokens": [1.5]}', "line 2: motion_tokens is '\\[1.5\\]'"),
+    ('{"text_query": "a"}', "line 2: motion_tokens is 'None'"),
+    ('{"text_query": "a", "motion_tokens": "1", "participant_id": [1]}', "line 2: participant_id is \\[1\\]"),
+])
+def test_a_line_that_cannot_be_read_is_named(tmp_path, line, message):
+    path = tmp_path / "clips.jsonl"
+    path.write_text('{"text_query": "a", "motion_tokens": "1"}\n' + line, encoding="utf-8")
+    with pytest.raises(EvaluationError, match=f"clips.jsonl: {message}"):
+        read_generated(path)
+    path.write_text("\n", encoding="utf-8")
+    with pytest.raises(EvaluationError, match="is empty"):
+        read_generated(path)
+
+
+def test_clips_go_to_the_rows_of_their_caption_and_participant():
+    rows = asked_rows(("walks", "A"), ("walks", "B"), ("walks", "A"), ("jumps", None))
+    clips = Generated("f", {("walks", "A"): [[1], [2], [3], [4]], ("walks", "B"): [[5], [6]],
+                            ("jumps", None): [[7], [8], [9]]}, 9)
+    assert match(clips, rows, 5) == ([[[1], [3]], [[5], [6]], [[2], [4]], [[7], [8]]], [
+        "f: 8 of 9 clips are scored, the others are not asked for, or more than 2 a row"])
+    assert match(clips, rows, 1)[0] == [[[1]], [[5]], [[2]], [[7]]]
+
+
+def test_clips_without_a_participant_serve_all_and_too_few_are_used_again():
+    rows = asked_rows(("walks", "A"), ("walks", "B"), ("walks", "C"))
+    found, notes = match(Generated("f", {("walks", None): [[1], [2]]}, 2), rows, 3)
+    assert found == [[[1]], [[2]], [[1]]] and len(notes) == 1 and "used again" in notes[0]
+
+
+def test_rows_without_a_clip_are_named():
+    rows = asked_rows(("walks", "A"), ("jumps", "A"), ("bows", None))
+    message = "f: no clip for 2 of 3 rows, the first is row 1: 'jumps', participant 'A'"
+    with pytest.raises(EvaluationError, match=message):
+        match(Generated("f", {("walks", "A"): [[1]], ("jumps", "B"): [[1]]}, 2), rows, 3)

@@ -1,0 +1,325 @@
+"""codec.py: motions there and back with either quantiser, the folder that keeps it, its commands, and refusals."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from walker import NAMES, OFFSETS, PARENTS, walk, walks
+
+from codec import main
+from motion_llm.motion.bvh import read_bvh, write_bvh
+from motion_llm.motion.codec import CodecError, MotionCodec, encode_captions, read_motions, tokens_of
+from motion_llm.motion.features import Layout, features_of
+from motion_llm.motion.kmeans import KMeans, kmeans, lloyd
+from motion_llm.motion.skeleton import Motion, MotionError, Skeleton
+
+SMALL = {"steps": 300, "width": 48, "batch": 8}  # a network that is trained in seconds
+
+
+def straight_walks() -> list[Motion]:
+    """Alike but for where the legs begin, so that little training is enough."""
+    return [walk(90, turning=0, phase=phase) for phase in range(6)]
+
+
+@pytest.fixture(scope="module")
+def plain() -> MotionCodec:
+    return MotionCodec.fit(walks(), codes=128, kind="kmeans")
+
+
+@pytest.fixture(scope="module")
+def learned() -> MotionCodec:
+    return MotionCodec.fit(straight_walks(), codes=32, kind="vqvae", **SMALL)
+
+
+def error_of(codec: MotionCodec, motion: Motion) -> float:
+    """Mean distance of joints in metres, heading-free and seen from the centre."""
+    found = codec.decode(codec.encode(motion))
+    a, b = (features_of(m, codec.layout)[:len(found), 3:].reshape(len(found), -1, 3) for m in (motion, found))
+    return float(np.linalg.norm(a - b, axis=-1).mean())
+
+
+def test_k_means_finds_the_groups_and_uses_every_code():
+    rng = np.random.default_rng(0)
+    true = np.array([(0, 0), (10, 0), (0, 10), (10, 10.0)])
+    points = np.concatenate([centre + rng.normal(scale=0.1, size=(50, 2)) for centre in true])
+    found = kmeans(points, 4, seed=0)
+    np.testing.assert_allclose(sorted(found.round().tolist()), sorted(true.tolist()))
+    lost = np.array([(0, 0), (10, 0), (0, 10), (99, 99.0)])
+    np.testing.assert_allclose(sorted(lloyd(points, lost).round().tolist()), sorted(true.tolist()))
+
+
+def test_of_many_windows_some_are_drawn(monkeypatch):
+    from motion_llm.motion import kmeans as codec_kmeans
+
+    seen = []
+    monkeypatch.setattr(codec_kmeans, "ENOUGH", 40)
+    monkeypatch.setattr(codec_kmeans, "kmeans", lambda points, codes, seed: seen.append(points) or points[:codes])
+    clips = [np.arange(n * 5.0).reshape(n, 5) + 1000 * n for n in (3, 30, 50)]
+    KMeans.fit(clips, 8, 4, 0)
+    KMeans.fit(clips, 60, 4, 0)
+    weights = KMeans(np.zeros((1, 1, 5))).weights
+    every = np.concatenate([codec_kmeans.windows_of(clip * weights, 4, 1) for clip in clips])
+    assert [len(points) for points in seen] == [40, 60]
+    for points in seen:
+        assert len({tuple(point) for point in points} & {tuple(point) for point in every}) == len(points)
+
+
+def test_k_means_gives_a_motion_back_nearly(plain):
+    motion = walk(62, phase=1.0)
+    codes = plain.encode(motion)
+    assert len(codes) == 15 and all(isinstance(code, int) and 0 <= code < 128 for code in codes)
+    assert len(plain.decode(codes)) == 60 and plain.decode(codes).fps == 30
+    assert error_of(plain, motion) < 0.03
+    assert len(set(codes)) > 5
+
+
+def test_a_fit_of_the_network_learns(learned):
+    untrained = MotionCodec.fit(straight_walks(), codes=32, kind="vqvae", **SMALL | {"steps": 1})
+    motion = walk(62, turning=0, phase=1.5)
+    assert error_of(learned, motion) < 0.5 * error_of(untrained, motion)
+    assert len(set(learned.encode(motion))) > 3
+
+
+def test_the_network_sees_neighbours_so_codes_do_not_meet_at_seams(learned):
+    codes = learned.encode(walk(160))
+    first = learned.quantiser.decode(np.array(codes))
+    changed = learned.quantiser.decode(np.array([*codes[:20], (codes[20] + 1) % 32, *codes[21:]]))
+    moved = np.abs(first - changed).max(1) > 1e-6
+    assert moved[79:85].all() and not moved[0] and not moved[-1]
+
+
+def test_a_fit_is_the_same_again_and_leaves_the_random_numbers_alone():
+    import torch
+
+    before = torch.get_rng_state()
+    first, again = (MotionCodec.fit(walks(), codes=32, kind="vqvae", **SMALL | {"steps": 8}) for _ in range(2))
+    np.testing.assert_array_equal(again.quantiser.codebook, first.quantiser.codebook)
+    assert (torch.get_rng_state() == before).all()
+
+
+@pytest.mark.parametrize("kind", ["plain", "learned"])
+def test_decoded_motions_have_the_figures_bones_and_can_be_written(kind, request, tmp_path):
+    codec = request.getfixturevalue(kind)
+    motion = codec.decode([3, 1, 4, 1, 5, 9, 2, 6])
+    lengths = np.linalg.norm(motion.joints[:, 2:] - motion.joints[:, list(PARENTS[2:])], axis=-1)
+    np.testing.assert_allclose(lengths, np.broadcast_to(np.linalg.norm(OFFSETS[2:], axis=-1), lengths.shape), atol=1e-9)
+    write_bvh(tmp_path / "clip.bvh", motion)
+    again = read_bvh(tmp_path / "clip.bvh")
+    assert again.skeleton.names == NAMES and again.fps == 30
+    np.testing.assert_allclose(again.joints, motion.joints, atol=1e-5)
+
+
+def test_the_rest_pose_stands_above_the_origin_wherever_the_clips_begin(tmp_path):
+    starts = OFFSETS.copy()
+    starts[0], starts[1] = (1, 0, 1), (3, 0.9, -2)  # as files have it whose OFFSET is the first frame's place
+    motions = [Motion(motion.joints, motion.fps, Skeleton(NAMES, PARENTS, starts)) for motion in walks()]
+    codec = MotionCodec.fit(motions, codes=32, kind="kmeans")
+    np.testing.assert_allclose(codec.layout.skeleton.offsets, OFFSETS)
+    motion = codec.decode([3, 1, 4])
+    np.testing.assert_allclose(motion.joints[0, 1, [0, 2]], 0, atol=1e-9)
+    write_bvh(tmp_path / "clip.bvh", motion)
+    again = read_bvh(tmp_path / "clip.bvh")
+    np.testing.assert_allclose(again.skeleton.offsets, OFFSETS, atol=1e-6)
+    np.testing.assert_allclose(again.joints, motion.joints, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["plain", "learned"])
+def test_a_codec_is_the_same_after_saving(kind, request, tmp_path):
+    codec = request.getfixturevalue(kind)
+    codec.save(tmp_path / "codec")
+    again = MotionCodec.load(tmp_path / "codec")
+    codes = codec.encode(walk())
+    assert again.encode(walk()) == codes and (again.fps, again.window, again.codes) == (30, 4, codec.codes)
+    np.testing.assert_allclose(again.decode(codes).joints, codec.decode(codes).joints, atol=1e-5)
+
+
+def test_who_may_read_a_codecs_codebook_may_read_its_weights(learned, tmp_path):
+    learned.save(tmp_path)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {
+        (tmp_path / "codebook.npz").stat().st_mode & 0o777}
+
+
+@pytest.mark.parametrize("kind", ["plain", "learned"])
+def test_the_shortest_clip_has_one_code(kind, request):
+    codec = request.getfixturevalue(kind)
+    assert len(codec.encode(walk(4))) == len(codec.encode(walk(7))) == 1 and len(codec.decode([5])) == 4
+
+
+def test_other_frame_rates_are_resampled(plain):
+    slow, fast = plain.encode(walk(60, fps=30)), plain.encode(walk(240, fps=120))
+    assert len(fast) == len(slow) == 15
+    assert sum(a == b for a, b in zip(slow, fast, strict=True)) >= 13
+
+
+def test_the_rate_is_that_of_most_motions_and_can_be_given():
+    motions = [walk(60, fps=20), *walks(2)]
+    assert MotionCodec.fit(motions, 16, kind="kmeans").fps == 30
+    assert MotionCodec.fit(motions, 16, kind="kmeans", fps=20).fps == 20
+
+
+def test_a_codebook_can_be_used_to_begin_a_models_rows(plain, tmp_path):
+    from motion_llm.network.code_vectors import codebook_vectors
+
+    plain.save(tmp_path)
+    assert codebook_vectors(tmp_path / "codebook.npz", 128).shape == (128, 4 * Layout.of(walk().skeleton).width)
+
+
+def test_what_cannot_be_fitted_encoded_or_decoded_is_refused(plain):
+    other = Motion(walk().joints, 30, Skeleton((*NAMES[:-1], "tail"), PARENTS, OFFSETS))
+    for call, error, said in (
+            (lambda: MotionCodec.fit([]), CodecError, "no motions"),
+            (lambda: MotionCodec.fit(walks(1), codes=512, kind="kmeans"), CodecError,
+             "1 motions hold 114 windows of 4 frames, expected at least as many as codes, 512"),
+            (lambda: MotionCodec.fit(walks(), codes=8, kind="kmeans", fps=0), MotionError, "0 frames a second"),
+            (lambda: MotionCodec.fit(walks(), codes=1), CodecError, "1 codes of 4 frames"),
+            (lambda: MotionCodec.fit(walks(), codes=8, window=3, kind="vqvae"), ValueError, "a window of 3 frames"),
+            (lambda: MotionCodec.fit(walks(), codes=8, kind="fsq"), CodecError, "kind of codec 'fsq'"),
+            (lambda: MotionCodec.fit([*walks(), other], codes=8, kind="kmeans"), MotionError, "another figure"),
+            (lambda: plain.encode(other), MotionError, "another figure"),
+            (lambda: plain.encode(walk(3)), MotionError, "3 frames, expected at least the 4"),
+            (lambda: plain.decode([]), CodecError, "no codes"),
+            (lambda: plain.decode([1, 128]), CodecError, "code 2 is 128, expected an integer from 0 to 127"),
+            (lambda: plain.decode([-1]), CodecError, "code 1 is -1"),
+            (lambda: plain.decode([1.0]), CodecError, "code 1 is 1.0"),
+            (lambda: tokens_of("4 x"), CodecError, "token 2 is 'x'"),
+            (lambda: tokens_of("4 -2"), CodecError, "token 2 is '-2'")):
+        with pytest.raises(error, match=re.escape(said)):
+            call()
+
+
+def spoil(path: Path, change) -> None:
+    path.write_text(change(path.read_text()))
+
+
+@pytest.mark.parametrize(("file", "change", "said"), [
+    ("codec.json", lambda path: path.unlink(), "has no codec.json, so it is no codec's folder"),
+    ("codec.json", lambda path: path.write_text("{"), "codec.json is broken"),
+    ("codec.json", lambda path: path.write_text("{}"), "codec.json has no 'skeleton'"),
+    ("codec.json", lambda path: spoil(path, lambda text: text.replace('"fps": 30', '"fps": 0')), "fps is 0"),
+    ("codec.json", lambda path: spoil(path, lambda text: text.replace(" 0.9,", " NaN,")), "no number"),
+    ("codec.json", lambda path: spoil(path, lambda text: text.replace('"vqvae"', '"pickle"')), "kind is 'pickle'"),
+    ("codec.json", lambda path: spoil(path, lambda text: text.replace('"codes": 32', '"codes": 33')), "33 rows"),
+    ("codec.json", lambda path: spoil(path, lambda text: text.replace('"window": 4', '"window": 2')), "is none of"),
+    ("codec.json", lambda path: spoil(path, lambda text: text.replace("   -1,", "   5,")), "damaged: parents"),
+    ("codebook.npz", lambda path: path.unlink(), "codebook.npz is missing"),
+    ("codebook.npz", lambda path: path.write_bytes(path.read_bytes()[:200]), "codebook.npz is damaged"),
+    ("codebook.npz", lambda path: np.savez(path, codebook=np.full((32, 64), np.nan)), "codebook.npz is damaged"),
+    ("codebook.npz", lambda path: np.savez(path, other=np.zeros((32, 64))), "codebook.npz is damaged"),
+    ("weights.safetensors", lambda path: path.unlink(), "weights.safetensors is missing"),
+    ("weights.safetensors", lambda path: path.write_bytes(path.read_bytes()[:-100]), "weights.safetensors is damaged"),
+    ("weights.safetensors", lambda path: path.write_bytes(b""), "weights.safetensors is damaged"),
+])
+def test_a_damaged_folder_is_refused_by_file(learned, tmp_path, file, change, said):
+    learned.save(tmp_path)
+    MotionCodec.load(tmp_path)
+    change(tmp_path / file)
+    with pytest.raises(CodecError, match=re.escape(str(tmp_path)) + ".*" + re.escape(said)):
+        MotionCodec.load(tmp_path)
+
+
+def test_weights_of_another_network_are_refused(learned, plain):
+    from motion_llm.motion.vqvae import VqVae
+
+    tensors, codebook = learned.quantiser.tensors(), learned.quantiser.codebook
+    width = learned.layout.width
+    for change, said in (({"extra": np.zeros(1, np.float32)}, "tensor extra is none of this network"),
+                         ({"mean": tensors["mean"][1:]}, "tensor mean is float32"),
+                         ({"mean": tensors["mean"] * np.nan}, "tensor mean holds what is no number")):
+        with pytest.raises(ValueError, match=said):
+            VqVae.restore(codebook, tensors | change, 4, width)
+    with pytest.raises(ValueError, match="tensor mean is missing"):
+        VqVae.restore(codebook, {name: found for name, found in tensors.items() if name != "mean"}, 4, width)
+    with pytest.raises(ValueError, match="expected 8 numbers a code"):
+        KMeans.restore(plain.quantiser.codebook, {}, 2, 4)
+
+
+# The commands
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory) -> Path:
+    """A folder with three clips, the last at 60 frames a second, and their captions in another order."""
+    folder = tmp_path_factory.mktemp("clips")
+    for name, motion in zip(("a.bvh", "b.bvh", "c.BVH"), [*walks(2), walk(120, fps=60)], strict=True):
+        write_bvh(folder / name, motion)
+    rows = [{"file": "c.BVH", "text_query": "walk fast", "participant_id": "P1"},
+            {"file": "a.bvh", "text_query": "walk"}, {"file": "c.BVH", "text_query": "wálk again", "participant_id": 2,
+                                                        "split": "train"}]
+    (folder / "captions.json").write_text(json.dumps(rows), encoding="utf-8")
+    return folder
+
+
+def test_fit_encode_and_decode(clips, tmp_path, capsys):
+    import data
+
+    assert main(["fit", "--motions", str(clips), "--codes", "64", "--kind", "kmeans",
+                 "--output", str(tmp_path / "codec")]) == 0
+    assert main(["encode", "--codec", str(tmp_path / "codec"), "--motions", str(clips), "--captions",
+                 str(clips / "captions.json"), "--output", str(tmp_path / "dataset.json")]) == 0
+    rows = json.loads((tmp_path / "dataset.json").read_text(encoding="utf-8"))
+    assert [(row["text_query"], row.get("participant_id"), row["clip_id"], row.get("split")) for row in rows] == [
+        ("walk fast", "P1", "c", None), ("walk", None, "a", None), ("wálk again", 2, "c", "train")]
+    assert rows[0]["motion_tokens"] == rows[2]["motion_tokens"] and len(rows[0]["motion_tokens"].split()) == 15
+    rows[2]["participant_id"] = "P2"
+    (tmp_path / "dataset.json").write_text(json.dumps(rows))
+    assert len(data.read_rows(tmp_path / "dataset.json", 64).rows) == 3
+    assert main(["decode", "--codec", str(tmp_path / "codec"), "--tokens", rows[1]["motion_tokens"],
+                 "--output", str(tmp_path / "clip.bvh")]) == 0
+    again, original = read_bvh(tmp_path / "clip.bvh"), read_bvh(clips / "a.bvh")
+    assert again.skeleton.names == original.skeleton.names and (again.fps, len(again)) == (30, 60)
+    np.testing.assert_allclose(again.skeleton.offsets, original.skeleton.offsets, atol=1e-6)
+    assert capsys.readouterr().out.splitlines()[-1] == f"{tmp_path / 'clip.bvh'}: 60 frames, 2.0 seconds"
+
+
+def test_fit_refuses_a_folder_that_holds_a_codec_before_it_fits(plain, clips, tmp_path, capsys, monkeypatch):
+    plain.save(tmp_path / "codec")
+    monkeypatch.setattr(MotionCodec, "fit", lambda *args: pytest.fail("a codec is fitted"))
+    assert main(["fit", "--motions", str(clips), "--codes", "64", "--output", str(tmp_path / "codec")]) == 1
+    assert capsys.readouterr().err == (f"codec.py: {tmp_path / 'codec'} holds a codec already: choose another "
+                                       "--output, or remove it\n")
+    assert MotionCodec.load(tmp_path / "codec").codes == 128
+
+
+@pytest.mark.parametrize(("scale", "said"), [  # the walker's feet are at 0 m, its spine at 1.3
+    ("0.01", None), ("1", "130"), ("0.001", "0.13"), ("0.0235", "3.1"), ("0.0225", None)])
+def test_fit_warns_of_a_figure_of_an_unlikely_height(clips, tmp_path, caplog, scale, said):
+    assert main(["fit", "--motions", str(clips), "--codes", "16", "--kind", "kmeans", "--scale", scale,
+                 "--output", str(tmp_path / "codec")]) == 0
+    warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings == ([f"the figure is {said} m high: is --scale right?"] if said else [])
+
+
+@pytest.mark.parametrize(("captions", "said"), [
+    ("[", "captions.json is broken"), ("[]", "expected a list of objects"), ("{}", "expected a list of objects"),
+    ('[{"file": "a.bvh"}]', "row 0: {'file': 'a.bvh'}, expected an object with text_query"),
+    ('[{"file": "a.bvh", "text_query": "x"}, {"file": "no.bvh", "text_query": "x"}]', "row 1: "),
+    ('["a.bvh"]', "row 0: a.bvh, expected an object with file"),
+])
+def test_captions_that_do_not_fit_are_refused(plain, clips, tmp_path, captions, said):
+    (tmp_path / "captions.json").write_text(captions)
+    with pytest.raises(CodecError, match=re.escape(said)):
+        encode_captions(plain, clips, tmp_path / "captions.json")
+
+
+def test_another_figure_is_refused_by_file_name(plain, clips, tmp_path, capsys):
+    other = Motion(walk().joints, 30, Skeleton((*NAMES[:-1], "tail"), PARENTS, OFFSETS))
+    write_bvh(tmp_path / "other.bvh", other)
+    (tmp_path / "captions.json").write_text('[{"file": "other.bvh", "text_query": "x"}]')
+    with pytest.raises(MotionError, match=r"other\.bvh: another figure: it has no right_foot and has tail"):
+        encode_captions(plain, tmp_path, tmp_path / "captions.json")
+    write_bvh(tmp_path / "a.bvh", walk())
+    with pytest.raises(MotionError, match=r"other\.bvh: another figure.*, as in a\.bvh"):
+        read_motions(tmp_path)
+    write_bvh(tmp_path / "short.bvh", walk(3))
+    (tmp_path / "captions.json").write_text('[{"file": "short.bvh", "text_query": "x"}]')
+    with pytest.raises(MotionError, match=r"short\.bvh: 3 frames, expected at least the 4"):
+        encode_captions(plain, tmp_path, tmp_path / "captions.json")
+
+
+def test_a_refusal_is_told_in_a_line(tmp_path, capsys):
+    assert main(["fit", "--motions", str(tmp_path), "--output", str(tmp_path / "codec")]) == 1
+    assert capsys.readouterr().err == f"codec.py: {tmp_path} has no BVH files (.bvh)\n"
+    assert main(["decode", "--codec", str(tmp_path), "--tokens", "1", "--output", str(tmp_path / "x.bvh")]) == 1
+    assert "so it is no codec's folder" in capsys.readouterr().err

@@ -1,0 +1,35 @@
+"""Exports a tiny random model: `python make_tiny.py folder`, in the environment that trains, for a serving one has no
+Unsloth. Its codes mean nothing; a server must keep its answers valid all the more."""
+
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import conftest  # noqa: F401, E402  the project's path, and tests' own environment
+
+
+def main(folder: Path) -> None:
+    import config
+    import data
+    import export
+    from model import ModelConfig, build
+    from motion_llm.dataset.lengths import LengthModel
+    from motion_llm.dataset.rows import caption_key
+
+    folder.mkdir(parents=True)
+    base, stage = folder / "base", folder / "stage"
+    conftest.make_base("llama_served", str(base))
+    rows = folder / "rows.json"
+    rows.write_text(json.dumps(conftest.tiny_rows()), encoding="utf-8")
+    report = data.read_rows(rows, 256)
+    lengths = LengthModel.fit(report.rows.chunks, caption_key)
+    model = build(ModelConfig(str(base), 256, 4, 8, "float32"), 16, ["P001", "P002"])
+    model.save(stage, {"stage": "tiny", "tasks": ["t2m"], "settings": config.defaults() | {"MAX_SEQ_LEN": 256},
+                       "length_model": lengths.to_dict(), "history": {}})
+    export.export(stage, folder / "served")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

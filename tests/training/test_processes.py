@@ -1,0 +1,71 @@
+"""Two processes under torchrun train what one process with twice the batch would."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).parents[2]
+STAGES = ["stage1_mlm", "stage2_multitask", "stage3_t2m_sft"]
+
+
+def torchrun(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+               str(ROOT / "train_pipeline.py"), *arguments]
+    environment = os.environ | {"UNSLOTH_FORCE_CPU": "1", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def two_processes(tiny_arguments, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two") / "output"
+    done = torchrun(*tiny_arguments, "--batch_train", "2", "--work_dir", str(folder))
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder, done
+
+
+def history(folder: Path, stage: str) -> dict:
+    return json.loads((folder / stage / "motion_config.json").read_text())["history"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_losses_are_those_of_one_process_with_twice_the_batch(two_processes, tiny_run, stage):
+    together, alone = history(two_processes[0], stage), history(tiny_run, stage)  # batches of 2 + 2, and of 4
+    assert [step for step, _ in together["losses"]] == [step for step, _ in alone["losses"]]
+    assert [loss for _, loss in together["losses"]] == pytest.approx([loss for _, loss in alone["losses"]], rel=2e-3)
+    for one, other in zip(together["nll"], alone["nll"], strict=True):
+        assert one["mean"] == pytest.approx(other["mean"], rel=2e-3)
+
+
+def test_the_models_are_the_same_but_for_rounding(two_processes, tiny_run):
+    one, other = (load_file(run / STAGES[2] / "adapter_model.safetensors") for run in (two_processes[0], tiny_run))
+    difference = sum((one[name] - other[name]).abs().sum() for name in one)
+    assert difference < 0.02 * sum(value.abs().sum() for value in one.values())
+
+
+def test_what_happens_once_is_shown_once(two_processes):
+    folder, done = two_processes
+    assert done.stdout.count("is ready after") == 1 and done.stdout.count("Three generated clips") == 1
+    assert done.stderr.count("prepared 60 rows") == 1
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        [*STAGES, ".lock", "checkpoints", "metrics.json", "prepared_data", "settings.json"])
+
+
+def test_minutes_end_in_both_processes_at_the_same_update(tiny_arguments, tmp_path):
+    done = torchrun(*tiny_arguments, "--batch_train", "2", "--max_minutes", "0.15", "--work_dir", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    used = [history(tmp_path / "out", stage)["seconds"] for stage in STAGES]
+    assert 6 < sum(used) < 15
+
+
+def test_bad_data_is_told_once_and_ends_both(tiny_arguments, tmp_path):
+    (tmp_path / "bad.json").write_text('[{"text_query": "a dance", "motion_tokens": "1 x"}]')
+    bad, out = str(tmp_path / "bad.json"), str(tmp_path / "out")
+    done = torchrun(*tiny_arguments, "--data_json_path", bad, "--work_dir", out)
+    assert done.returncode != 0
+    assert done.stderr.count("'x' at place 1") == 1
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,227 @@
+"""view.py: the page holds the motion to the millimetre, is small, needs nothing from elsewhere and draws without an
+error; what cannot be shown is refused."""
+
+import base64
+import html
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import run_script
+
+import view
+from motion_llm.motion.kinematics import resampled
+from motion_llm.motion.skeleton import Motion, MotionError
+from motion_llm.sample import stick_figure
+from motion_llm.viewer import files
+from motion_llm.viewer import page as view_page
+from motion_llm.viewer import video as view_video
+from motion_llm.viewer.figure import Clip
+
+NASTY = '</script><b onclick="x">&amp; "quoted" \u2014 <!-- \\u003c'
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def walk(seconds: float = 2.6, fps: float = 20.0) -> Motion:
+    """The sample's figure, walking on and on."""
+    gait = stick_figure.Gait(cycles=seconds / 1.15 + 1, period=1.15, stride=1.1)
+    channels = stick_figure.gait_channels(gait, np.random.RandomState(0), 1.0, 1.0)
+    motion = Motion(stick_figure.channels_to_joints(channels), stick_figure.FPS, stick_figure.skeleton())
+    return cut(resampled(motion, fps), round(seconds * fps))
+
+
+def cut(motion: Motion, frames: int) -> Motion:
+    return Motion(motion.joints[:frames], motion.fps, motion.skeleton)
+
+
+def clips_in(page: str) -> list[dict]:
+    (data,) = re.findall(r'<script type="application/json" id="clips">(.*?)</script>', page, re.DOTALL)
+    return json.loads(data)
+
+
+def unpacked(text: str, columns: int) -> np.ndarray:
+    """What view_page.packed wrote, read as the page's script reads it: (T, columns) metres."""
+    values, value, shift = [], 0, 0
+    for byte in base64.b64decode(text):
+        value |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            values.append(-(value + 1) // 2 if value & 1 else value // 2)
+            value = shift = 0
+    return np.cumsum(np.reshape(values, (-1, columns)), 0) / 1000
+
+
+# The page
+
+
+@pytest.mark.parametrize("motion", [walk(), Motion(walk().joints[:1] - [500, 3, 700], 20.0, walk().skeleton),
+                                    Motion(walk().joints * [90, 1, -90], 120.0, walk().skeleton)],
+                         ids=["walk", "one frame far away", "a long way"])
+def test_the_data_in_the_page_is_the_motion_to_the_millimetre(motion):
+    (clip,) = clips_in(view_page.page([Clip(motion)]))
+    joints = unpacked(clip["joints"], 3 * clip["joint_count"]).reshape(motion.joints.shape)
+    assert np.abs(joints - motion.joints).max() <= 0.0005 + 1e-9
+    assert clip["fps"] == motion.fps and len(unpacked(clip["target"], 2)) == len(motion)
+
+
+def test_a_number_of_every_length_comes_back():
+    numbers = np.array([[0, 1, -1, 63, -64, 64, -65, 8191, -8192, 8192, 123456789, -987654321]]) / 1000
+    assert np.array_equal(unpacked(view_page.packed(numbers), 12), numbers)
+
+
+@pytest.mark.parametrize("fps", [20, 60])
+def test_ten_seconds_of_22_joints_are_less_than_200_kb(fps):
+    motion = walk(10, fps)
+    assert len(motion) == 10 * fps
+    assert len(view_page.page([Clip(motion, "a person walks", "50 tokens, 10.0 s")]).encode()) < 200_000
+
+
+def test_a_caption_is_text_whatever_it_says():
+    page, plain = (view_page.page([Clip(walk(), text, text)]) for text in (NASTY, "plain"))
+    assert page.count("</script") == plain.count("</script") and "<b onclick" not in page
+    assert clips_in(page)[0]["caption"] == clips_in(page)[0]["note"] == NASTY
+
+
+def test_several_clips_stand_in_one_page_in_their_order():
+    clips = clips_in(view_page.page([Clip(walk(1), "one"), Clip(walk(2), "two"), Clip(walk(1), "three")]))
+    assert [clip["caption"] for clip in clips] == ["one", "two", "three"]
+    assert len({(clip["reach"], clip["height"]) for clip in clips}) == 1  # of one size: seen from one distance
+
+
+def test_the_page_needs_nothing_from_elsewhere():
+    page = view_page.page([Clip(walk(), "a person walks")])
+    for address in ("http:", "https:", "//cdn", "src=", "href=", "@import", "url(", "fetch(", "import("):
+        assert address not in page
+
+
+def test_a_notebook_shows_the_page():
+    snippet = view_page.NotebookView([Clip(walk(1), NASTY)], height=300)._repr_html_()
+    (srcdoc,) = re.findall(r'^<iframe [^>]*height: 300px[^>]* srcdoc="([^"]*)"></iframe>$', snippet)
+    assert html.unescape(srcdoc) == view_page.page([Clip(walk(1), NASTY)])
+
+
+@pytest.mark.parametrize("make", [view_page.page, lambda clips: view_page.NotebookView(clips)._repr_html_(),
+                                  lambda clips: list(view_video.frames_of(clips, 20, 64, "dark"))])
+def test_no_clips_are_refused(make):
+    with pytest.raises(MotionError, match="no clips"):
+        make([])
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium")
+@pytest.mark.parametrize("asked", ["t=0.5&paused", "theme=dark&yaw=170&pitch=-5&zoom=3&speed=2&t=99&paused"])
+def test_a_browser_draws_it_without_an_error(asked, tmp_path):
+    motion = walk()
+    page = view_page.page([Clip(motion, NASTY, "2.6 s"), Clip(walk(1), "two")])
+    page = page.replace("</body>", "<script>document.title = clips[0].joints.slice(-3).join(' ')</script></body>")
+    (tmp_path / "page.html").write_text(page, encoding="utf-8")
+    done = subprocess.run(
+        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
+         f"--user-data-dir={tmp_path / 'profile'}", "--window-size=800,600", "--virtual-time-budget=500", "--dump-dom",
+         f"{(tmp_path / 'page.html').as_uri()}#{asked}"], capture_output=True, text=True, timeout=120)
+    shown = done.stdout
+    assert 'data-drawn="2"' in shown and "data-error" not in shown
+    assert f'data-theme="{"dark" if "dark" in asked else "light"}"' in shown
+    (title,) = re.findall("<title>(.*?)</title>", shown)
+    assert np.allclose([float(v) for v in title.split()], motion.joints[-1, -1], atol=0.0006)
+    assert NASTY.split("<b")[1].split("\u2014")[0] not in shown.split("<figcaption>")[1].split("</figcaption>")[0]
+    assert "&lt;/script&gt;&lt;b onclick" in shown
+
+
+# Joints in files
+
+
+def saved(path, array) -> str:
+    np.save(path, array)
+    return str(path)
+
+
+def test_joints_come_back_from_their_file(tmp_path):
+    motion = walk()
+    files.write(tmp_path / "a.npy", [Clip(motion)])
+    assert np.load(tmp_path / "a.npy").dtype == np.float32
+    again = files.read_joints(tmp_path / "a.npy", 20.0)
+    assert np.allclose(again.joints, motion.joints) and again.skeleton.names == motion.skeleton.names
+    assert np.allclose(again.skeleton.offsets[1], motion.joints[0, 1] - motion.joints[0, 0])
+    with pytest.raises(MotionError, match="holds one clip, there are 2"):
+        files.write(tmp_path / "b.npy", [Clip(motion), Clip(motion)])
+
+
+GOOD = np.zeros((5, 22, 3), np.float32)
+
+
+@pytest.mark.parametrize(("array", "fps", "said"), [
+    (np.zeros((5, 22)), 20, "expected numbers (T, J, 3)"),
+    (np.zeros((5, 22, 4)), 20, "float64 (5, 22, 4)"),
+    (np.zeros((0, 22, 3)), 20, "(0, 22, 3)"),
+    (np.zeros((5, 22, 3), complex), 20, "complex128"),
+    (np.array([[["a"] * 3] * 22]), 20, "expected numbers"),
+    (np.zeros((5, 24, 3)), 20, "24 joints, expected the 22 of HumanML3D's skeleton"),
+    (np.full((5, 22, 3), np.nan), 20, "joints of frame 0 hold what is no number"),
+    (GOOD, 0, "0 frames a second"),
+])
+def test_a_file_without_joints_is_refused(array, fps, said, tmp_path):
+    with pytest.raises(MotionError, match=re.escape(said)) as refused:
+        files.read_joints(saved(tmp_path / "clip.npy", array), fps)
+    assert "clip.npy" in str(refused.value)
+
+
+def test_a_file_that_is_no_array_is_refused(tmp_path):
+    objects, text, archive = tmp_path / "objects.npy", tmp_path / "text.npy", tmp_path / "archive.npz"
+    np.save(objects, np.array([{"a": 1}], dtype=object))  # needs a pickle to be read
+    text.write_text("no array")
+    np.savez(archive, a=GOOD, b=GOOD)
+    for path in (objects, text, archive, tmp_path / "missing.npy"):
+        with pytest.raises(MotionError, match=path.name):
+            files.read_joints(path, 20)
+
+
+def test_other_skeletons_come_from_json(tmp_path):
+    path, joints = tmp_path / "skeleton.json", saved(tmp_path / "clip.npy", np.random.rand(4, 2, 3))
+    path.write_text('{"names": ["Hips", "Spine"], "parents": [-1, 0]}')
+    assert files.read_joints(joints, 30, path).skeleton.names == ("Hips", "Spine")
+    for text in ("{", "[]", '{"names": ["a", "b"]}', '{"names": ["a", "b"], "parents": [-1]}',
+                 '{"names": ["a", "b"], "parents": [-1, "0"]}', '{"names": ["a", "b"], "parents": [0, -1]}'):
+        path.write_text(text)
+        with pytest.raises(MotionError, match="expected"):
+            files.read_joints(joints, 30, path)
+
+
+# Command line
+
+
+def test_the_command_writes_a_page(tmp_path, capsys):
+    first, second = saved(tmp_path / "first.npy", walk(1).joints), saved(tmp_path / "second.npy", walk(2).joints)
+    output = tmp_path / "clips.html"
+    assert run_script(view, "--joints", first, "--joints", second, "--caption", "a walk", "--fps", "10",
+                      "--output", str(output)) == 0
+    assert [(clip["caption"], clip["note"], clip["fps"]) for clip in clips_in(output.read_text(encoding="utf-8"))] == [
+        ("a walk", "2.0 s", 10.0), ("second", "4.0 s", 10.0)]
+    assert "2 clips" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("arguments", "said"), [
+    (["--output", "clip.avi"], "expected a name that ends with .html, .gif, .mp4, .bvh, .npy"),
+    (["--output", "clip.html", "--fps", "0"], "0.0 frames a second"),
+    (["--output", "clip.html", "--caption", "a", "--caption", "b"], "2 captions for 1 clips"),
+    (["--output", "nowhere/clip.html"], "nowhere"),
+])
+def test_the_command_says_what_is_wrong(arguments, said, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run_script(view, "--joints", saved("a.npy", walk(1).joints), *arguments) == 1
+    told = capsys.readouterr()
+    assert said in told.err and told.out == "" and "Traceback" not in told.err
+
+
+@pytest.mark.parametrize(("suffix", "missing", "said"), [
+    ("gif", "PIL", "pip install pillow"), ("mp4", "PIL", "pip install pillow"),
+    ("mp4", "imageio_ffmpeg", "pip install pillow imageio-ffmpeg")])
+def test_a_missing_package_is_named(suffix, missing, said, tmp_path, monkeypatch):
+    if missing != "PIL":
+        pytest.importorskip("PIL")
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(view_video.VideoError, match=said):
+        files.write(tmp_path / f"clip.{suffix}", [Clip(walk(1))])
