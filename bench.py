@@ -1,7 +1,7 @@
 """Measurements of this project on your machine, one table each: `python bench.py train`, `decode`, `tasks` ...
 
-Every measurement says what it compares and runs in this one process, but for the training of `wordings` and the steps
-of `data`, which have each their own; --output keeps its figures as JSON.
+Every measurement says what it compares. It runs in this process, except the training of `wordings` and each step of
+`data`, which run in processes of their own. --output also writes the figures as JSON.
 """
 
 import argparse
@@ -28,13 +28,13 @@ from motion_llm.benchmarks import wordings as bench_wordings
 COMMANDS = {
     "train": (bench_train, "how fast training is, beside the usual recipe of this field"),
     "decode": (bench_decode, "how fast clips are made, beside model.generate"),
-    "tasks": (bench_tasks, "how well a model fills in, goes over a gap and goes on"),
+    "tasks": (bench_tasks, "how well a model denoises, in-betweens and continues"),
     "requests": (bench_requests, "random requests of every kind, each answer checked"),
     "data": (bench_data, "how a large dataset is prepared: time and memory"),
     "curve": (bench_curve, "held-out NLL against minutes of a finished run, as a picture"),
     "codec": (bench_codec, "what a codec makes of motions: joint error, drift, jerk, seams, sliding"),
     "vllm": (bench_vllm, "how fast an exported model decodes on vLLM, in the environment that has it"),
-    "wordings": (bench_wordings, "wordings and combinations of action and style that were never trained"),
+    "wordings": (bench_wordings, "words and combinations of action and style that were never trained"),
 }
 
 
@@ -46,11 +46,11 @@ def machine() -> dict:
     if Path("/proc/cpuinfo").is_file():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), name)
-    found = {"processor": name, "threads": torch.get_num_threads(), "cores": os.cpu_count(),
+    facts = {"processor": name, "threads": torch.get_num_threads(), "cores": os.cpu_count(),
              "python": platform.python_version(), "torch": torch.__version__}
     if torch.cuda.is_available():
-        found["gpu"] = torch.cuda.get_device_name()
-    return found
+        facts["gpu"] = torch.cuda.get_device_name()
+    return facts
 
 
 def _parser() -> argparse.ArgumentParser:

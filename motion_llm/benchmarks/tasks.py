@@ -1,7 +1,7 @@
-"""`python bench.py tasks`: how well a model fills in, goes over a gap and goes on, on held-out clips.
+"""`python bench.py tasks`: how well a model denoises, in-betweens and continues held-out clips.
 
-Each held-out clip of the run loses a third of its tokens, and what the model puts there is compared with what was
-there, beside two ways that need no model: repeating the last token before the gap, and copying the tokens before it.
+Each held-out clip of the run loses a third of its tokens, and the model's tokens are compared with the lost ones,
+beside two baselines that need no model: repeating the last token before the gap, and copying the tokens before it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,6 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from motion_llm.dataset.prepared import load_prepared
+from motion_llm.dataset.rows import caption_key
+from motion_llm.decoding.request import MotionRequest
 from motion_llm.evaluation.lost_tokens import LEAST, TASKS, WAYS, fill_in
 
 PARTS = ("seen", "unseen")
@@ -20,11 +23,10 @@ def add_arguments(parser) -> None:
 
 def run(args, settings: Mapping) -> dict:
     """Raises ModelError, GenerationError, ValueError where the folder's run has no held-out clips."""
-    from model import start_unsloth
+    from model import start_unsloth  # imports torch, which takes seconds
 
     start_unsloth()
-    from generate import MotionGenerator
-    from motion_llm.dataset.prepared import load_prepared
+    from generate import MotionGenerator  # imports transformers, which must come after Unsloth
 
     path = Path(args.model_path or Path(settings["WORK_DIR"]) / "stage2_multitask")
     generator = MotionGenerator(path)
@@ -44,14 +46,11 @@ def _filling_in(generator, rows: Sequence[Mapping], task: str, seed: int) -> dic
 
     filled = fill_in(generator, [row["codes"] for row in rows], [row["participant_id"] for row in rows], task, seed)
     return {way: {"distance": float(np.mean([normalised_edit_distance(
-                      one.ways[way][one.lost].tolist(), one.codes[one.lost].tolist()) for one in filled])),
-                  "right": float(np.mean([one.right(way) for one in filled]))} for way in WAYS}
+                      clip.ways[way][clip.lost].tolist(), clip.codes[clip.lost].tolist()) for clip in filled])),
+                  "right": float(np.mean([clip.right(way) for clip in filled]))} for way in WAYS}
 
 
 def _captions(generator, rows: Sequence[Mapping]) -> dict:
-    from motion_llm.dataset.rows import caption_key
-    from motion_llm.decoding.request import MotionRequest
-
     results = generator.answer([MotionRequest("m2t", motion=row["codes"], participant_id=row["participant_id"],
                                               temperature=0) for row in rows], seed=0)
     right = [caption_key(result.text) == caption_key(row["text_query"])
@@ -66,10 +65,10 @@ def format_figures(figures: Mapping) -> str:
     lines = [f"{figures['model']}, {figures['clips']} held-out clips", "", head, "-" * len(head)]
     for task, where in TASKS.items():
         for i, way in enumerate(WAYS):
-            found = figures[task][way]
-            lines.append(f"{f'{task}: {where}' if i == 0 else '':<34}{way:>12}{found['distance']:>15.3f}"
-                         f"{found['right']:>14.1%}")
+            scores = figures[task][way]
+            lines.append(f"{f'{task}: {where}' if i == 0 else '':<34}{way:>12}{scores['distance']:>15.3f}"
+                         f"{scores['right']:>14.1%}")
     lines.append(f"\nm2t: {figures['m2t']['right']:.0%} of the captions word for word, among "
-                 f"{figures['m2t']['captions']}. For example (asked; answered):")
-    lines += [f"  {asked}; {found}" for asked, found in figures["m2t"]["examples"]]
+                 f"{figures['m2t']['captions']}. For example (real; generated):")
+    lines += [f"  {real}; {generated}" for real, generated in figures["m2t"]["examples"]]
     return "\n".join(lines)

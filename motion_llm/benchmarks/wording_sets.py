@@ -1,6 +1,6 @@
-"""What the captions of a dataset mean (action and style), which of them are held out, and other words for the same.
+"""What the captions of a dataset mean (action and style), which of them are held out, and other words for them.
 
-All of it stands in a JSON file beside the dataset (data/sample_wordings.json): `patterns` and `subjects` of captions;
+All of it is in a JSON file beside the dataset (data/sample_wordings.json): `patterns` and `subjects` of captions;
 for each action and style its `phrases` in the dataset and `rewordings` that the dataset does not have; phrases that
 say an action and a style at once (`combined`); `heldout_combinations` of action and style and `heldout_phrases`.
 """
@@ -43,8 +43,8 @@ class Meaning:
 
 @dataclass(frozen=True)
 class WordingSplit:
-    """Rows of a dataset. trained: what a model may see. dropped: their captions could be trained, but their motion is
-    that of a held-out row."""
+    """Rows of a dataset. trained: the rows that a model may be trained with. dropped: rows whose caption could be
+    trained, but whose motion is a held-out row's."""
 
     trained: list[Row]
     combinations: list[Row]
@@ -66,13 +66,13 @@ class Wordings:
         self.styled = next((pattern for pattern in self.patterns if "{style}" in pattern), None)
         self._meanings: dict[str, Meaning] = {}
         for meaning in self._all_meanings():
-            known = self._meanings.setdefault(caption_key(self.caption(meaning)), meaning)
-            if known.combination != meaning.combination:
-                raise WordingError(f"{path}: {self.caption(meaning)!r} means both {known.combination} and "
+            first = self._meanings.setdefault(caption_key(self.caption(meaning)), meaning)
+            if first.combination != meaning.combination:
+                raise WordingError(f"{path}: {self.caption(meaning)!r} means both {first.combination} and "
                                    f"{meaning.combination}: expected one action and style for a caption")
 
     def _all_meanings(self) -> Iterable[Meaning]:
-        """Every caption that can be said in the dataset's phrases."""
+        """Every caption that the dataset's phrases can form."""
         for subject, (action, entry) in itertools.product(self.subjects, self.actions.items()):
             for phrase in entry["phrases"]:
                 yield Meaning(subject, action, NEUTRAL, (phrase,), self.plain)
@@ -111,8 +111,8 @@ class Wordings:
     def reword(self, caption: str, kind: str, seed: int, salt: str = "") -> str | None:
         """The caption with its action, its style or both in words that the dataset does not have.
 
-        Which words goes by seed, caption and salt (what tells clips of one caption apart). None for another style of
-        a caption that names none. kind: one of KINDS.
+        The choice of words depends on seed, caption and salt (which tells clips of one caption apart). None for a
+        rewording of the style where the caption names none. kind: one of KINDS.
         """
         if kind not in KINDS:
             raise ValueError(f"kind {kind!r}, expected one of {', '.join(KINDS)}")
@@ -140,10 +140,10 @@ class Wordings:
         return not self.heldout_phrases.isdisjoint(meaning.phrases)
 
     def split(self, rows: Sequence[Row]) -> WordingSplit:
-        """Rows with held-out combinations, with held-out phrases alone, and the rest, in their order.
+        """Rows with held-out combinations, rows with held-out phrases only, and the rest, in their order.
 
-        Raises WordingError for a caption that no phrases explain, for what is held out but not there, and for an
-        action or style that would have no clip left to be trained with.
+        Raises WordingError for a caption that no phrases explain, for a held-out combination or phrase that does not
+        occur, and for an action or style without a clip left for training.
         """
         meanings = self.parse_all(row.text_query for row in rows)
         parts = WordingSplit([], [], [], [])
@@ -172,7 +172,7 @@ class Wordings:
 
 
 def _motion(row: Row) -> set:
-    """What rows of the same clip have in common."""
+    """Marks that rows of the same clip share."""
     return {row.codes.tobytes()} | ({row.clip_id} if row.clip_id is not None else set())
 
 
@@ -183,8 +183,8 @@ def read_wordings(path: str | Path) -> Wordings:
     except ValueError as error:
         raise WordingError(f"{path} is no JSON in UTF-8: {error}") from None
     if not isinstance(content, dict) or set(content) != set(FIELDS):
-        found = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
-        raise WordingError(f"{path}: found {found or 'nothing'}, expected an object with {', '.join(FIELDS)}")
+        fields = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
+        raise WordingError(f"{path}: found {fields or 'nothing'}, expected an object with {', '.join(FIELDS)}")
     for name, kind in FIELDS.items():
         if not isinstance(content[name], kind):
             raise _wrong(path, name, content[name], "a list" if kind is list else "an object")
@@ -194,8 +194,8 @@ def read_wordings(path: str | Path) -> Wordings:
     return Wordings(str(path), content)
 
 
-def _wrong(path: str | Path, entry: str, found: object, expected: str) -> WordingError:
-    return WordingError(f"{path}: {entry} is {found!r}, expected {expected}")
+def _wrong(path: str | Path, entry: str, value: object, expected: str) -> WordingError:
+    return WordingError(f"{path}: {entry} is {value!r}, expected {expected}")
 
 
 def _texts(path: str | Path, entry: str, value: object, least: int = 1) -> list[str]:
@@ -207,7 +207,7 @@ def _texts(path: str | Path, entry: str, value: object, least: int = 1) -> list[
 
 
 def _check_entries(path: str | Path, content: Mapping) -> None:
-    """Labels with their phrases and rewordings, each said for one label alone."""
+    """Labels with their phrases and rewordings; each phrase belongs to one label."""
     _texts(path, "subjects", content["subjects"])
     if NEUTRAL in content["styles"]:
         raise _wrong(path, "styles", NEUTRAL, "other labels: it is the style of captions that name none")
@@ -220,9 +220,9 @@ def _check_entries(path: str | Path, content: Mapping) -> None:
                 raise _wrong(path, f"{field}, {label}", entry, "an object with phrases and rewordings")
             phrases = _texts(path, f"{field}, {label}, phrases", entry["phrases"])
             for phrase in phrases + _texts(path, f"{field}, {label}, rewordings", entry["rewordings"], least):
-                known = owner.setdefault(caption_key(phrase), f"{label}: {phrase}")
-                if known != f"{label}: {phrase}" or (phrases + entry["rewordings"]).count(phrase) > 1:
-                    raise _wrong(path, f"{field}, {label}", phrase, f"words that are there once (also in {known})")
+                first = owner.setdefault(caption_key(phrase), f"{label}: {phrase}")
+                if first != f"{label}: {phrase}" or (phrases + entry["rewordings"]).count(phrase) > 1:
+                    raise _wrong(path, f"{field}, {label}", phrase, f"words that are there once (also in {first})")
 
 
 def _check_patterns(path: str | Path, content: Mapping) -> None:
@@ -250,8 +250,8 @@ def _check_heldout(path: str | Path, content: Mapping) -> None:
             raise _wrong(path, "heldout_combinations", pair, f"[action, style] of this file's labels or {NEUTRAL}")
     held = set(_texts(path, "heldout_phrases", content["heldout_phrases"], 0))
     entries = [*actions.values(), *styles.values()]
-    known = {phrase for entry in [*entries, *content["combined"]] for phrase in entry["phrases"]}
-    if unknown := held - known:
+    phrases = {phrase for entry in [*entries, *content["combined"]] for phrase in entry["phrases"]}
+    if unknown := held - phrases:
         raise _wrong(path, "heldout_phrases", sorted(unknown)[0], "a phrase of an action, a style or a combined entry")
     for entry in entries:
         if held.issuperset(entry["phrases"]):

@@ -1,9 +1,10 @@
 """How well a model answers words and combinations that it was never trained with: `python bench.py wordings`.
 
-A model is trained without some combinations of action and style and without some phrases (wordings.py), then asked
-for real clips' captions: as they stand in the dataset, in other words, with held-out phrases, and for held-out
-combinations. Of each set stand side by side the NLL of the real clips, and how often the asked action is recognised in
-generated clips and in the real ones (recogniser.py, trained on real clips that stand in no set).
+A model is trained without some combinations of action and style and without some phrases (wording_sets.py). It then
+generates clips for four kinds of captions: captions of the dataset, the same in other words, captions with held-out
+phrases, and captions of held-out combinations. For each set the NLL of the real clips is measured, and how often the
+caption's action is recognised in the generated and in the real clips (evaluation/recogniser.py, trained on real clips
+that are in no set).
 """
 
 import json
@@ -27,16 +28,16 @@ from motion_llm.network.folder import read_motion_config
 log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).parents[2]
-TRAINING_FILE = "wordings_training.json"  # in WORK_DIR: the dataset less what is held out
+TRAINING_FILE = "wordings_training.json"  # in WORK_DIR: the dataset without the held-out rows
 PREPARED_FOLDER = "prepared_data"  # beside a run's stages: its rows, and which of them it was trained with
 TRAINED, REWORDED, PHRASES, COMBINATIONS = "trained captions", "other words", "held-out phrases", "combinations"
-MISTAKES = 10  # the most frequent ones that are told for a set
+MISTAKES = 10  # the most frequent ones of a set that are printed
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A set: captions to ask for, each with a real clip. rows: {"text_query", "codes", "participant_id"} each;
-    actions: what each asks for; groups: what its figures are told by beside the whole set."""
+class CaptionSet:
+    """Captions to generate for, each with a real clip. rows: {"text_query", "codes", "participant_id"} each;
+    actions: the action of each; groups: the group of each, by which figures are also reported."""
 
     name: str
     rows: list[dict]
@@ -46,12 +47,13 @@ class Asked:
 
 def add_arguments(parser) -> None:
     parser.add_argument("--wordings_json", default="data/sample_wordings.json", metavar="FILE",
-                        help="what the dataset's captions mean, and what is held out. Default: that of the sample")
+                        help="what the dataset's captions mean, and what is held out. Default: the sample's file")
     parser.add_argument("--model_path", metavar="FOLDER",
                         help="measure this trained stage's folder, which stays in its run's folder; train nothing")
     parser.add_argument("--fresh", action="store_true", help="start anew: remove what an earlier run left in WORK_DIR")
     parser.add_argument("--samples", type=int, default=1, metavar="N", help="clips for each caption. Default: 1")
-    parser.add_argument("--best_of", type=int, default=1, metavar="N", help="each the best of so many. Default: 1")
+    parser.add_argument("--best_of", type=int, default=1, metavar="N",
+                        help="for each, generate N clips and keep the best. Default: 1")
 
 
 def run(args, settings: Mapping) -> dict:
@@ -74,7 +76,7 @@ def run(args, settings: Mapping) -> dict:
     else:
         model_path = Path(args.model_path)
     trained, seen = _rows_of_run(model_path, report.rows)
-    sets = asked_sets(wordings, split, seen, settings["SEED"], settings["HELDOUT_MAX"])
+    sets = caption_sets(wordings, split, seen, settings["SEED"], settings["HELDOUT_MAX"])
     return _measure(model_path, sets, wordings, report.rows, trained, settings, args.samples, args.best_of)
 
 
@@ -82,7 +84,7 @@ def run(args, settings: Mapping) -> dict:
 
 
 def _train(settings: Mapping, split: WordingSplit, codebook_size: int, fresh: bool) -> None:
-    """train_pipeline.py with these settings on what is not held out; it skips the stages that are finished."""
+    """Run train_pipeline.py with these settings on the rows that are not held out; it skips finished stages."""
     path = Path(settings["WORK_DIR"]) / TRAINING_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps([_record(row) for row in split.trained], ensure_ascii=False), encoding="utf-8")
@@ -93,7 +95,7 @@ def _train(settings: Mapping, split: WordingSplit, codebook_size: int, fresh: bo
     log.info("training: train_pipeline.py on %s, into %s", path, settings["WORK_DIR"])
     status = subprocess.run(command, stdout=2, check=False).returncode  # to stderr: stdout is for the figures
     if status:
-        raise ValueError(f"training in {settings['WORK_DIR']} ended with status {status}; the reason stands above")
+        raise ValueError(f"training in {settings['WORK_DIR']} ended with status {status}; the reason is above")
 
 
 def _record(row: Row) -> dict:
@@ -114,10 +116,10 @@ def flags(settings: Mapping) -> list[str]:
 
 
 def _final_stage(settings: Mapping) -> Path:
-    from model import start_unsloth
+    from model import start_unsloth  # imports torch, which takes seconds
 
-    start_unsloth()  # before transformers, which train.py imports
-    from train import stages
+    start_unsloth()
+    from train import stages  # imports transformers, which must come after Unsloth
 
     planned = stages([settings["EPOCHS_S1"], settings["EPOCHS_S2"], settings["EPOCHS_S3"]], settings["STAGE2_MIX"])
     return Path(settings["WORK_DIR"]) / planned[-1].folder
@@ -127,19 +129,19 @@ def _final_stage(settings: Mapping) -> Path:
 
 
 def _rows_of_run(model_path: Path, rows: Sequence[Row]) -> tuple[list[dict], list[dict]]:
-    """What the run of a stage's folder was trained with, and its held-out clips of trained captions.
+    """The training rows of the run that a stage's folder belongs to, and its held-out rows of trained captions.
 
-    Raises ValueError where the run's rows are gone or are not of this dataset.
+    Raises ValueError if the run's rows are gone or are not from this dataset.
     """
     if "t2m" not in (tasks := read_motion_config(model_path)["tasks"]):
         raise ValueError(f"{model_path} was trained for {', '.join(tasks)}, expected t2m (text to motion) among them")
     folder = model_path.resolve().parent / PREPARED_FOLDER
     if not folder.is_dir():
-        raise ValueError(f"{folder} does not exist, so nothing tells what {model_path} was trained with: expected the "
-                         "stage's folder where its run left it")
+        raise ValueError(f"{folder} does not exist, so the training rows of {model_path} are "
+                         "unknown: expected the stage's folder where its run left it")
     trained, seen = (load_prepared(folder, part).to_list() for part in ("train", "seen"))
-    known = {(row.text_query, tuple(row.codes.tolist())) for row in rows}
-    foreign = [row["text_query"] for row in trained + seen if (row["text_query"], tuple(row["codes"])) not in known]
+    dataset = {(row.text_query, tuple(row.codes.tolist())) for row in rows}
+    foreign = [row["text_query"] for row in trained + seen if (row["text_query"], tuple(row["codes"])) not in dataset]
     if foreign:
         raise ValueError(f"{folder} has {len(foreign)} rows that the dataset lacks (the first: {foreign[0]!r}): "
                          "expected a model that was trained with the dataset of DATA_JSON_PATH, or with a part of it")
@@ -148,114 +150,113 @@ def _rows_of_run(model_path: Path, rows: Sequence[Row]) -> tuple[list[dict], lis
     return trained, seen
 
 
-def asked_sets(wordings: Wordings, split: WordingSplit, seen: Sequence[Mapping], seed: int, most: int) -> list[Asked]:
-    """The sets, the empty ones left out. seen: held-out rows of trained captions; most: rows of a held-out set."""
-    def asked(name: str, rows: Sequence[Mapping]) -> Asked:
-        meanings = [wordings.parse(row["said"]) for row in rows]
+def caption_sets(wordings: Wordings, split: WordingSplit, seen: Sequence[Mapping], seed: int,
+                 most: int) -> list[CaptionSet]:
+    """The sets without the empty ones. seen: held-out rows of trained captions; most: rows of a held-out set."""
+    def caption_set(name: str, rows: Sequence[Mapping]) -> CaptionSet:
+        meanings = [wordings.parse(row["own_caption"]) for row in rows]
         groups = [" + ".join(m.combination) if name == COMBINATIONS else m.action for m in meanings]
-        return Asked(name, list(rows), [meaning.action for meaning in meanings], groups)
+        return CaptionSet(name, list(rows), [meaning.action for meaning in meanings], groups)
 
-    plain = [_asked_row(row["text_query"], row["codes"], row["participant_id"]) for row in seen]
-    sets = [asked(TRAINED, plain)]
+    plain = [_caption_row(row["text_query"], row["codes"], row["participant_id"]) for row in seen]
+    sets = [caption_set(TRAINED, plain)]
     for kind in KINDS:
-        texts = [wordings.reword(row["said"], kind, seed, str(row["codes"])) for row in plain]
-        sets.append(asked(f"{REWORDED}: {kind}",
-                          [row | {"text_query": text} for row, text in zip(plain, texts, strict=True) if text]))
+        texts = [wordings.reword(row["own_caption"], kind, seed, str(row["codes"])) for row in plain]
+        sets.append(caption_set(f"{REWORDED}: {kind}", [
+            row | {"text_query": text} for row, text in zip(plain, texts, strict=True) if text]))
     for name, rows in ((PHRASES, split.phrases), (COMBINATIONS, split.combinations)):
         drawn = random.Random(seed).sample(rows, min(most, len(rows)))
-        sets.append(asked(name, [_asked_row(row.text_query, row.codes.tolist(), row.participant_id) for row in drawn]))
-    return [one for one in sets if one.rows]
+        sets.append(caption_set(name, [_caption_row(row.text_query, row.codes.tolist(), row.participant_id)
+                                       for row in drawn]))
+    return [captions for captions in sets if captions.rows]
 
 
-def _asked_row(caption: str, codes: list[int], participant_id: str | None) -> dict:
-    """said: the clip's own caption, which a rewording of text_query leaves alone."""
-    return {"text_query": caption, "said": caption, "codes": codes, "participant_id": participant_id}
+def _caption_row(caption: str, codes: list[int], participant_id: str | None) -> dict:
+    """own_caption: the clip's caption in the dataset, which stays when text_query is reworded."""
+    return {"text_query": caption, "own_caption": caption, "codes": codes, "participant_id": participant_id}
 
 
 # ---------------------------------------------------------------- the figures
 
 
-def _measure(model_path: Path, sets: Sequence[Asked], wordings: Wordings, rows: Sequence[Row],
+def _measure(model_path: Path, sets: Sequence[CaptionSet], wordings: Wordings, rows: Sequence[Row],
              trained: Sequence[Mapping], settings: Mapping, samples: int, best_of: int = 1) -> dict:
-    evaluated = {tuple(row["codes"]) for one in sets for row in one.rows}
+    evaluated = {tuple(row["codes"]) for captions in sets for row in captions.rows}
     clips = [tuple(row.codes.tolist()) for row in rows]
     actions = [wordings.parse(row.text_query).action for row in rows]
-    kept = [i for i, clip in enumerate(clips) if clip not in evaluated]
-    recogniser = ActionRecogniser().fit([clips[i] for i in kept], [actions[i] for i in kept])
-    found = cross_validate(clips, actions, seed=settings["SEED"])
+    unused = [i for i, clip in enumerate(clips) if clip not in evaluated]
+    recogniser = ActionRecogniser().fit([clips[i] for i in unused], [actions[i] for i in unused])
+    predictions = cross_validate(clips, actions, seed=settings["SEED"])
     meanings = [wordings.parse(row["text_query"]) for row in trained]
     figures = {
         "model_path": str(model_path), "samples": samples, "best_of": best_of, "seed": settings["SEED"],
-        "recogniser": {"clips": len(kept), "actions": len(recogniser.labels), "cross_validated_clips": len(clips),
-                       "cross_validated_accuracy": _share(found, actions)},
+        "recogniser": {"clips": len(unused), "actions": len(recogniser.labels), "cross_validated_clips": len(clips),
+                       "cross_validated_accuracy": _share(predictions, actions)},
         "trained_rows": len(trained),
         "trained_rows_with_heldout_combinations": sum(m.combination in wordings.heldout_combinations for m in meanings),
         "trained_rows_with_heldout_phrases": sum(map(wordings.says_heldout_phrase, meanings)),
         "sets": {},
     }
     generator = _generator(model_path, settings)
-    known = {tuple(row["codes"]) for row in trained}
-    for one in sets:
-        log.info("%s: %d captions", one.name, len(one.rows))
-        clips = _generated(generator, one, settings, samples, best_of)
-        figures["sets"][one.name] = score_set(one, clips, recogniser) | {
-            "rows_trained_with": sum(tuple(row["codes"]) in known for row in one.rows)} | _nll(generator, one)
-    reworded = [figures["sets"][one.name] for one in sets if one.name.startswith(REWORDED)]
+    trained_clips = {tuple(row["codes"]) for row in trained}
+    for captions in sets:
+        log.info("%s: %d captions", captions.name, len(captions.rows))
+        clips = _generated(generator, captions, settings, samples, best_of)
+        nll, tokens = generator.motion_nll(captions.rows)
+        figures["sets"][captions.name] = score_set(captions, clips, recogniser) | {
+            "rows_trained_with": sum(tuple(row["codes"]) in trained_clips for row in captions.rows),
+            "nll_per_token": nll, "nll_tokens": tokens}
+    reworded = [scores for name, scores in figures["sets"].items() if name.startswith(REWORDED)]
     return figures | {"other_words_together": pooled(reworded)}
 
 
 def _generator(model_path: Path, settings: Mapping):
-    from model import start_unsloth
+    from model import start_unsloth  # imports torch, which takes seconds
 
-    start_unsloth()  # before transformers, which generate.py imports
-    from generate import MotionGenerator
+    start_unsloth()
+    from generate import MotionGenerator  # imports transformers, which must come after Unsloth
 
     generator = MotionGenerator(model_path)
     generator.decoder.slots = settings["EVAL_BATCH"]
     return generator
 
 
-def _generated(generator, one: Asked, settings: Mapping, samples: int, best_of: int) -> list[list[int]]:
-    """Clips for a set, the samples of a caption one after another; decoded as the settings of this call say."""
+def _generated(generator, captions: CaptionSet, settings: Mapping, samples: int, best_of: int) -> list[list[int]]:
+    """Clips for a set, the samples of a caption one after another, decoded with the settings of this call."""
     motions = generator.generate_batch(
-        [row["text_query"] for row in one.rows], [row["participant_id"] for row in one.rows], seed=settings["SEED"],
-        num_samples=samples, best_of=best_of, temperature=settings["GEN_TEMPERATURE"], top_p=settings["GEN_TOP_P"],
-        top_k=settings["GEN_TOP_K"], end_logit_slope=settings["GEN_END_LOGIT_SLOPE"],
+        [row["text_query"] for row in captions.rows], [row["participant_id"] for row in captions.rows],
+        seed=settings["SEED"], num_samples=samples, best_of=best_of, temperature=settings["GEN_TEMPERATURE"],
+        top_p=settings["GEN_TOP_P"], top_k=settings["GEN_TOP_K"], end_logit_slope=settings["GEN_END_LOGIT_SLOPE"],
         guidance=settings["GEN_GUIDANCE"])
     return [[int(code) for code in motion.split()] for motion in motions]
 
 
-def _nll(generator, one: Asked) -> dict:
-    nll, tokens = generator.motion_nll(one.rows)
-    return {"nll_per_token": nll, "nll_tokens": tokens}
+def score_set(captions: CaptionSet, clips: Sequence[Sequence[int]], recogniser: ActionRecogniser) -> dict:
+    """clips: generated, the same number for each row, one after another.
 
-
-def score_set(one: Asked, clips: Sequence[Sequence[int]], recogniser: ActionRecogniser) -> dict:
-    """clips: generated, as many for each row, one after another.
-
-    recognised: share of the clips whose action is recognised as the asked one; real_recognised: the same for the rows'
-    own clips. most_frequent: share of the most frequent action, what always answering it would get. mistakes: [asked,
+    recognised: share of the clips whose recognised action is the caption's; real_recognised: the same for the real
+    clips. most_frequent: share of the most frequent action, which always answering it would get. mistakes: [expected,
     recognised, count], the most frequent first. by_group: group -> [clips recognised, clips].
     """
-    samples = len(clips) // len(one.rows)
-    asked = [action for action in one.actions for _ in range(samples)]
-    groups = [group for group in one.groups for _ in range(samples)]
-    found = recogniser.predict(clips)
-    right = [a == b for a, b in zip(found, asked, strict=True)]
-    mistakes = Counter((a, b) for a, b in zip(asked, found, strict=True) if a != b)
+    samples = len(clips) // len(captions.rows)
+    expected = [action for action in captions.actions for _ in range(samples)]
+    groups = [group for group in captions.groups for _ in range(samples)]
+    predictions = recogniser.predict(clips)
+    right = [a == b for a, b in zip(predictions, expected, strict=True)]
+    mistakes = Counter((a, b) for a, b in zip(expected, predictions, strict=True) if a != b)
     by_group = {group: [sum(ok for ok, name in zip(right, groups, strict=True) if name == group), count]
                 for group, count in sorted(Counter(groups).items())}
     return {
-        "rows": len(one.rows), "clips": len(clips), "recognised": sum(right) / len(right),
-        "real_recognised": recogniser.accuracy([row["codes"] for row in one.rows], one.actions),
-        "most_frequent": max(Counter(asked).values()) / len(asked),
+        "rows": len(captions.rows), "clips": len(clips), "recognised": sum(right) / len(right),
+        "real_recognised": recogniser.accuracy([row["codes"] for row in captions.rows], captions.actions),
+        "most_frequent": max(Counter(expected).values()) / len(expected),
         "mistakes": [[*pair, count] for pair, count in sorted(mistakes.items(), key=lambda item: (-item[1], item[0]))],
         "by_group": by_group,
     }
 
 
 def pooled(scores: Sequence[Mapping]) -> dict:
-    """Figures of several sets as of one: shares by clips, NLL by tokens."""
+    """Figures of several sets together: shares weighted by clips, NLL by tokens."""
     def mean(name: str, weight: str) -> float:
         return sum(score[name] * score[weight] for score in scores) / sum(score[weight] for score in scores)
 
@@ -264,8 +265,8 @@ def pooled(scores: Sequence[Mapping]) -> dict:
             "nll_per_token": mean("nll_per_token", "nll_tokens")}
 
 
-def _share(found: Sequence, expected: Sequence) -> float:
-    return sum(a == b for a, b in zip(found, expected, strict=True)) / len(expected)
+def _share(predictions: Sequence, expected: Sequence) -> float:
+    return sum(a == b for a, b in zip(predictions, expected, strict=True)) / len(expected)
 
 
 def format_figures(figures: Mapping) -> str:
@@ -282,14 +283,15 @@ def format_figures(figures: Mapping) -> str:
         frequent = f"{score['most_frequent']:.0%}" if "most_frequent" in score else ""
         lines.append(f"{name:<24}{score['rows']:>6}{score['nll_per_token']:>8.3f}{score['recognised']:>12.1%}"
                      f"{score['real_recognised']:>10.1%}{frequent:>10}")
-    for what in ("combinations", "phrases"):
-        if rows := figures[f"trained_rows_with_heldout_{what}"]:
-            lines.append(f"NOT HELD OUT: the model was trained with {rows} rows of held-out {what}")
+    for kind in ("combinations", "phrases"):
+        if rows := figures[f"trained_rows_with_heldout_{kind}"]:
+            lines.append(f"NOT HELD OUT: the model was trained with {rows} rows of held-out {kind}")
     for name, score in table.items():
         if score["mistakes"]:
-            told = ", ".join(f"{asked} -> {found} {count}" for asked, found, count in score["mistakes"][:MISTAKES])
-            lines += ["", f"{name}: asked -> recognised: {told}"]
+            mistakes = ", ".join(f"{expected} -> {predicted} {count}"
+                                 for expected, predicted, count in score["mistakes"][:MISTAKES])
+            lines += ["", f"{name}: expected -> recognised: {mistakes}"]
     if COMBINATIONS in table:
-        by = table[COMBINATIONS]["by_group"].items()
-        lines += ["", "combinations recognised: " + ", ".join(f"{name} {ok}/{count}" for name, (ok, count) in by)]
+        groups = table[COMBINATIONS]["by_group"].items()
+        lines += ["", "combinations recognised: " + ", ".join(f"{name} {ok}/{count}" for name, (ok, count) in groups)]
     return "\n".join(lines)

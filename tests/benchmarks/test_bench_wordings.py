@@ -13,7 +13,7 @@ import config
 from data import read_rows
 from motion_llm.benchmarks import wordings as bench_wordings
 from motion_llm.benchmarks.wording_sets import KINDS
-from motion_llm.benchmarks.wordings import COMBINATIONS, PHRASES, TRAINED, Asked
+from motion_llm.benchmarks.wordings import COMBINATIONS, PHRASES, TRAINED, CaptionSet
 
 WORDINGS = {
     "patterns": ["{subject} {action}", "{subject} {action} {style}"],
@@ -33,15 +33,15 @@ ACTION_OF = {"walks": "walk", "goes": "goes", "jumps": "jump", "bows": "bow"}
 
 def rows() -> list[dict]:
     """Six clips of each caption, an action's own codes with noise; only a held-out clip has the last code, 63."""
-    rng, made = random.Random(0), []
+    rng, clips = random.Random(0), []
     for verb, action in ACTION_OF.items():
         for style in ("", " fast", " slowly"):
             for clip in range(6):
                 codes = [rng.randrange(20, 30), *CODES[action] * (2 + clip % 2), rng.randrange(20, 30)]
-                made.append({"text_query": f"{('a person', 'someone')[clip % 2]} {verb}{style}", "motion_tokens": codes,
-                             "participant_id": f"P{clip % 2}"})
-    next(row for row in made if row["text_query"].endswith("jumps slowly"))["motion_tokens"].append(63)
-    return made
+                clips.append({"text_query": f"{('a person', 'someone')[clip % 2]} {verb}{style}",
+                              "motion_tokens": codes, "participant_id": f"P{clip % 2}"})
+    next(row for row in clips if row["text_query"].endswith("jumps slowly"))["motion_tokens"].append(63)
+    return clips
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +64,8 @@ def measured(files, tiny_base):
 
 def test_nothing_held_out_is_trained(measured, files):
     trained = json.loads((files / "run" / "wordings_training.json").read_text(encoding="utf-8"))
-    left = {row["text_query"] for row in trained}
-    assert left == {row["text_query"] for row in rows() if "goes" not in row["text_query"]} - {
+    captions = {row["text_query"] for row in trained}
+    assert captions == {row["text_query"] for row in rows() if "goes" not in row["text_query"]} - {
         "a person jumps slowly", "someone jumps slowly"}
     assert measured["trained_rows_with_heldout_combinations"] == measured["trained_rows_with_heldout_phrases"] == 0
     assert {score["rows_trained_with"] for score in measured["sets"].values()} == {0}
@@ -115,9 +115,9 @@ def test_a_model_of_other_data_is_refused(measured, files, tiny_run, capsys):
 def test_training_that_fails_is_told(files, capfd):
     status = run_script(bench, "wordings", "--data_json_path", str(files / "data.json"), "--wordings_json",
                         str(files / "wordings.json"), "--model_name", "/nowhere", "--work_dir", str(files / "no"))
-    told = capfd.readouterr()
-    assert status == 1 and told.out == ""
-    assert "'/nowhere'" in told.err and "ended with status 1; the reason stands above" in told.err
+    printed = capfd.readouterr()
+    assert status == 1 and printed.out == ""
+    assert "'/nowhere'" in printed.err and "ended with status 1; the reason is above" in printed.err
 
 
 @pytest.mark.parametrize("arguments, message", [
@@ -136,12 +136,12 @@ def test_settings_survive_the_command_line():
 
 def test_a_set_is_scored_by_what_is_recognised():
     actions = ["left", "left", "right"]
-    one = Asked("a set", [{"codes": [code]} for code in (1, 1, 9)], actions, ["a", "b", "a"])
+    captions = CaptionSet("a set", [{"codes": [code]} for code in (1, 1, 9)], actions, ["a", "b", "a"])
     names = {1: "left", 2: "right", 9: "other"}
     recogniser = SimpleNamespace(
         predict=lambda clips: [names[clip[0]] for clip in clips],
         accuracy=lambda clips, labels: sum(names[c[0]] == a for c, a in zip(clips, labels, strict=True)) / len(clips))
-    score = bench_wordings.score_set(one, [[1], [2], [2], [2], [2], [1]], recogniser)
+    score = bench_wordings.score_set(captions, [[1], [2], [2], [2], [2], [1]], recogniser)
     assert score == {"rows": 3, "clips": 6, "recognised": 2 / 6, "real_recognised": 2 / 3, "most_frequent": 4 / 6,
                      "mistakes": [["left", "right", 3], ["right", "left", 1]], "by_group": {"a": [2, 4], "b": [0, 2]}}
 
@@ -158,8 +158,8 @@ def test_sets_hold_what_they_are_named_for_and_go_by_the_seed(files):
     split = wordings.split(read_rows(files / "data.json", 128).rows)
     seen = [{"text_query": "a person walks", "codes": [1], "participant_id": None}]
 
-    def sets(seed: int) -> dict[str, Asked]:
-        return {one.name: one for one in bench_wordings.asked_sets(wordings, split, seen, seed, 5)}
+    def sets(seed: int) -> dict[str, CaptionSet]:
+        return {each.name: each for each in bench_wordings.caption_sets(wordings, split, seen, seed, 5)}
 
     assert list(sets(0)) == [TRAINED, "other words: action", PHRASES, COMBINATIONS]  # no style, no words for it
     assert sets(0)[TRAINED].rows[0]["text_query"] == "a person walks"

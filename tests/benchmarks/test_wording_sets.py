@@ -139,7 +139,7 @@ def test_the_sample_means_what_its_motions_are():
     wordings = read_wordings(DATA / "sample_wordings.json")
     combinations = [{wordings.parse(f"someone {words}").combination for words in motion.wordings}
                     for motion in sample_data.all_motions()]
-    assert all(len(found) == 1 for found in combinations)  # every wording of a motion means the same
+    assert all(len(same) == 1 for same in combinations)  # every wording of a motion means the same
     assert len(set.union(*combinations)) == len(combinations)  # and no two motions do
 
 
