@@ -1,4 +1,4 @@
-"""From rows to batches: which task a row is given in an epoch, how a motion is corrupted, how examples are padded."""
+"""From rows to batches: the task of a row in an epoch, the corruption of motions, padding, batches by length."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,16 +9,16 @@ from torch.utils.data import Dataset
 
 from templates import MASKED, Example, MotionTemplate, MotionVocabulary
 
-IGNORED = -100  # the label of a position without loss, as torch and transformers spell it
+IGNORED = -100  # the label of a position without loss, as in torch and transformers
 
 
 def row_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """All that is drawn for a row in an epoch comes from here, so that a resumed run draws the same."""
+    """The generator of everything drawn for a row in an epoch, so that a resumed run draws the same."""
     return np.random.default_rng([seed, epoch, index])
 
 
 def corrupt(codes: np.ndarray, rng: np.random.Generator, codebook_size: int) -> np.ndarray:
-    """Denoising's question, (T,): half of the time noise, a quarter each a gap to go over and a rest to go on with."""
+    """The codes (T,) in denoising's prompt: half of the time with noise, else with a gap or the start alone."""
     kind = rng.random()
     if kind < 0.5 or len(codes) < 3:
         return with_noise(codes, rng, codebook_size)
@@ -26,30 +26,30 @@ def corrupt(codes: np.ndarray, rng: np.random.Generator, codebook_size: int) -> 
 
 
 def with_noise(codes: np.ndarray, rng: np.random.Generator, codebook_size: int) -> np.ndarray:
-    """A share of 15 to 60 % of the codes (T,) lost, half of it in one span; at least one.
+    """Corrupt 15 to 60 % of the codes (T,), at least one, half of them in one span.
 
-    Of the lost codes 80 % read `MASKED` and 20 % are replaced by a random code, so that the model must doubt
-    what it sees (the proportions of BERT's masking, Devlin et al. 2019, without its kept tenth: what is kept
-    teaches copying, which the untouched codes do already).
+    80 % of these become `MASKED` and 20 % a random code, so that the model cannot trust what it reads. These are the
+    proportions of BERT's masking (Devlin et al. 2019) without its unchanged tenth: that would teach copying, which the
+    uncorrupted codes do already.
     """
     length = len(codes)
-    lost = np.zeros(length, dtype=bool)
+    corrupted = np.zeros(length, dtype=bool)
     count = max(1, round(rng.uniform(0.15, 0.6) * length))
     span = count // 2
     start = int(rng.integers(0, length - span + 1))
-    lost[start:start + span] = True
-    rest = np.flatnonzero(~lost)
-    lost[rng.choice(rest, size=count - span, replace=False)] = True
+    corrupted[start:start + span] = True
+    intact = np.flatnonzero(~corrupted)
+    corrupted[rng.choice(intact, size=count - span, replace=False)] = True
     noisy = np.array(codes)
-    masked = lost & (rng.random(length) < 0.8)
-    replaced = lost & ~masked
+    masked = corrupted & (rng.random(length) < 0.8)
+    replaced = corrupted & ~masked
     noisy[replaced] = rng.integers(0, codebook_size, size=int(replaced.sum()))
     noisy[masked] = MASKED
     return noisy
 
 
 def with_gap(codes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """In-betweening: 20 to 80 % of at least 3 codes (T,) are lost in one span, with something left on either side."""
+    """In-betweening: 20 to 80 % of at least 3 codes (T,) are masked in one span, but not the first and the last."""
     length = len(codes)
     count = min(max(1, round(rng.uniform(0.2, 0.8) * length)), length - 2)
     start = int(rng.integers(1, length - count))
@@ -59,7 +59,7 @@ def with_gap(codes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def with_start_alone(codes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Continuation: the last 20 to 90 % of the codes (T,) are lost, the first is not."""
+    """Continuation: the last 20 to 90 % of at least 2 codes (T,) are masked, but never the first."""
     noisy = np.array(codes)
     noisy[max(1, round((1 - rng.uniform(0.2, 0.9)) * len(codes))):] = MASKED
     noisy[-1] = MASKED
@@ -68,27 +68,27 @@ def with_start_alone(codes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def with_noisy_history(example: Example, rng: np.random.Generator, rate: float,
                        vocabulary: MotionVocabulary) -> Example:
-    """A share `rate` of the answer's codes read as random ones; what is to be learned stays.
+    """Replace a share `rate` of the answer's codes by random ones in the network's input; the labels stay.
 
-    A model that always reads a faultless past goes on from the last few codes and hardly needs the caption; one whose
-    past may be wrong has to ask what was wanted, as it has to when it reads its own (T2M-GPT's corrupted sequences,
-    Zhang et al. 2023).
+    A model that always reads a correct history continues the last few codes and hardly uses the caption. With errors
+    in the history, as in decoding, where it reads its own output, it has to use the caption (T2M-GPT's corrupted
+    sequences, Zhang et al. 2023).
     """
     ids, codes = np.array(example.ids), range(vocabulary.first_motion_id, vocabulary.end_id)
-    hit = np.array(example.loss_mask) & (ids >= codes.start) & (ids < codes.stop) & (rng.random(len(ids)) < rate)
-    ids[hit] = rng.integers(codes.start, codes.stop, size=int(hit.sum()))
+    is_code = np.array(example.loss_mask) & (ids >= codes.start) & (ids < codes.stop)
+    replaced = is_code & (rng.random(len(ids)) < rate)
+    ids[replaced] = rng.integers(codes.start, codes.stop, size=int(replaced.sum()))
     return Example(example.ids, example.loss_mask, ids.tolist())
 
 
 @dataclass(frozen=True)
 class ExampleDrawer:
-    """Draws the example that a row is in an epoch: its task, its noise, and whether its participant is named.
+    """Draws the example of a row in an epoch: its task, its noise, and whether its participant is named.
 
-    task_mix: {"t2m": 0.5, ...}, shares that sum to 1. participant_dropout: the share of examples that are given
-    <PID_NULL> instead of their participant, so that decoding without one works. history_noise: gives the mean share of
-    an answer's codes that are read as random ones while the next is learned (LM and T2M), as it is when the example is
-    drawn; each example's own is drawn from 0 to twice that. caption_dropout: the share of T2M examples without their
-    caption, so that guidance knows motion without one.
+    task_mix: {"t2m": 0.5, ...}, shares that sum to 1. participant_dropout: the share of examples with <PID_NULL>
+    instead of their participant, so that decoding without one works. history_noise: called for each example, returns
+    the mean share of an answer's codes that are random in the input (LM and T2M only); each example's share is drawn
+    from 0 to twice that. caption_dropout: the share of T2M examples with an empty caption, which guidance needs.
     """
 
     template: MotionTemplate
@@ -124,7 +124,7 @@ class ExampleDrawer:
 def collate(examples: Sequence[Example], pad_id: int) -> dict[str, torch.Tensor]:
     """Examples to input_ids, attention_mask and labels, each (B, T), padded on the right to the longest.
 
-    Padding is known by the mask alone: a base's pad id may be its end-of-turn id.
+    Only attention_mask tells what is padding: a base's pad id may be its end-of-turn id.
     """
     width = max(len(example.ids) for example in examples)
     input_ids = torch.full((len(examples), width), pad_id, dtype=torch.long)
@@ -140,10 +140,10 @@ def collate(examples: Sequence[Example], pad_id: int) -> dict[str, torch.Tensor]
 
 
 def micro_batches(batch: Mapping[str, torch.Tensor], most_tokens: int) -> list[dict[str, torch.Tensor]]:
-    """A batch of (B, T) tensors in parts of at most `most_tokens` positions, as few as filling them up makes, about
-    equally large, each cut to its own longest example.
+    """Split a batch of (B, T) tensors into parts of at most `most_tokens` positions and about the same size.
 
-    Examples of like length share a part. One that is longer than `most_tokens` is a part by itself.
+    There are as few parts as filling each up gives. Examples of similar length share a part, which is cut to its
+    longest example. An example longer than `most_tokens` is a part by itself.
     """
     lengths = batch["attention_mask"].sum(dim=1)  # (B,)
     order = torch.argsort(lengths, descending=True, stable=True)
@@ -158,7 +158,7 @@ def micro_batches(batch: Mapping[str, torch.Tensor], most_tokens: int) -> list[d
 
 
 def _greedy_sizes(lengths: Sequence[int], most_tokens: int) -> list[int]:
-    """How many of the examples, longest first, share each part where every part is filled up."""
+    """The number of examples in each part, longest examples first, where every part is filled up."""
     sizes, start = [], 0
     while start < len(lengths):
         sizes.append(min(max(1, most_tokens // lengths[start]), len(lengths) - start))
@@ -167,9 +167,10 @@ def _greedy_sizes(lengths: Sequence[int], most_tokens: int) -> list[int]:
 
 
 def _even_sizes(lengths: Sequence[int], most_tokens: int) -> list[int]:
-    """As many parts, filled up to the least that still makes no more of them: a small rest costs nearly a full part."""
+    """As many parts as `_greedy_sizes` gives, with the smallest bound that does not need more: a small last part costs
+    nearly as much time as a full one."""
     parts = len(_greedy_sizes(lengths, most_tokens))
-    low, high = 0, most_tokens  # high makes that many parts, low more
+    low, high = 0, most_tokens  # bound `high` gives that many parts, `low` more
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if len(_greedy_sizes(lengths, middle)) == parts else (middle, high)
@@ -178,24 +179,24 @@ def _even_sizes(lengths: Sequence[int], most_tokens: int) -> list[int]:
 
 def length_sorted_batches(lengths: Sequence[int], batch_size: int, rng: np.random.Generator,
                           pool: int = 64, least: int = 1) -> list[list[int]]:
-    """Batches of row positions with little padding: rows are shuffled, sorted by length inside pools of
-    `pool` batches, cut, and the batches shuffled. Every position is in exactly one batch; one may be smaller, or,
-    where it would have fewer than `least` rows, larger.
+    """Batches of row positions with little padding: rows are shuffled, sorted by length inside pools of `pool`
+    batches, cut into batches, and these shuffled. Every position is in exactly one batch. One batch may be smaller; if
+    it would have fewer than `least` rows, they join another batch.
     """
     lengths = np.asarray(lengths)
     order = rng.permutation(len(lengths))
     batches = []
     for start in range(0, len(order), pool * batch_size):
-        part = order[start:start + pool * batch_size]
-        part = part[np.argsort(lengths[part], kind="stable")]
-        batches += [part[i:i + batch_size].tolist() for i in range(0, len(part), batch_size)]
+        rows = order[start:start + pool * batch_size]
+        rows = rows[np.argsort(lengths[rows], kind="stable")]
+        batches += [rows[i:i + batch_size].tolist() for i in range(0, len(rows), batch_size)]
     if len(batches) > 1 and len(batches[-1]) < least:
         batches[-2:] = [batches[-2] + batches[-1]]
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
 class DrawnExamples(Dataset):
-    """Examples by (task, epoch, position): what a row becomes does not depend on who asks, or when."""
+    """Examples by (task, epoch, position); the order of access and the process change nothing."""
 
     def __init__(self, rows, drawer: ExampleDrawer):
         self.rows = rows
@@ -204,17 +205,17 @@ class DrawnExamples(Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, place: tuple[str, int, int]) -> Example:
-        task, epoch, position = place
+    def __getitem__(self, key: tuple[str, int, int]) -> Example:
+        task, epoch, position = key
         return self.drawer(task, epoch, position, self.rows[position])
 
 
 class EpochBatches:
-    """Batch sampler: lists of (task, epoch, position), another order in every epoch, rows of like length together.
+    """Batch sampler: lists of (task, epoch, position), rows of similar length together, a new order in every epoch.
 
-    motion_tokens, text_tokens (N,): of each row; about is enough. batch_size: rows of a process. Of `processes` that
-    train together, number `process` is given every `processes`-th row of batches of processes * batch_size, so that
-    together they see what one process with such batches would.
+    motion_tokens, text_tokens (N,): token counts of each row; estimates are enough. batch_size: rows of a process.
+    Where `processes` train together, number `process` gets every `processes`-th row of batches of
+    processes * batch_size rows: together they train on the same batches as a single process with such batches.
     """
 
     def __init__(self, motion_tokens: Sequence[int], text_tokens: Sequence[int], drawer: ExampleDrawer, batch_size: int,
@@ -232,8 +233,8 @@ class EpochBatches:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        whole, rest = divmod(len(self.motion_tokens), self.processes * self.batch_size)
-        return max(1, whole + (rest >= self.processes))
+        full, remainder = divmod(len(self.motion_tokens), self.processes * self.batch_size)
+        return max(1, full + (remainder >= self.processes))
 
     def __iter__(self):
         count = len(self.motion_tokens)

@@ -5,8 +5,8 @@
     denoise  <user> <DENOISE> <PID_x> <MOT_BEGIN> noisy codes <MOT_END> <assistant> <MOT_BEGIN> | codes <MOT_END>
     lm       <user> <MOTION_LM> <PID_x> <assistant> <MOT_BEGIN> | codes <MOT_END>
 
-What stands right of the bar is the answer, and the loss is taken there alone. <user>, <assistant> and
-<end of turn> are the base model's own turn markers; a base without a chat template gets its bos and a line break.
+Right of the bar is the answer; only its tokens have a loss. <user>, <assistant> and <end of turn> are the base
+model's own turn markers; a base without a chat template gets its bos and a line break.
 """
 
 import json
@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass, field
 
 TASK_TOKENS = {"lm": "<MOTION_LM>", "t2m": "<T2M>", "m2t": "<M2T>", "denoise": "<DENOISE>"}
 MOT_BEGIN, MOT_END, MOTION_MASK = "<MOT_BEGIN>", "<MOT_END>", "<MOTION_MASK>"
-NO_PARTICIPANT = "NULL"  # the participant of <PID_NULL>, so no one in the data may be called that
-MOST_CACHED = 100_000  # captions whose ids are remembered
-MASKED = -1  # a lost code in the noisy side of denoising
+NO_PARTICIPANT = "NULL"  # as in <PID_NULL>; no participant_id in the data may be this
+MOST_CACHED = 100_000  # captions whose ids are cached
+MASKED = -1  # a masked code in the prompt of denoising
 
 
 def motion_token(code: int | str) -> str:
@@ -31,7 +31,7 @@ def participant_token(participant_id: str) -> str:
 def new_tokens(codebook_size: int, participants: Sequence[str]) -> list[str]:
     """The spellings of all new tokens, in the order of their ids.
 
-    The codes come first and <MOT_END> right behind them: the answers' alphabet is one contiguous slice of the head.
+    The codes come first and <MOT_END> right behind them, so that a motion's tokens are one slice of the head.
     """
     if NO_PARTICIPANT in participants:
         raise ValueError(f"participant_id {NO_PARTICIPANT!r} is reserved for clips without one: rename it")
@@ -44,7 +44,7 @@ def new_tokens(codebook_size: int, participants: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class MotionVocabulary:
-    """Where the new tokens lie among the model's ids; all by arithmetic from `first_motion_id`."""
+    """The ids of the new tokens, all computed from `first_motion_id`."""
 
     first_motion_id: int
     codebook_size: int
@@ -80,8 +80,8 @@ class MotionVocabulary:
         if participant_id is None:
             return null_id
         if participant_id not in self.participants:
-            known = ", ".join(self.participants) or "none (the training data names no participants)"
-            raise ValueError(f"participant {participant_id!r} is unknown; there are {known}")
+            participants = ", ".join(self.participants) or "none (the training data names no participants)"
+            raise ValueError(f"participant {participant_id!r} is unknown; there are {participants}")
         return null_id + 1 + self.participants.index(participant_id)
 
     def code_ids(self, codes: Sequence[int], masked: bool = False) -> list[int]:
@@ -102,7 +102,7 @@ class MotionVocabulary:
 
 @dataclass(frozen=True)
 class TurnMarkers:
-    """The base model's own conversation, as ids: what opens the user's turn, leads to the answer, ends a text."""
+    """The base model's turn markers as ids: before the user's turn, between it and the answer, after a text answer."""
 
     user: tuple[int, ...]
     assistant: tuple[int, ...]
@@ -110,9 +110,9 @@ class TurnMarkers:
 
 
 def turn_markers(tokenizer) -> TurnMarkers:
-    """Read the markers off the tokenizer's chat template; a base without one gets bos and a line break.
+    """The markers in the tokenizer's chat template; a base without one gets bos and a line break.
 
-    A second user turn is rendered, not the first, so that a default system prompt does not come along.
+    They are taken from a second user turn, because a default system prompt comes before the first.
     Raises ValueError for a base with neither an end-of-turn nor an end-of-text token.
     """
     def ids(text: str) -> tuple[int, ...]:
@@ -122,14 +122,13 @@ def turn_markers(tokenizer) -> TurnMarkers:
     if tokenizer.chat_template is None:
         user, assistant, close = bos if _adds_bos(tokenizer) else "", "\n", tokenizer.eos_token or ""
     else:
-        ask, reply, again = "firstquestion", "firstreply", "secondquestion"
-        turns = [{"role": "user", "content": ask}, {"role": "assistant", "content": reply}]
-        pair = tokenizer.apply_chat_template(turns, tokenize=False)
-        close = pair.split(reply)[1]
-        turns.append({"role": "user", "content": again})
+        first, reply, second = "firstquestion", "firstreply", "secondquestion"
+        turns = [{"role": "user", "content": first}, {"role": "assistant", "content": reply}]
+        close = tokenizer.apply_chat_template(turns, tokenize=False).split(reply)[1]
+        turns.append({"role": "user", "content": second})
         text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        user = text.split(reply)[1].split(again)[0].removeprefix(close)
-        assistant = text.split(ask)[1].split(reply)[0]
+        user = text.split(reply)[1].split(second)[0].removeprefix(close)
+        assistant = text.split(first)[1].split(reply)[0]
         if bos and text.startswith(bos) and not user.startswith(bos):
             user = bos + user
     end_ids = ids(close) or ids(tokenizer.eos_token or "")
@@ -143,10 +142,10 @@ def _adds_bos(tokenizer) -> bool:
 
 
 class PlainTextEncoder:
-    """Caption to ids with no control ids: "<MOT_END>" or "<|im_end|>" in a caption stays the characters it is.
+    """Caption to ids without control ids: "<MOT_END>" or "<|im_end|>" in a caption is encoded as plain characters.
 
-    The tokenizer's own `split_special_tokens` spares only tokens that were added as special ones, so the added
-    tokens are taken out of a copy of the tokenizer instead.
+    The tokenizer's own `split_special_tokens` handles only tokens that were added as special ones, so all added
+    tokens are removed from a copy of the tokenizer instead.
     """
 
     def __init__(self, tokenizer):
@@ -157,7 +156,7 @@ class PlainTextEncoder:
                              "tokenizer.json")
         state = json.loads(tokenizer.backend_tokenizer.to_str())
         state["added_tokens"] = []
-        state["post_processor"] = None  # it may name tokens that were just taken out
+        state["post_processor"] = None  # it may name tokens that were just removed
         state["truncation"] = state["padding"] = None
         self._tokenizer = Tokenizer.from_str(json.dumps(state))
         # Special ones only: Gemma lists pieces of plain text ("\n", double spaces) among its added tokens.
@@ -173,8 +172,8 @@ class PlainTextEncoder:
 
     def counts(self, texts: Sequence[str]) -> list[int]:
         """The number of ids of each text; all at once is several times faster than one by one."""
-        found = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [len(self._checked(text, one.ids)) for text, one in zip(texts, found, strict=True)]
+        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [len(self._checked(text, encoding.ids)) for text, encoding in zip(texts, encodings, strict=True)]
 
     def _checked(self, text: str, ids: list[int]) -> tuple[int, ...]:
         if control := sorted(self._control_ids.intersection(ids)):
@@ -184,8 +183,8 @@ class PlainTextEncoder:
 
 @dataclass(frozen=True)
 class Example:
-    """ids (T,) and, for each, whether it is part of the answer (and so of the loss). shown (T,): what the network is
-    given to read instead of ids, where that differs."""
+    """ids (T,) and, for each, whether it is part of the answer, and so of the loss. shown (T,): the network's input,
+    where it differs from ids."""
 
     ids: list[int] = field(repr=False)
     loss_mask: list[bool] = field(repr=False)
@@ -203,11 +202,11 @@ class MotionTemplate:
     def render(self, task: str, *, text: str | None = None, codes: Sequence[int] | None = None,
                noisy: Sequence[int] | None = None, participant_id: str | None = None,
                answer: bool = True) -> Example:
-        """An example of `task`; with `answer=False` the prompt alone, which is what decoding goes on from.
+        """An example of `task`; with `answer=False` only the prompt, which decoding continues.
 
-        text: caption (T2M, M2T's answer). codes (T,): the motion (M2T's question, else the answer).
-        noisy (T,): denoising's question, lost codes as `MASKED`. Raises ValueError for codes outside the codebook
-        and unknown participants.
+        text: caption (T2M, M2T's answer). codes (T,): the motion (in M2T's prompt, else the answer).
+        noisy (T,): the codes in denoising's prompt, some of them `MASKED`. Raises ValueError for codes outside the
+        codebook and unknown participants.
         """
         vocabulary, markers = self.vocabulary, self.markers
         prompt = [*markers.user, vocabulary.task_id(task), vocabulary.participant_token_id(participant_id)]

@@ -1,7 +1,9 @@
-"""Tiny random base models, so that tests need no download: Llama, Qwen and Gemma in miniature."""
+"""Fixtures: tiny random base models of several families, so that tests need no download, and a tiny run."""
 
 import importlib.util
+import json
 import os
+import random
 import shutil
 import sys
 from pathlib import Path
@@ -12,10 +14,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 sys.path.insert(0, str(Path(__file__).parent))
 os.environ["UNSLOTH_DISABLE_STATISTICS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["OMP_NUM_THREADS"] = "1"  # tiny models gain nothing from threads, and lose much on a busy machine
+os.environ["OMP_NUM_THREADS"] = "1"  # threads do not help tiny models, and are slow on a busy machine
 
 # Run by `make test-vllm`, in an environment of its own.
-collect_ignore = [] if importlib.util.find_spec("vllm") else ["serving"]
+collect_ignore = [] if importlib.util.find_spec("vllm") else ["serving/engines"]
 
 
 def pytest_configure(config):
@@ -23,7 +25,7 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Unsloth is on a GPU or on the CPU for the whole of a process, so tests of the two are not run together."""
+    """Unsloth uses a GPU or the CPU for the whole process, so tests of the two do not run together."""
     import torch
 
     if config.option.markexpr == "gpu" and torch.cuda.is_available():
@@ -33,13 +35,10 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason="no GPU, or not run by -m gpu"))
 
 
-TEXTS = ["a person walks forward", "someone waves with the left hand", "the person jumps three times", "a dance"]
-
-
 @pytest.fixture(scope="session")
 def unsloth(request):
-    """Unsloth, imported before transformers as it wants to be."""
-    from model import start_unsloth
+    """Unsloth, which must be imported before transformers."""
+    from model import start_unsloth  # imports torch, which takes seconds
 
     return start_unsloth("cuda" if request.config.option.markexpr == "gpu" else "cpu")
 
@@ -47,13 +46,13 @@ def unsloth(request):
 @pytest.fixture(scope="session")
 def tiny_base(unsloth, tmp_path_factory):
     """kind -> folder of a tiny random base model with its tokenizer."""
-    made = {}
+    folders = {}
 
     def base(kind: str = "llama") -> str:
-        if kind not in made:
-            made[kind] = str(tmp_path_factory.mktemp(kind))
-            make_base(kind, made[kind])
-        return made[kind]
+        if kind not in folders:
+            folders[kind] = str(tmp_path_factory.mktemp(kind))
+            make_base(kind, folders[kind])
+        return folders[kind]
 
     return base
 
@@ -76,7 +75,7 @@ def make_base(kind: str, folder: str) -> None:
     config_class, tokenizer_kind, changes = {
         "llama": (LlamaConfig, "chatml", {}),
         "llama_untied": (LlamaConfig, "bare", {"tie_word_embeddings": False}),
-        "llama_served": (LlamaConfig, "chatml", {"hidden_size": 128, "head_dim": 32}),  # no smaller head on a server
+        "llama_served": (LlamaConfig, "chatml", {"hidden_size": 128, "head_dim": 32}),  # vLLM has no smaller head size
         "llama_padded": (LlamaConfig, "chatml", {"padded": 64}),
         "llama_biased": (LlamaConfig, "chatml", {"attention_bias": True, "mlp_bias": True}),
         "mistral": (MistralConfig, "chatml", {"sliding_window": 8}),
@@ -104,10 +103,8 @@ ACTIONS = ["walks forward", "walks backward", "jumps", "waves with the left hand
 
 
 def tiny_rows(clips_per_caption: int = 6) -> list[dict]:
-    """60 rows in the dataset's format: every caption has a pattern of codes of its own, repeated a few times; one
-    row has the last code of a codebook of 128."""
-    import random
-
+    """60 rows in the dataset's format: each caption has its own pattern of codes, repeated a few times; one row has the
+    last code of a codebook of 128."""
     rng = random.Random(0)
     rows = []
     for action in ACTIONS:
@@ -122,8 +119,6 @@ def tiny_rows(clips_per_caption: int = 6) -> list[dict]:
 
 @pytest.fixture(scope="session")
 def tiny_dataset(tmp_path_factory) -> str:
-    import json
-
     path = tmp_path_factory.mktemp("data") / "tiny.json"
     path.write_text(json.dumps(tiny_rows()), encoding="utf-8")
     return str(path)
@@ -135,15 +130,15 @@ TINY_SETTINGS = ["--max_seq_len", "128", "--epochs_s1", "1", "--epochs_s2", "1",
 
 
 def run_script(module, *arguments: str) -> int:
-    """An entry script's main() with these arguments; its exit status."""
-    before = sys.argv
+    """Run main() of an entry script with these arguments; returns its exit status."""
+    argv = sys.argv
     sys.argv = [f"{module.__name__}.py", *arguments]
     try:
         return module.main()
     except SystemExit as error:
         return error.code
     finally:
-        sys.argv = before
+        sys.argv = argv
 
 
 @pytest.fixture(scope="session")
@@ -153,8 +148,8 @@ def tiny_arguments(tiny_base, tiny_dataset):
 
 @pytest.fixture(scope="session")
 def tiny_run(tiny_arguments, tmp_path_factory):
-    """A WORK_DIR of a whole run on the tiny base."""
-    import train_pipeline
+    """The WORK_DIR of a whole run on the tiny base."""
+    import train_pipeline  # not at the top, because the project's path is added to sys.path above
 
     folder = tmp_path_factory.mktemp("run") / "output"
     assert run_script(train_pipeline, *tiny_arguments, "--work_dir", str(folder)) == 0
@@ -163,21 +158,21 @@ def tiny_run(tiny_arguments, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def codec_folder(tmp_path_factory):
-    """A codec of as many codes as the tiny dataset has."""
+    """A codec with as many codes as the tiny dataset has."""
     from walker import walks
 
-    from motion_llm.motion.codec import MotionCodec
+    from motion_llm.motion.codec import MotionCodec  # see tiny_run
 
     folder = tmp_path_factory.mktemp("codec")
     MotionCodec.fit(walks(), codes=128, kind="kmeans").save(folder)
-    (folder / "notes.txt").write_text("not the codec's")
+    (folder / "notes.txt").write_text("no file of the codec")
     return folder
 
 
 @pytest.fixture(scope="session")
 def run_with_codec(tiny_run, tiny_arguments, codec_folder, tmp_path_factory):
-    """A finished run that is told its codec afterwards."""
-    import train_pipeline
+    """A finished run that gets a codec afterwards."""
+    import train_pipeline  # see tiny_run
 
     folder = tmp_path_factory.mktemp("with_codec") / "output"
     shutil.copytree(tiny_run, folder)

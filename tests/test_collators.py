@@ -1,6 +1,6 @@
-"""collators.py: collated tensors entry by entry, how motions are corrupted, what is drawn for a row, batches by length.
+"""collators.py: collated tensors entry by entry, corruption of motions, examples drawn for a row, batches by length.
 
-The drawer is given a template that only notes what it is asked for: transformers is not needed here.
+The drawer's template only returns the arguments that it is called with: transformers is not needed here.
 """
 
 import math
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+import collators
 from collators import (
     DrawnExamples,
     EpochBatches,
@@ -33,21 +34,21 @@ ROW = {"text_query": "a dance", "codes": [3, 1, 4, 1, 5, 9, 2, 6], "participant_
 
 
 @dataclass
-class NotingTemplate:
-    """Renders to the arguments themselves."""
+class RecordingTemplate:
+    """`render` returns its arguments."""
 
     vocabulary: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(codebook_size=10))
 
-    def render(self, task, **asked):
+    def render(self, task, **arguments):
         return {"task": task} | {name: value.tolist() if isinstance(value, np.ndarray) else value
-                                 for name, value in asked.items()}
+                                 for name, value in arguments.items()}
 
     def length(self, task, text_tokens, motion_tokens):
         return 2 * motion_tokens if task == "denoise" else motion_tokens + text_tokens
 
 
 def drawer(mix=MIX, dropout=0.25, seed=7) -> ExampleDrawer:
-    return ExampleDrawer(NotingTemplate(), mix, dropout, seed)
+    return ExampleDrawer(RecordingTemplate(), mix, dropout, seed)
 
 
 # Padding
@@ -74,21 +75,21 @@ def test_a_pad_id_inside_an_example_is_attended_to():
 # Corruption
 
 
-FEW = range(0, 300)
-MANY_CODES = 10**6  # so many that a random code is never the one it replaces
+SEEDS = range(0, 300)
+MANY_CODES = 10**6  # so many that a random code never equals the one it replaces
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 7, 20, 100])
 def test_a_share_of_15_to_60_per_cent_is_lost_and_at_least_one_code(length):
     codes = np.arange(length)
-    lost = [int((with_noise(codes, np.random.default_rng(seed), MANY_CODES) != codes).sum()) for seed in FEW]
+    lost = [int((with_noise(codes, np.random.default_rng(seed), MANY_CODES) != codes).sum()) for seed in SEEDS]
     assert min(lost) >= max(1, round(0.15 * length)) and max(lost) <= max(1, round(0.6 * length))
-    if length == 100:  # and the whole range is drawn
+    if length == 100:  # all of the range is drawn
         assert min(lost) < 18 and max(lost) > 57
 
 
 def test_half_of_the_lost_codes_lie_in_one_span():
-    for seed in FEW:
+    for seed in SEEDS:
         lost = with_noise(np.arange(60), np.random.default_rng(seed), MANY_CODES) != np.arange(60)
         longest = max(len(run) for run in "".join("01"[value] for value in lost.astype(int)).split("0"))
         assert longest >= lost.sum() // 2
@@ -96,14 +97,14 @@ def test_half_of_the_lost_codes_lie_in_one_span():
 
 @pytest.mark.parametrize("codebook_size", [1, 2, 10])
 def test_a_corrupted_motion_holds_codes_of_the_codebook_and_masks_alone(codebook_size):
-    for seed in FEW:
+    for seed in SEEDS:
         noisy = with_noise(np.zeros(12, dtype=np.int32), np.random.default_rng(seed), codebook_size)
         assert noisy.shape == (12,) and set(noisy.tolist()) <= {MASKED, *range(codebook_size)}
 
 
 def test_of_the_lost_codes_four_in_five_are_masked_and_the_others_replaced():
     masked = replaced = 0
-    for seed in FEW:
+    for seed in SEEDS:
         noisy = with_noise(np.arange(50), np.random.default_rng(seed), MANY_CODES)
         masked += int((noisy == MASKED).sum())
         replaced += int(((noisy != np.arange(50)) & (noisy != MASKED)).sum())
@@ -111,15 +112,15 @@ def test_of_the_lost_codes_four_in_five_are_masked_and_the_others_replaced():
 
 
 def runs(noisy: np.ndarray) -> list[tuple[int, int]]:
-    """(start, stop) of each stretch of lost codes."""
+    """(start, stop) of each run of masked codes."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], noisy == MASKED, [0]])))
     return [(int(start), int(stop)) for start, stop in edges.reshape(-1, 2)]
 
 
 @pytest.mark.parametrize("length", [3, 4, 7, 60])
-def test_a_gap_is_one_stretch_with_something_on_either_side(length):
+def test_a_gap_is_one_run_with_codes_on_either_side(length):
     codes, gaps = np.arange(length), []
-    for seed in FEW:
+    for seed in SEEDS:
         noisy = with_gap(codes, np.random.default_rng(seed))
         (start, stop), = runs(noisy)
         assert 1 <= start < stop <= length - 1
@@ -131,9 +132,9 @@ def test_a_gap_is_one_stretch_with_something_on_either_side(length):
 
 
 @pytest.mark.parametrize("length", [3, 4, 60])
-def test_of_a_start_alone_the_rest_is_lost_to_the_end(length):
+def test_after_a_start_alone_all_codes_are_masked(length):
     codes, starts = np.arange(length), []
-    for seed in FEW:
+    for seed in SEEDS:
         noisy = with_start_alone(codes, np.random.default_rng(seed))
         (start, stop), = runs(noisy)
         assert 1 <= start and stop == length and (noisy[:start] == codes[:start]).all()
@@ -142,31 +143,31 @@ def test_of_a_start_alone_the_rest_is_lost_to_the_end(length):
         assert min(starts) < 10 and max(starts) == 48
 
 
-def test_half_of_the_questions_are_noise_and_a_quarter_each_a_gap_and_a_start():
+def test_half_of_the_corruptions_are_noise_and_a_quarter_each_a_gap_and_a_start():
     kinds = {"noise": 0, "gap": 0, "start": 0}
     for seed in range(2000):
         noisy = corrupt(np.arange(40), np.random.default_rng(seed), MANY_CODES)
-        found = runs(noisy)
-        one = len(found) == 1 and (noisy == np.where(noisy == MASKED, MASKED, np.arange(40))).all()
-        kinds["start" if one and found[0][1] == 40 else "gap" if one else "noise"] += 1
+        spans = runs(noisy)
+        is_span = len(spans) == 1 and (noisy == np.where(noisy == MASKED, MASKED, np.arange(40))).all()
+        kinds["start" if is_span and spans[0][1] == 40 else "gap" if is_span else "noise"] += 1
     assert kinds["noise"] == pytest.approx(1000, abs=90) and kinds["gap"] == pytest.approx(500, abs=80)
 
 
 @pytest.mark.parametrize("length", [1, 2])
 def test_a_motion_too_short_for_a_gap_still_loses_a_code(length):
-    for seed in FEW:
+    for seed in SEEDS:
         noisy = corrupt(np.arange(length), np.random.default_rng(seed), MANY_CODES)
         assert 1 <= int((noisy != np.arange(length)).sum()) <= length
 
 
 def test_corruption_comes_from_the_generator_alone_and_spares_its_input():
     codes = np.arange(30, dtype=np.int32)
-    first, again, other = (corrupt(codes, np.random.default_rng(seed), 100).tolist() for seed in (1, 1, 2))
-    assert first == again != other
+    first, same, different = (corrupt(codes, np.random.default_rng(seed), 100).tolist() for seed in (1, 1, 2))
+    assert first == same != different
     assert codes.tolist() == list(range(30))
 
 
-# What a row is in an epoch
+# Examples of a row in an epoch
 
 
 def drawn(draw: ExampleDrawer, epoch: int, count: int) -> list[dict]:
@@ -176,18 +177,18 @@ def drawn(draw: ExampleDrawer, epoch: int, count: int) -> list[dict]:
 
 def test_a_row_is_drawn_from_seed_epoch_and_index_alone():
     examples = DrawnExamples([ROW] * 40, drawer())
-    places = [(task, epoch, i) for epoch in range(3) for i, task in enumerate(drawer().tasks(epoch, 40))]
-    forth = {place: examples[place] for place in places}
-    back = {place: examples[place] for place in reversed(places)}
-    assert forth == back  # the order of drawing, and so a resumed run, changes nothing
+    keys = [(task, epoch, i) for epoch in range(3) for i, task in enumerate(drawer().tasks(epoch, 40))]
+    forward = {key: examples[key] for key in keys}
+    backward = {key: examples[key] for key in reversed(keys)}
+    assert forward == backward  # the order of drawing, and so a resumed run, changes nothing
     by_epoch = [drawn(drawer(), epoch, 40) for epoch in range(3)]
-    assert list(forth.values()) == sum(by_epoch, [])
+    assert list(forward.values()) == sum(by_epoch, [])
     assert by_epoch[0] != by_epoch[1] != by_epoch[2] != by_epoch[0]
     assert by_epoch[0] != drawn(drawer(seed=8), 0, 40)
-    assert len({str(example) for example in by_epoch[0]}) > 3  # rows do not all draw alike
+    assert len({str(example) for example in by_epoch[0]}) > 3  # not all rows get the same example
 
 
-def test_seed_epoch_and_index_do_not_stand_in_for_each_other():
+def test_seed_epoch_and_index_are_not_interchangeable():
     numbers = {(s, e, i): row_generator(s, e, i).random() for s in range(3) for e in range(3) for i in range(3)}
     assert len(set(numbers.values())) == 27
 
@@ -206,7 +207,7 @@ def test_a_task_of_share_zero_is_never_drawn():
     assert set(drawer({"t2m": 0.0, "lm": 1.0, "m2t": 0.0}).tasks(0, 200)) == {"lm"}
 
 
-def test_what_a_row_hands_to_the_template():
+def test_the_template_gets_the_values_of_the_row():
     examples = {example["task"]: example for example in drawn(drawer(dropout=0.0), 0, 60)}
     assert set(examples) == set(MIX)
     for task, example in examples.items():
@@ -218,8 +219,8 @@ def test_what_a_row_hands_to_the_template():
 
 @pytest.mark.parametrize("dropout, low, high", [(0.0, 0.0, 0.0), (0.25, 0.22, 0.28), (1.0, 1.0, 1.0)])
 def test_the_participant_is_dropped_in_its_share(dropout, low, high):
-    named = [example["participant_id"] for example in drawn(drawer(dropout=dropout), 0, 2000)]
-    assert set(named) <= {"ana", None} and low <= named.count(None) / 2000 <= high
+    participants = [example["participant_id"] for example in drawn(drawer(dropout=dropout), 0, 2000)]
+    assert set(participants) <= {"ana", None} and low <= participants.count(None) / 2000 <= high
 
 
 def test_the_share_of_dropped_participants_is_that_of_every_task():
@@ -229,8 +230,8 @@ def test_the_share_of_dropped_participants_is_that_of_every_task():
 
 
 def test_a_row_without_a_participant_stays_without():
-    nobody = ROW | {"participant_id": None}
-    assert {drawer(dropout=0.0)("t2m", 0, i, nobody)["participant_id"] for i in range(20)} == {None}
+    row = ROW | {"participant_id": None}
+    assert {drawer(dropout=0.0)("t2m", 0, i, row)["participant_id"] for i in range(20)} == {None}
 
 
 # Batches by length
@@ -261,15 +262,15 @@ def test_rows_of_like_length_share_a_batch():
 def test_batches_by_length_have_a_fraction_of_the_padding_of_random_ones():
     lengths = some_lengths(512)
     order = np.random.default_rng(0).permutation(512).tolist()
-    at_random = [order[i:i + 8] for i in range(0, 512, 8)]
+    random_batches = [order[i:i + 8] for i in range(0, 512, 8)]
     assert padding(lengths, length_sorted_batches(lengths, 8, np.random.default_rng(0))) < (
-        0.15 * padding(lengths, at_random))
+        0.15 * padding(lengths, random_batches))
 
 
 def test_batches_come_from_the_generator_and_not_in_the_order_of_their_lengths():
     lengths = some_lengths(200)
-    first, again, other = (length_sorted_batches(lengths, 8, np.random.default_rng(seed)) for seed in (1, 1, 2))
-    assert first == again != other
+    first, same, different = (length_sorted_batches(lengths, 8, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert first == same != different
     longest = [max(lengths[i] for i in batch) for batch in first]
     assert longest != sorted(longest)
     # Sorting is inside pools only: the same rows do not meet in every epoch.
@@ -286,14 +287,14 @@ def test_one_small_batch_too_few_for_all_processes_joins_another():
 @pytest.mark.parametrize("rows", [8, 9, 11, 12, 3])
 def test_processes_share_the_batches_that_one_process_would_have(rows):
     lengths = some_lengths(rows), [5] * rows
-    alone = EpochBatches(*lengths, drawer(), 4)
+    single = EpochBatches(*lengths, drawer(), 4)
     shared = [EpochBatches(*lengths, drawer(), 2, processes=2, process=process) for process in (0, 1)]
     for epoch in (0, 1):
-        for batches in (alone, *shared):
+        for batches in (single, *shared):
             batches.set_epoch(epoch)
-        whole, first, second = list(alone), list(shared[0]), list(shared[1])
+        whole, first, second = list(single), list(shared[0]), list(shared[1])
         assert len(first) == len(second) == len(shared[0])
-        if rows != 9:  # there, a last batch of one row could not be shared
+        if rows != 9:  # with 9 rows, the last batch of one row could not be shared
             assert [sorted(a + b) for a, b in zip(first, second, strict=True)] == [sorted(batch) for batch in whole]
         assert sorted(sum(first + second, [])) == sorted(sum(whole, []))
         assert all(first) and all(second)
@@ -310,7 +311,7 @@ def test_rows_share_a_batch_by_what_their_task_makes_of_motion_and_caption():
     lengths = [[2 * motion[i] if task == "denoise" else motion[i] + text[i] for task, _, i in batch]
                for batch in batches]
     assert len({length for batch in lengths for length in batch}) == 8
-    assert sum(len(set(batch)) > 1 for batch in lengths) <= 7  # one batch for each step from a length to the next
+    assert sum(len(set(batch)) > 1 for batch in lengths) <= 7  # at most one batch between two neighbouring lengths
 
 
 def test_micro_batches_hold_every_example_once_and_keep_to_the_bound():
@@ -323,8 +324,8 @@ def test_micro_batches_hold_every_example_once_and_keep_to_the_bound():
     assert [tuple(part["input_ids"].shape) for part in parts] == [(1, 9), (1, 9), (2, 4), (2, 2)]
     for part in parts:
         assert torch.equal(part["attention_mask"], (part["input_ids"] > 0).long())
-    found = sorted(row[row > 0].tolist() for part in parts for row in part["input_ids"])
-    assert found == sorted([i + 1] * n for i, n in enumerate(lengths))
+    rows = sorted(row[row > 0].tolist() for part in parts for row in part["input_ids"])
+    assert rows == sorted([i + 1] * n for i, n in enumerate(lengths))
 
 
 def test_micro_batches_are_about_equally_large():
@@ -351,30 +352,28 @@ def motion_example(length: int = 400) -> Example:
 VOCABULARY = MotionVocabulary(100, 10)
 
 
-def test_noise_changes_what_is_read_and_not_what_is_learned():
+def test_noise_changes_the_input_and_not_the_labels():
     example = motion_example()
     noisy = with_noisy_history(example, np.random.default_rng(0), 0.5, VOCABULARY)
     assert (noisy.ids, noisy.loss_mask) == (example.ids, example.loss_mask)
     assert noisy.shown[:2] == [1, 2] and noisy.shown[-1] == 110  # the prompt and the end stay
     assert set(noisy.shown[2:-1]) <= set(range(100, 110))
     changed = sum(a != b for a, b in zip(noisy.shown, noisy.ids, strict=True)) / 400
-    assert 0.37 < changed < 0.53  # half are drawn, and a tenth of those draw themselves
+    assert 0.37 < changed < 0.53  # half are replaced, a tenth of those by the same code
     batch = collate([noisy], pad_id=0)
     assert batch["input_ids"][0].tolist() == noisy.shown
     assert batch["labels"][0, 2:].tolist() == example.ids[2:]
 
 
-def test_no_noise_leaves_what_is_read():
+def test_without_noise_the_input_is_the_ids():
     example = motion_example(9)
     assert with_noisy_history(example, np.random.default_rng(0), 0.0, VOCABULARY).shown == example.ids
 
 
 def test_noise_is_drawn_for_motion_and_text_to_motion_alone(monkeypatch):
-    import collators
-
     rates = []
     monkeypatch.setattr(collators, "with_noisy_history", lambda example, rng, rate, vocabulary: rates.append(rate))
-    draw = ExampleDrawer(NotingTemplate(), MIX, 0.0, 7, history_noise=lambda: 0.2)
+    draw = ExampleDrawer(RecordingTemplate(), MIX, 0.0, 7, history_noise=lambda: 0.2)
     for index in range(200):
         for task in ("m2t", "denoise"):
             draw(task, 0, index, ROW)
@@ -388,7 +387,7 @@ def test_noise_is_drawn_for_motion_and_text_to_motion_alone(monkeypatch):
 
 def test_captions_are_left_out_of_their_share_of_text_to_motion_alone():
     def texts(share: float, task: str = "t2m") -> list[str]:
-        draw = ExampleDrawer(NotingTemplate(), MIX, 0.5, 7, caption_dropout=share)
+        draw = ExampleDrawer(RecordingTemplate(), MIX, 0.5, 7, caption_dropout=share)
         return [draw(task, 0, i, ROW)["text"] for i in range(400)]
 
     assert set(texts(0.0)) == {"a dance"} and set(texts(1.0)) == {""} and set(texts(1.0, "m2t")) == {"a dance"}
@@ -396,6 +395,6 @@ def test_captions_are_left_out_of_their_share_of_text_to_motion_alone():
 
 
 def test_without_caption_dropout_all_else_is_drawn_as_before():
-    with_setting, without = (ExampleDrawer(NotingTemplate(), MIX, 0.5, 7, **given) for given in (
+    with_setting, without = (ExampleDrawer(RecordingTemplate(), MIX, 0.5, 7, **settings) for settings in (
         {"caption_dropout": 0.0}, {}))
     assert [with_setting("denoise", 1, i, ROW) for i in range(20)] == [without("denoise", 1, i, ROW) for i in range(20)]

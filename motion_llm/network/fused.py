@@ -1,8 +1,8 @@
-"""The network's own arithmetic with fewer steps, for training on a CPU.
+"""The network's own arithmetic with fewer operations and less memory, for training on a CPU.
 
-Autograd as PEFT and transformers leave it keeps about 58 kB a token and layer of SmolLM2-135M for the backward pass,
-and reads and writes it all. These functions keep less than a quarter of that, compute the rest again, and join what can
-be one operation. The values are those of the modules they replace, up to rounding; the tests hold both to it. On a GPU
+With the modules of PEFT and transformers, autograd keeps about 58 kB per token and layer of SmolLM2-135M for the
+backward pass, and reads and writes it all. These functions keep less than a quarter of that, recompute the rest, and
+join what can be one operation. The tests compare values and gradients with those of the replaced modules. On a GPU
 Unsloth's own kernels do this work.
 """
 
@@ -15,8 +15,9 @@ class Joined:
     """Linear layers with LoRA that share their input x (N, I): y = x W^T + bias + (x A^T) B^T each (Hu et al. 2021), A
     with its scale. Computed as (x | x A^T) (W | B)^T, one wide product for all of them.
 
-    A and B, masters in float32, are cast in each forward pass: a fused AdamW leaves no trace of an update by which a
-    kept cast could tell that it is old. The layers' W and biases become views of the joint ones, until `part`.
+    A and B, masters in float32, are cast in each forward pass: fused AdamW updates them without a trace, so a cached
+    cast could not tell that it is out of date. The layers' W and biases become views of joint tensors, until
+    `separate`.
     """
 
     def __init__(self, layers, adapter: str):
@@ -39,21 +40,21 @@ class Joined:
 
     def _share(self, joint, name: str) -> None:
         for layer, view in zip(self.layers, joint.split(self.outputs), strict=True):
-            own = getattr(layer, name)
-            own.data = view.copy_(own)
+            parameter = getattr(layer, name)
+            parameter.data = view.copy_(parameter)
 
-    def part(self) -> None:
-        """Give each layer a weight and bias of its own back."""
+    def separate(self) -> None:
+        """Give each layer a weight and bias of its own again."""
         for parameter in [parameter for layer in self.layers for parameter in layer.parameters()]:
             parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
 
-    def room(self, rows: int) -> torch.Tensor:
-        """(rows, I + ranks), for x and what `forward` puts beside it."""
+    def empty_input(self, rows: int) -> torch.Tensor:
+        """(rows, I + ranks), for x and the x A^T that `forward` writes beside it."""
         return self.matrix.new_empty(rows, self.matrix.shape[1])
 
     def forward(self, wide, residual=None):
-        """wide (N, I + ranks) with x in the first I columns, which gets x A^T into the others, to y (N, O), of all
-        layers side by side; added to `residual` where there is one."""
+        """y (N, O) of all layers side by side, added to `residual` where there is one. wide (N, I + ranks) has x in its
+        first I columns; x A^T is written into the others."""
         torch._foreach_copy_(self.casts, self.masters)
         self.a.mul_(self.scale)
         torch.mm(wide[:, :self.inputs], self.a.T, out=wide[:, self.inputs:])
@@ -65,22 +66,22 @@ class Joined:
     def backward(self, dy, x, inner, weight=1):
         """The derivatives by x (N, I), and by the masters of A and B, layer by layer.
 
-        dy (N, O), inner: x A^T (N, ranks); x may come without a factor `weight` (I,) that it had in the forward pass.
+        dy (N, O), inner: x A^T (N, ranks); the x of the forward pass was x * weight, weight (I,).
         """
         d_wide = dy @ self.matrix
         dx, d_inner = d_wide[:, :self.inputs], d_wide[:, self.inputs:]
         dx.addmm_(d_inner, self.a)
         d_a = (d_inner.T @ x).mul_(weight).split(self.ranks)
-        d_b = [d.T @ part for d, part in zip(dy.split(self.outputs, 1), inner.split(self.ranks, 1), strict=True)]
+        d_b = [d.T @ x_a for d, x_a in zip(dy.split(self.outputs, 1), inner.split(self.ranks, 1), strict=True)]
         masters = []
         for a, b in zip(d_a, d_b, strict=True):
             masters += [a.float().mul_(self.scale), b.float()]
         return dx, masters
 
     def _blocks(self, joint):
-        """The blocks of (O, ranks) that belong to one layer each."""
+        """The block of each layer in the block-diagonal (O, ranks)."""
         rows = joint.split(self.outputs)
-        return [row.split(self.ranks, 1)[place] for place, row in enumerate(rows)]
+        return [row.split(self.ranks, 1)[i] for i, row in enumerate(rows)]
 
 
 class LoraLinear(Function):
@@ -88,7 +89,7 @@ class LoraLinear(Function):
 
     @staticmethod
     def forward(ctx, x, layer, *masters):
-        wide = layer.room(x.numel() // x.shape[-1])
+        wide = layer.empty_input(x.numel() // x.shape[-1])
         wide[:, :layer.inputs] = x.reshape(-1, x.shape[-1])
         ctx.save_for_backward(wide)
         ctx.layer, ctx.shape, ctx.dtype = layer, x.shape, x.dtype
@@ -103,14 +104,14 @@ class LoraLinear(Function):
 
 
 def _normed(x, eps: float):
-    """x / sqrt(mean(x^2) + eps) (Zhang and Sennrich 2019), the mean in float32; and what x was multiplied with."""
+    """x / sqrt(mean(x^2) + eps) (Zhang and Sennrich 2019), the mean in float32; and the factor of x."""
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
     scale = torch.rsqrt(length.square_().div_(x.shape[-1]).add_(eps))
     return (x * scale).to(x.dtype), scale
 
 
 def _normed_backward(dy, x_hat, scale, weight):
-    """The derivative by x, dy being that by weight * x_hat."""
+    """The derivative by x; dy is the one by weight * x_hat."""
     d = dy * weight
     along = (d * x_hat).sum(-1, keepdim=True, dtype=torch.float32).mul_(scale).div_(-x_hat.shape[-1])
     return d.mul_(scale.to(d.dtype)).addcmul_(x_hat, along.to(d.dtype))
@@ -131,44 +132,44 @@ class RmsNorm(Function):
 
 
 class MlpBlock(Function):
-    """x + down(silu(gate(y)) * up(y)) (Shazeer 2020), y = norm(x), with LoRA on all three; what goes into `down` is
-    computed again in the backward pass. x (..., D), weight (D,) and eps: the norm's, entry: gate and up, last: down."""
+    """x + down(silu(gate(y)) * up(y)) (Shazeer 2020), y = norm(x), with LoRA on all three; the input of `down` is
+    recomputed in the backward pass. x (..., D), weight (D,) and eps: the norm's, entry: gate and up, last: down."""
 
     @staticmethod
     def forward(ctx, x, weight, eps, entry, last, *masters):
         flat = x.reshape(-1, x.shape[-1])
         x_hat, scale = _normed(flat, eps)
-        wide = entry.room(len(flat))
+        wide = entry.empty_input(len(flat))
         torch.mul(x_hat, weight, out=wide[:, :entry.inputs])
-        made = entry.forward(wide)
-        gate, up = made.chunk(2, 1)
-        product = last.room(len(flat))
+        gate_up = entry.forward(wide)
+        gate, up = gate_up.chunk(2, 1)
+        product = last.empty_input(len(flat))
         torch.mul(functional.silu(gate), up, out=product[:, :last.inputs])
         y = last.forward(product, flat)
-        ctx.save_for_backward(x_hat, scale, weight, wide[:, entry.inputs:].clone(), made,
+        ctx.save_for_backward(x_hat, scale, weight, wide[:, entry.inputs:].clone(), gate_up,
                               product[:, last.inputs:].clone())
         ctx.entry, ctx.last = entry, last
         return y.view(x.shape)
 
     @staticmethod
     def backward(ctx, dy):
-        x_hat, scale, weight, inner, made, last_inner = ctx.saved_tensors
-        gate, up = made.chunk(2, 1)
-        opened = functional.silu(gate)
+        x_hat, scale, weight, inner, gate_up, last_inner = ctx.saved_tensors
+        gate, up = gate_up.chunk(2, 1)
+        activated = functional.silu(gate)
         flat = dy.reshape(x_hat.shape)
-        d_product, d_last = ctx.last.backward(flat, opened * up, last_inner)
-        d_made = torch.empty_like(made)
-        d_gate, d_up = d_made.chunk(2, 1)
-        torch.mul(d_product, opened, out=d_up)
+        d_product, d_last = ctx.last.backward(flat, activated * up, last_inner)
+        d_gate_up = torch.empty_like(gate_up)
+        d_gate, d_up = d_gate_up.chunk(2, 1)
+        torch.mul(d_product, activated, out=d_up)
         torch.ops.aten.silu_backward.grad_input(d_product.mul_(up), gate, grad_input=d_gate)
-        dx, d_entry = ctx.entry.backward(d_made, x_hat, inner, weight)
+        dx, d_entry = ctx.entry.backward(d_gate_up, x_hat, inner, weight)
         dx = _normed_backward(dx, x_hat, scale, weight).add_(flat)
         return dx.view(dy.shape), None, None, None, None, *d_entry, *d_last
 
 
-def _turn(x, cos, sin, y) -> None:
-    """Rotary positions (Su et al. 2021) of x (B, Q, P, D) into y, which is shaped like it; cos and sin broadcast to
-    both. With -sin it is the derivative."""
+def _rotate(x, cos, sin, y) -> None:
+    """Rotary positions (Su et al. 2021) of x (B, Q, P, D) into y of the same shape; cos and sin broadcast to both.
+    With -sin it is the derivative."""
     half = x.shape[-1] // 2
     torch.mul(x, cos, out=y)
     y[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-1)
@@ -176,10 +177,10 @@ def _turn(x, cos, sin, y) -> None:
 
 
 def _attend(q, k, v, mask):
-    """softmax(q k^T + mask) v with the query heads of a key-value head in one product (Ainslie et al. 2023), and the
-    softmax.
+    """softmax(q k^T + mask) v with the query heads of a key-value head in one product (Ainslie et al. 2023); returns it
+    and the softmax.
 
-    q (B, G, H * T, D), with the scale of the scores, k and v (B, G, S, D), mask (B, 1, T, S) additive or None.
+    q (B, G, H * T, D), multiplied by the scale of the scores, k and v (B, G, S, D), mask (B, 1, T, S) additive or None.
     """
     if mask is None:
         scores = q @ k.transpose(-1, -2)
@@ -192,7 +193,7 @@ def _attend(q, k, v, mask):
 
 
 def _attend_backward(dy, q, k, v, weights):
-    """The derivatives by q, k and v, shaped as they are; dy as q."""
+    """The derivatives by q, k and v, in their shapes; dy has q's."""
     d_weights = dy @ v.transpose(-1, -2)
     d_scores = torch.ops.aten._softmax_backward_data(d_weights, weights, -1, weights.dtype)
     return d_scores @ k, d_scores.transpose(-1, -2) @ q, weights.transpose(-1, -2) @ dy
@@ -207,19 +208,19 @@ class AttentionBlock(Function):
         batch, length, width = *x.shape[:2], cos.shape[-1]
         flat, cos, sin = x.reshape(batch * length, -1), cos[:, None], sin[:, None]
         x_hat, norm_scale = _normed(flat, eps)
-        wide = entry.room(len(flat))
+        wide = entry.empty_input(len(flat))
         torch.mul(x_hat, weight, out=wide[:, :entry.inputs])
-        made = entry.forward(wide).view(batch, length, -1, width).transpose(1, 2)  # (B, H + G + G, T, D)
+        qkv = entry.forward(wide).view(batch, length, -1, width).transpose(1, 2)  # (B, H + G + G, T, D)
         heads, groups, _ = (size // width for size in entry.outputs)
         q, k, v = (x.new_empty(batch, count, length, width) for count in (heads, groups, groups))
-        _turn(made[:, :heads], cos * scale, sin * scale, q)  # the scores' scale costs nothing here
-        _turn(made[:, heads:heads + groups], cos, sin, k)
-        v.copy_(made[:, heads + groups:])
+        _rotate(qkv[:, :heads], cos * scale, sin * scale, q)  # the scores' scale costs nothing here
+        _rotate(qkv[:, heads:heads + groups], cos, sin, k)
+        v.copy_(qkv[:, heads + groups:])
         q = q.view(batch, groups, -1, width)
         mixed, weights = _attend(q, k, v, mask)
-        last_wide = last.room(len(flat))
-        into = last_wide[:, :last.inputs].view(batch, length, heads, width)
-        into.copy_(mixed.view(batch, heads, length, width).transpose(1, 2))
+        last_wide = last.empty_input(len(flat))
+        last_x = last_wide[:, :last.inputs].view(batch, length, heads, width)
+        last_x.copy_(mixed.view(batch, heads, length, width).transpose(1, 2))
         y = last.forward(last_wide, flat)
         ctx.save_for_backward(x_hat, norm_scale, weight, wide[:, entry.inputs:].clone(), q, k, v, weights, last_wide,
                               cos, sin)
@@ -234,18 +235,18 @@ class AttentionBlock(Function):
         d_mixed, d_last = ctx.last.backward(flat, wide[:, :inputs], wide[:, inputs:])
         d_mixed = d_mixed.view(batch, length, heads, width).transpose(1, 2).reshape(q.shape)
         dq, dk, dv = _attend_backward(d_mixed, q, k, v, weights)
-        d_made = flat.new_empty(len(flat), sum(ctx.entry.outputs))
-        into = d_made.view(batch, length, -1, width).transpose(1, 2)
-        _turn(dq.view(batch, heads, length, width), cos * ctx.scale, sin * -ctx.scale, into[:, :heads])
-        _turn(dk, cos, -sin, into[:, heads:heads + groups])
-        into[:, heads + groups:].copy_(dv)
-        dx, d_entry = ctx.entry.backward(d_made, x_hat, inner, weight)
+        d_entry_out = flat.new_empty(len(flat), sum(ctx.entry.outputs))
+        d_qkv = d_entry_out.view(batch, length, -1, width).transpose(1, 2)
+        _rotate(dq.view(batch, heads, length, width), cos * ctx.scale, sin * -ctx.scale, d_qkv[:, :heads])
+        _rotate(dk, cos, -sin, d_qkv[:, heads:heads + groups])
+        d_qkv[:, heads + groups:].copy_(dv)
+        dx, d_entry = ctx.entry.backward(d_entry_out, x_hat, inner, weight)
         dx = _normed_backward(dx, x_hat, norm_scale, weight).add_(flat)
         return dx.view(dy.shape), *[None] * 8, *d_entry, *d_last
 
 
 class GroupedAttention(Function):
-    """`_attend` for attention modules that do something else before; shapes as there."""
+    """`_attend` for attention modules that do more than AttentionBlock, such as norms of q and k; shapes as there."""
 
     @staticmethod
     def forward(ctx, q, k, v, mask):

