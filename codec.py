@@ -9,8 +9,8 @@ The published codec of T2M-GPT and MotionGPT, for HumanML3D's features:
     python codec.py humanml3d_decode --checkpoint net.pth --mean mean.npy --std std.npy --tokens "42" --output clip.bvh
     python codec.py humanml3d_encode --checkpoint net.pth --mean mean.npy --std std.npy --features 000001.npy
 
-captions.json is a list of {"file", "text_query", optional "participant_id" and "split"}; dataset.json has a row for
-each. The library behind it is motion_llm/motion/codec.py.
+captions.json is a list of {"file", "text_query", optional "participant_id" and "split"}; dataset.json gets one row for
+each entry. The implementation is in motion_llm/motion/codec.py.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     decode = commands.add_parser("decode", help="make a BVH file from codes", allow_abbrev=False)
     decode.add_argument("--tokens", required=True, metavar="TEXT", help='codes with spaces between: "42 18 91"')
     for command in (encode, decode):
-        command.add_argument("--codec", required=True, metavar="FOLDER", help="what fit has made")
+        command.add_argument("--codec", required=True, metavar="FOLDER", help="the folder that fit wrote")
     for command in (fit, encode):
         command.add_argument("--motions", required=True, metavar="FOLDER", help="the BVH files")
     for command, text in ((fit, "the codec's folder"), (encode, "the dataset, JSON"), (decode, "the BVH file")):
@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_humanml3d(commands) -> None:
-    """The commands of the codec that others have published."""
+    """Commands for the published codec of T2M-GPT."""
     encode = commands.add_parser("humanml3d_encode", help="print the codes of a clip of HumanML3D, by T2M-GPT's codec",
                                  allow_abbrev=False)
     encode.add_argument("--features", required=True, metavar="FILE", help="a clip's .npy file of new_joint_vecs")
@@ -80,7 +80,7 @@ def _add_humanml3d(commands) -> None:
 
 
 def run(args: argparse.Namespace) -> str:
-    """The line to print. Raises ValueError (its subclasses included) and OSError for what cannot be done."""
+    """Runs the command and returns the line to print. Raises ValueError or a subclass of it, and OSError."""
     return COMMANDS[args.command](args)
 
 

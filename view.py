@@ -5,7 +5,7 @@
     python view.py --joints clip.npy --fps 20 --caption "a person waves" --output clip.mp4
 
 The page is one file that needs no network and no library; GIF needs Pillow, MP4 Pillow and imageio-ffmpeg. Several
-clips stand side by side, each with its --caption. The library behind it is motion_llm/viewer.
+clips stand side by side, each with its --caption. The implementation is in motion_llm/viewer.
 """
 
 import argparse
@@ -25,10 +25,10 @@ __all__ = ["Clip", "NotebookView", "VideoError", "page", "read_joints", "read_sk
 
 
 def _parser() -> argparse.ArgumentParser:
-    flags = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    flags = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     flags.add_argument("--tokens", action="append", default=[], metavar="CODES",
                        help='codes such as "42 18 91", which --codec turns into motion')
-    flags.add_argument("--codec", metavar="FOLDER", help="what `codec.py fit` has made")
+    flags.add_argument("--codec", metavar="FOLDER", help="the folder that `codec.py fit` wrote")
     flags.add_argument("--bvh", action="append", default=[], metavar="CLIP.bvh", help="a BVH file")
     flags.add_argument("--scale", type=float, default=SCALE, metavar="METRES",
                        help="metres a unit of the BVH files (default %(default)s, centimetres)")
@@ -44,21 +44,21 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def clips_of(args: argparse.Namespace) -> list[Clip]:
-    """Raises MotionError, CodecError, OSError."""
+    """The clips that the flags name. Raises MotionError, CodecError, OSError."""
     if not args.tokens + args.bvh + args.joints:
         raise MotionError("nothing to look at: give --tokens, --bvh or --joints")
     if args.tokens and args.codec is None:
         raise MotionError("--tokens needs --codec, the folder of the codec that made them")
-    found = []
+    motions = []  # of (motion, default caption, start of the note)
     if args.tokens:
         codec = MotionCodec.load(args.codec)
-        found = [(codec.decode(tokens_of(text)), text, f"{len(tokens_of(text))} tokens, ") for text in args.tokens]
-    found += [(read_bvh(path, args.scale), Path(path).stem, "") for path in args.bvh]
-    found += [(read_joints(path, args.fps, args.skeleton), Path(path).stem, "") for path in args.joints]
-    if len(args.caption) > len(found):
-        raise MotionError(f"{len(args.caption)} captions for {len(found)} clips")
+        motions = [(codec.decode(tokens_of(text)), text, f"{len(tokens_of(text))} tokens, ") for text in args.tokens]
+    motions += [(read_bvh(path, args.scale), Path(path).stem, "") for path in args.bvh]
+    motions += [(read_joints(path, args.fps, args.skeleton), Path(path).stem, "") for path in args.joints]
+    if len(args.caption) > len(motions):
+        raise MotionError(f"{len(args.caption)} captions for {len(motions)} clips")
     return [Clip(motion, args.caption[i] if i < len(args.caption) else name, f"{note}{motion.seconds:.1f} s")
-            for i, (motion, name, note) in enumerate(found)]
+            for i, (motion, name, note) in enumerate(motions)]
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""A model that keeps its codec answers with figures that move: BVH, pages, joints."""
+"""A model with a codec in its folder writes motion: BVH files, pages, joints."""
 
 import json
 import re
@@ -12,13 +12,17 @@ from walker import walks
 
 import inference
 import train_pipeline
-from motion_llm.motion.codec import codec_fingerprint, copy_codec
+from motion_llm.dataset.prepared import load_prepared
+from motion_llm.motion.bvh import read_bvh
+from motion_llm.motion.codec import MotionCodec, codec_fingerprint, copy_codec
+from motion_llm.viewer.figure import Clip, figure_of
+from motion_llm.viewer.page import page_data
 
 
 def test_a_finished_run_takes_the_codec_along_and_its_rate(run_with_codec):
     for stage in ("stage1_mlm", "stage2_multitask", "stage3_t2m_sft"):
-        kept = sorted(path.name for path in (run_with_codec / stage / "codec").iterdir())
-        assert kept == ["codebook.npz", "codec.json"]
+        names = sorted(path.name for path in (run_with_codec / stage / "codec").iterdir())
+        assert names == ["codebook.npz", "codec.json"]
         settings = json.loads((run_with_codec / stage / "motion_config.json").read_text())["settings"]
         assert settings["TOKENS_PER_SECOND"] == 7.5  # 30 frames a second, 4 a token
 
@@ -26,20 +30,15 @@ def test_a_finished_run_takes_the_codec_along_and_its_rate(run_with_codec):
 def test_a_run_ends_with_a_gallery_of_six_captions_each_beside_its_real_clip(run_with_codec):
     page = (run_with_codec / "gallery.html").read_text(encoding="utf-8")
     (data,) = re.findall(r'<script type="application/json" id="clips">(.*?)</script>', page, re.DOTALL)
-    shown = json.loads(data)
-    assert len(shown) == 12 and 'data-group="2"' in page
-    for made, real in zip(shown[::2], shown[1::2], strict=True):
-        assert made["caption"] == real["caption"]
-        assert made["note"].startswith("generated") and real["note"].startswith("real, through the codec ")
-    assert len({clip["caption"] for clip in shown}) == 6
+    clips = json.loads(data)
+    assert len(clips) == 12 and 'data-group="2"' in page
+    for generated, real in zip(clips[::2], clips[1::2], strict=True):
+        assert generated["caption"] == real["caption"]
+        assert generated["note"].startswith("generated") and real["note"].startswith("real, through the codec ")
+    assert len({clip["caption"] for clip in clips}) == 6
 
 
 def test_a_gallerys_real_clips_are_held_out_clips(run_with_codec, codec_folder):
-    from motion_llm.dataset.prepared import load_prepared
-    from motion_llm.motion.codec import MotionCodec
-    from motion_llm.viewer.figure import Clip, figure_of
-    from motion_llm.viewer.page import page_data
-
     page = (run_with_codec / "gallery.html").read_text(encoding="utf-8")
     (data,) = re.findall(r'<script type="application/json" id="clips">(.*?)</script>', page, re.DOTALL)
     codec, heldout = MotionCodec.load(codec_folder), set()
@@ -51,12 +50,12 @@ def test_a_gallerys_real_clips_are_held_out_clips(run_with_codec, codec_folder):
 
 
 @pytest.mark.parametrize(("clips", "expected"), [
-    ({"a walk": [1], "A  walk": [2], "a jump": [3]}, ["a walk", "a jump"]),  # one caption, in two spellings
+    ({"a walk": [1], "A  walk": [2], "a jump": [3]}, ["a walk", "a jump"]),  # one caption in two spellings
     ({"walks ahead": [1], "walks ahead slowly": [2], "sits down": [3]}, ["walks ahead", "sits down",
                                                                         "walks ahead slowly"]),
     ({"goes": [1, 1, 2], "strolls": [1, 1, 4], "waves": [5, 6, 7]}, ["goes", "waves", "strolls"])])  # by the motion
 def test_the_gallerys_captions_differ_as_much_as_they_can(clips, expected):
-    from motion_llm.training.gallery import spread
+    from motion_llm.training.gallery import spread  # imports transformers, which must follow Unsloth's start
 
     rows = [{"text_query": caption, "codes": codes} for caption, codes in clips.items()]
     assert [row["text_query"] for row in spread(rows, 6)] == expected
@@ -65,9 +64,7 @@ def test_the_gallerys_captions_differ_as_much_as_they_can(clips, expected):
 
 @pytest.mark.parametrize("name", ["clip.bvh", "clip.npy", "clip.html"])
 def test_inference_writes_what_the_files_name_says(run_with_codec, tmp_path, capsys, name):
-    from motion_llm.motion.bvh import read_bvh
-
-    path = tmp_path / "made" / name
+    path = tmp_path / "new" / name
     assert run_script(inference, "--model_path", str(run_with_codec / "stage3_t2m_sft"), "--prompt", "a person jumps",
                       "--seconds", "2", "--seed", "0", "--output", str(path)) == 0
     codes = capsys.readouterr().out.split()
@@ -83,18 +80,18 @@ def test_inference_writes_what_the_files_name_says(run_with_codec, tmp_path, cap
 
 
 def test_samples_stand_side_by_side_in_a_page_and_not_in_a_bvh(run_with_codec, tmp_path, capsys):
-    asked = ["--model_path", str(run_with_codec / "stage3_t2m_sft"), "--prompt", "a person jumps", "--num_samples", "3"]
-    assert run_script(inference, *asked, "--output", str(tmp_path / "clips.html")) == 0
+    flags = ["--model_path", str(run_with_codec / "stage3_t2m_sft"), "--prompt", "a person jumps", "--num_samples", "3"]
+    assert run_script(inference, *flags, "--output", str(tmp_path / "clips.html")) == 0
     assert (tmp_path / "clips.html").read_text(encoding="utf-8").count('"caption": "a person jumps"') == 3
-    assert run_script(inference, *asked, "--output", str(tmp_path / "clips.bvh")) == 1
+    assert run_script(inference, *flags, "--output", str(tmp_path / "clips.bvh")) == 1
     assert "a .bvh file holds one clip, there are 3" in capsys.readouterr().err
 
 
 def test_a_notebook_shows_an_answer(run_with_codec):
-    from generate import MotionGenerator
+    from generate import MotionGenerator  # imports transformers, which must follow Unsloth's start
 
-    shown = MotionGenerator(run_with_codec / "stage3_t2m_sft").show("a person jumps", seed=0)
-    assert shown._repr_html_().startswith("<iframe") and "a person jumps" in shown._repr_html_()
+    html = MotionGenerator(run_with_codec / "stage3_t2m_sft").show("a person jumps", seed=0)._repr_html_()
+    assert html.startswith("<iframe") and "a person jumps" in html
 
 
 def test_without_a_codec_that_is_said_before_anything_is_loaded(tiny_run, tmp_path, capsys):
@@ -103,41 +100,41 @@ def test_without_a_codec_that_is_said_before_anything_is_loaded(tiny_run, tmp_pa
     assert "does not know the codec of its tokens: set CODEC_PATH" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("name", "missing", "said"), [
+@pytest.mark.parametrize(("name", "missing", "message"), [
     ("clip.gif", "PIL", "pip install pillow"), ("clip.mp4", "PIL", "pip install pillow imageio-ffmpeg"),
     ("clip.MP4", "imageio_ffmpeg", "pip install pillow imageio-ffmpeg")])
 def test_a_video_without_its_packages_is_refused_in_a_line_before_anything_is_loaded(
-        run_with_codec, tmp_path, capsys, monkeypatch, name, missing, said):
+        run_with_codec, tmp_path, capsys, monkeypatch, name, missing, message):
     monkeypatch.setitem(sys.modules, missing, None)
     monkeypatch.setattr(inference, "_generator", lambda *args: pytest.fail("the model is loaded"))
     assert run_script(inference, "--model_path", str(run_with_codec / "stage3_t2m_sft"), "--prompt", "a person jumps",
                       "--output", str(tmp_path / name)) == 1
-    assert re.fullmatch(rf"inference.py: .* files need more packages: {said}", capsys.readouterr().err.splitlines()[-1])
+    last_line = capsys.readouterr().err.splitlines()[-1]
+    assert re.fullmatch(rf"inference.py: .* files need more packages: {message}", last_line)
     assert not (tmp_path / name).exists()
 
 
 @pytest.fixture(scope="module")
 def other_codec(tmp_path_factory):
-    """Another one of as many codes."""
-    from motion_llm.motion.codec import MotionCodec
-
+    """Another codec with as many codes."""
     folder = tmp_path_factory.mktemp("other") / "codec"
     MotionCodec.fit(walks(), codes=128, kind="kmeans", seed=5).save(folder)
     return folder
 
 
-@pytest.mark.parametrize("kept", ["in settings.json", "by an older version", "and gone without since"])
+# missing: the run is of an older version; null: it went on without a codec since
+@pytest.mark.parametrize("fingerprint", ["in settings.json", "missing", "null"])
 def test_a_run_refuses_another_codec_than_it_had(
-        run_with_codec, tiny_arguments, codec_folder, other_codec, tmp_path, capsys, kept):
+        run_with_codec, tiny_arguments, codec_folder, other_codec, tmp_path, capsys, fingerprint):
     copy = tmp_path / "output"
     shutil.copytree(run_with_codec, copy)
     settings = json.loads((copy / "settings.json").read_text(encoding="utf-8"))
     assert settings["codec_fingerprint"] == codec_fingerprint(codec_folder) != codec_fingerprint(other_codec)
     before = str(codec_folder)
-    if kept != "in settings.json":
+    if fingerprint != "in settings.json":
         before = str(copy / "stage3_t2m_sft" / "codec")
         settings.pop("codec_fingerprint")
-        settings |= {"codec_fingerprint": None} if kept == "and gone without since" else {}
+        settings |= {"codec_fingerprint": None} if fingerprint == "null" else {}
         (copy / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
     assert run_script(train_pipeline, *tiny_arguments, "--work_dir", str(copy), "--codec_path", str(other_codec)) == 1
     assert f"the codec: {before} before, {other_codec} of other content now" in capsys.readouterr().err
@@ -161,20 +158,18 @@ def test_a_copied_codec_leaves_no_file_of_another_kind(codec_folder, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["codebook.npz", "codec.json"]
 
 
-@pytest.mark.parametrize(("arguments", "said"), [
+@pytest.mark.parametrize(("arguments", "message"), [
     (["--codec_path", "nowhere"], "nowhere has no codec.json"),
     (["--codec_path", "CODEC", "--codebook_size", "200"], "CODEBOOK_SIZE is 200, but the codec in CODEC_PATH"),
     (["--codec_path", "CODEC", "--tokens_per_second", "5"], "TOKENS_PER_SECOND is 5, but the codec in CODEC_PATH"),
 ])
-def test_a_codec_that_does_not_fit_is_refused(tiny_arguments, codec_folder, tmp_path, capsys, arguments, said):
+def test_a_codec_that_does_not_fit_is_refused(tiny_arguments, codec_folder, tmp_path, capsys, arguments, message):
     arguments = [str(codec_folder) if word == "CODEC" else word for word in arguments]
     assert run_script(train_pipeline, *tiny_arguments, "--work_dir", str(tmp_path / "o"), *arguments) == 1
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_codes_beyond_the_codec_are_bad_data(tiny_arguments, tmp_path, capsys):
-    from motion_llm.motion.codec import MotionCodec
-
     MotionCodec.fit(walks(), codes=16, kind="kmeans").save(tmp_path / "small")
     assert run_script(train_pipeline, *tiny_arguments, "--work_dir", str(tmp_path / "o"), "--check", "--codec_path",
                       str(tmp_path / "small")) == 1

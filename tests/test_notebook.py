@@ -1,4 +1,4 @@
-"""notebooks/quickstart.ipynb: its cells run in their order, and show what they say."""
+"""notebooks/quickstart.ipynb: its cells run in order and show what the text says."""
 
 import ast
 import json
@@ -16,7 +16,7 @@ CELLS = ["".join(cell["source"]) for cell in NOTEBOOK["cells"] if cell["cell_typ
 
 
 def value_of(cell: str, names: dict) -> object:
-    """Runs a cell; the value of its last line, if that is an expression, as a notebook shows it."""
+    """Runs a cell and returns the value of its last line, if that is an expression, as a notebook does."""
     *before, last = ast.parse(cell).body
     if not isinstance(last, ast.Expr):
         before, last = [*before, last], None
@@ -25,8 +25,8 @@ def value_of(cell: str, names: dict) -> object:
 
 
 @pytest.fixture(scope="module")
-def shown(run_with_codec, unsloth):
-    """What each cell shows, and the names that they leave. The tiny model has other captions and participants."""
+def run_notebook(run_with_codec, unsloth):
+    """The value of each cell, and the variables afterwards. The tiny model has other captions and participants."""
     names: dict = {"__name__": "__main__"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MOTION_RUN", str(run_with_codec))
@@ -34,8 +34,8 @@ def shown(run_with_codec, unsloth):
         return [value_of(cell, names) for cell in CELLS], names
 
 
-def test_it_generates_captions_and_shows(shown):
-    values, names = shown
+def test_it_generates_captions_and_shows(run_notebook):
+    values, names = run_notebook
     motions = [value for value in values if isinstance(value, str)]
     assert re.fullmatch(r"\d+( \d+)*", motions[0]) and len(motions) == 2  # a motion, and a caption
     views = [value for value in values if isinstance(value, NotebookView)]
@@ -44,8 +44,8 @@ def test_it_generates_captions_and_shows(shown):
     assert [clip.caption for clip in views[2].clips] == list(names["people"]) != []
 
 
-def test_the_motion_that_it_shows_is_the_one_that_it_writes(shown):
-    values, names = shown
+def test_the_motion_that_it_shows_is_the_one_that_it_writes(run_notebook):
+    _, names = run_notebook
     motion = read_bvh(names["path"])
     assert motion.skeleton.names and motion.fps == 30 and len(motion) % 4 == 0
 

@@ -15,8 +15,8 @@ WALKER = Skeleton(NAMES, PARENTS, OFFSETS)
 
 def walk(frames: int = 60, fps: float = 30, turning: float = 0.6, speed: float = 1.0, phase: float = 0.0,
          start: tuple[float, float, float] = (0.0, 0.0, 0.0), arm: float = 0.0) -> Motion:
-    """turning: radians a second to the left; speed: metres a second ahead; start: x, z and heading; arm: degrees that
-    the right one is held up to the side."""
+    """turning: radians a second to the left; speed: metres a second ahead; start: x, z and heading; arm: degrees by
+    which the right arm is raised to the side."""
     times = np.arange(frames) / fps
     heading = start[2] + turning * times
     angles = np.zeros((frames, len(NAMES), 3))  # Y, X, Z
@@ -25,11 +25,11 @@ def walk(frames: int = 60, fps: float = 30, turning: float = 0.6, speed: float =
     angles[:, NAMES.index("left_leg"), 1], angles[:, NAMES.index("right_leg"), 1] = swing, -swing
     angles[:, NAMES.index("left_arm"), 1] = -60 + swing
     angles[:, NAMES.index("right_arm"), 2] = -arm
-    places = np.broadcast_to(OFFSETS, (frames, *OFFSETS.shape)).copy()
-    way = np.cumsum(speed / fps * np.stack([np.sin(heading), np.cos(heading)], -1), 0)
-    places[:, 1, [0, 2]] = np.array(start[:2]) + way - way[0]
-    turns = matrices_of(angles, "YXZ")
-    return Motion(forward_kinematics(turns, places, PARENTS), fps, WALKER, turns)
+    translations = np.broadcast_to(OFFSETS, (frames, *OFFSETS.shape)).copy()
+    path = np.cumsum(speed / fps * np.stack([np.sin(heading), np.cos(heading)], -1), 0)
+    translations[:, 1, [0, 2]] = np.array(start[:2]) + path - path[0]
+    rotations = matrices_of(angles, "YXZ")
+    return Motion(forward_kinematics(rotations, translations, PARENTS), fps, WALKER, rotations)
 
 
 def walks(count: int = 6, frames: int = 60) -> list[Motion]:

@@ -1,7 +1,7 @@
-"""How much of a motion a codec keeps: `python bench.py codec --motions clips/`.
+"""The reconstruction error of codecs: `python bench.py codec --motions clips/`.
 
-Codecs are fitted to four of five clips and measured on every fifth, which they never saw: each clip is encoded, decoded
-and laid beside the original, from its own first frame and heading on.
+Every fifth clip is held out, and codecs are fitted to the others. Each held-out clip is encoded and decoded, and
+compared with the original after both are moved to the same position and heading in the first frame.
 """
 
 import logging
@@ -17,10 +17,10 @@ from motion_llm.motion.kinematics import resampled
 from motion_llm.motion.skeleton import Motion
 
 log = logging.getLogger(__name__)
-EVERY = 5  # one clip of so many is held out
-STANDING, NEAR_FLOOR = 0.15, 0.03  # a foot stands where it is slower (m/s) and no higher above its low (m)
-WORST = 0.1  # share of the clips, those whose joints are off most: motions that a codec does not know hide in a mean
-LOW = 0.05  # share of a foot's heights that lie below its low
+EVERY = 5  # one of this many clips is held out
+STANDING, NEAR_FLOOR = 0.15, 0.03  # a standing foot is slower than this (m/s) and less above its low height (m)
+WORST = 0.1  # share of the clips, those with the largest error: a mean hides motions that a codec cannot encode
+LOW = 0.05  # quantile of a foot's heights that is its low height
 
 
 def add_arguments(parser) -> None:
@@ -32,7 +32,7 @@ def add_arguments(parser) -> None:
 
 
 def run(args, settings: Mapping) -> dict:
-    """Figures of each kind of codec, and of the clips themselves. Raises ValueError (its subclasses too), OSError."""
+    """Metrics of each kind of codec, and of the original clips. Raises ValueError or a subclass of it, and OSError."""
     motions = list(read_motions(args.motions, args.scale).values())
     held, rest = motions[::EVERY], [motion for i, motion in enumerate(motions) if i % EVERY]
     if not rest:
@@ -48,51 +48,51 @@ def run(args, settings: Mapping) -> dict:
 
 
 def measured(codec: MotionCodec, motions: Sequence[Motion]) -> dict:
-    """What a codec does to motions, see `FIGURES`."""
+    """Metrics of a codec on motions, see `FIGURES`."""
     codes = [codec.encode(motion) for motion in motions]
-    pairs = [(ground(motion, codec), codec.decode(found).joints) for motion, found in zip(motions, codes, strict=True)]
-    return compared(pairs, codec) | {"codes_used": len({code for found in codes for code in found})}
+    pairs = [(ground(motion, codec), codec.decode(clip).joints) for motion, clip in zip(motions, codes, strict=True)]
+    return compared(pairs, codec) | {"codes_used": len({code for clip in codes for code in clip})}
 
 
 def originals(codec: MotionCodec, motions: Sequence[Motion]) -> dict:
-    """The figures of the motions themselves, which have no error but slide and jerk a little."""
+    """The same metrics of the original motions: they have no error, but some sliding and jerk."""
     return compared([(ground(motion, codec),) * 2 for motion in motions], codec)
 
 
 def ground(motion: Motion, codec: MotionCodec) -> np.ndarray:
-    """The joints (T, J, 3) that a codec is measured against: at its rate, in its order, whole windows."""
+    """Joints (T, J, 3) of the original, as the codec encodes it: at its rate, in its order, whole windows."""
     motion = resampled(motion, codec.fps)
     joints = motion.joints[:, ordered(motion, codec.layout)]
     return joints[:len(joints) // codec.window * codec.window]
 
 
 def compared(pairs: Sequence[tuple[np.ndarray, np.ndarray]], codec: MotionCodec) -> dict:
-    """Figures from joints (T, J, 3) as they were and as they came back."""
+    """Metrics from pairs of original and decoded joints (T, J, 3)."""
     layout, fps, window = codec.layout, codec.fps, codec.window
-    every = Motion(np.concatenate([true for true, _ in pairs]), fps, layout.skeleton)
-    feet = [layout.body[place] for place in feet_of(features_of(every, layout), layout)]
-    found: dict[str, list] = {name: [] for name in ("local", "world", "drift", "jerk", "sliding", "border_step",
-                                                    "inner_step", "border_turn", "inner_turn")}
-    for true, back in pairs:
-        a, b = _from_start(true, layout), _from_start(back, layout)
-        found["local"].append(_distance(_local(true, layout), _local(back, layout)))
-        found["world"].append(_distance(a[:, layout.body], b[:, layout.body]))
-        found["drift"].append(np.linalg.norm((a - b)[-1, layout.centre, [0, 2]])[None] * fps / len(a))
+    all_originals = Motion(np.concatenate([original for original, _ in pairs]), fps, layout.skeleton)
+    feet = [layout.body[i] for i in feet_of(features_of(all_originals, layout), layout)]
+    metrics: dict[str, list] = {name: [] for name in (  # of each: an array of values for each clip
+        "local", "world", "drift", "jerk", "sliding", "border_step", "inner_step", "border_turn", "inner_turn")}
+    for original, decoded in pairs:
+        a, b = _from_start(original, layout), _from_start(decoded, layout)
+        metrics["local"].append(_distance(_local(original, layout), _local(decoded, layout)))
+        metrics["world"].append(_distance(a[:, layout.body], b[:, layout.body]))
+        metrics["drift"].append(np.linalg.norm((a - b)[-1, layout.centre, [0, 2]])[None] * fps / len(a))
         body = b[:, layout.body]
         step, change, jerk = (np.linalg.norm(np.diff(body, n, axis=0), axis=-1).mean(1) for n in (1, 2, 3))
-        found["jerk"].append(jerk * fps**3)
-        for name, values, least in (("step", step, 1), ("turn", change, 2)):
-            # place i of a difference ends with frame i + least: at a border that frame begins a window
-            border = (np.arange(len(values)) + least) % window == 0
-            found[f"border_{name}"].append(values[border])
-            found[f"inner_{name}"].append(values[~border])
+        metrics["jerk"].append(jerk * fps**3)
+        for name, values, order in (("step", step, 1), ("turn", change, 2)):
+            # value i of a difference ends at frame i + order: it crosses a border if that frame begins a window
+            border = (np.arange(len(values)) + order) % window == 0
+            metrics[f"border_{name}"].append(values[border])
+            metrics[f"inner_{name}"].append(values[~border])
         for foot in feet:
             standing = stands(a[:, foot], fps)
-            found["sliding"].append(_speed(b[:, foot], fps)[standing])
-    by_clip = sorted(float(values.mean()) for values in found["local"])
+            metrics["sliding"].append(_speed(b[:, foot], fps)[standing])
+    by_clip = sorted(float(values.mean()) for values in metrics["local"])
     worst = by_clip[-max(1, round(WORST * len(by_clip))):]
-    mean = {name: float(np.concatenate(values).mean()) for name, values in found.items()
-            if sum(map(len, values))}  # a window of one frame has no inside, feet may never stand
+    mean = {name: float(np.concatenate(values).mean()) for name, values in metrics.items()
+            if sum(map(len, values))}  # windows of one frame have no inside, and feet may never stand
     return {"local_mm": 1000 * mean["local"], "worst_mm": 1000 * sum(worst) / len(worst),
             "world_mm": 1000 * mean["world"], "drift_mm_s": 1000 * mean["drift"], "jerk": mean.get("jerk"),
             "sliding_cm_s": 100 * mean["sliding"] if "sliding" in mean else None,
@@ -105,13 +105,13 @@ def _ratio(mean: Mapping[str, float], name: str) -> float | None:
 
 
 def _from_start(joints: np.ndarray, layout: Layout) -> np.ndarray:
-    """The joints (T, J, 3) moved and turned so that the first frame stands above the origin and faces z."""
+    """The joints (T, J, 3), moved and turned so that the first frame is above the origin and faces z."""
     return turned(joints - joints[:1, [layout.centre]] * (1, 0, 1),
                   np.full(len(joints), -heading_of(joints, layout)[0]))
 
 
 def _local(joints: np.ndarray, layout: Layout) -> np.ndarray:
-    """The body's joints (T, B, 3) as seen from below its centre, in its own heading."""
+    """The body's joints (T, B, 3) relative to the floor under its centre and to its heading."""
     centre = joints[:, [layout.centre]] * (1, 0, 1)
     return turned(joints - centre, -heading_of(joints, layout))[:, layout.body]
 
@@ -122,7 +122,7 @@ def _distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _speed(points: np.ndarray, fps: float) -> np.ndarray:
-    """(T - 1,) over the ground, metres a second."""
+    """Speed (T - 1,) over the ground, metres a second."""
     return np.linalg.norm(np.diff(points[:, [0, 2]], axis=0), axis=-1) * fps
 
 
@@ -132,7 +132,7 @@ def stands(foot: np.ndarray, fps: float) -> np.ndarray:
     return (_speed(foot, fps) < STANDING) & (foot[1:, 1] < low) & (foot[:-1, 1] < low)
 
 
-FIGURES = {  # key -> heading, its form
+FIGURES = {  # metric -> heading in the table, number format
     "local_mm": ("joints off, own heading, mm", "{:.1f}"),
     "worst_mm": ("... in the worst tenth of clips", "{:.1f}"),
     "world_mm": ("joints off in the world, mm", "{:.0f}"),
@@ -151,6 +151,6 @@ def format_figures(figures: Mapping) -> str:
     lines = [f"{figures['held_out']} held-out clips; codecs of {figures['codes']} codes of {figures['window']} frames "
              f"from {figures['clips']} others", "", f"{'':<32}" + "".join(f"{name:>12}" for name in columns)]
     for key, (heading, form) in FIGURES.items():
-        shown = [form.format(found[key]) if found.get(key) is not None else "" for found in columns.values()]
-        lines.append((f"{heading:<32}" + "".join(f"{value:>12}" for value in shown)).rstrip())
+        cells = [form.format(metrics[key]) if metrics.get(key) is not None else "" for metrics in columns.values()]
+        lines.append((f"{heading:<32}" + "".join(f"{cell:>12}" for cell in cells)).rstrip())
     return "\n".join(lines)

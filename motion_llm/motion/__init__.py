@@ -1,7 +1,7 @@
-"""Figures that move: files in and out, what a codec reads of them, and the codecs.
+"""Motion of a skeleton: BVH files, the features that codecs quantise, and the codecs.
 
 Read in this order: skeleton (a motion: joints, skeleton, frames a second), kinematics (rotations), bvh (files),
-features (what is quantised), kmeans and vqvae (the two quantisers), codec (a fitted codec and its folder),
+features (what codecs quantise), kmeans and vqvae (the two quantisers), codec (a fitted codec and its folder),
 humanml3d and humanml3d_network (the published codec of T2M-GPT and MotionGPT).
 
 codec.py at the top is its command line. It imports nothing of the project but json_files.

@@ -1,9 +1,10 @@
-"""Motions to codes and back, by a codec that is fitted to clips of one figure: the class, and its folder on disk."""
+"""A codec that is fitted to clips of one figure, from motions to codes and back: the class, and its folder on disk."""
 
 import hashlib
 import json
 import logging
 import shutil
+import zipfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,20 +23,20 @@ log = logging.getLogger(__name__)
 CONFIG_FILE, CODEBOOK_FILE, WEIGHTS_FILE = "codec.json", "codebook.npz", "weights.safetensors"
 FILES = (CONFIG_FILE, CODEBOOK_FILE, WEIGHTS_FILE)
 CODES, WINDOW, SEED = 512, 4, 0
-LIKELY_HEIGHTS = 0.3, 3.0  # metres, of a figure from its lowest to its highest joint
-KINDS = ("vqvae", "kmeans")  # the first is the default: it was measured to be better (docs/log.md)
+LIKELY_HEIGHTS = 0.3, 3.0  # metres, from the lowest to the highest joint of a figure
+KINDS = ("vqvae", "kmeans")  # the first is the default: its measured error is lower (docs/log.md)
 
 
 class CodecError(ValueError):
-    """A codec, its folder or its codes that cannot be used; the text says what was found and what was expected."""
+    """An invalid codec, codec folder or code; the text says what was found and what was expected."""
 
 
 def quantiser_of(kind: str) -> type:
-    """The class of a kind. The network's needs torch, which is imported only with it."""
+    """The quantiser class of a kind. Raises CodecError for an unknown kind."""
     if kind == "kmeans":
         return KMeans
     if kind == "vqvae":
-        from motion_llm.motion.vqvae import VqVae
+        from motion_llm.motion.vqvae import VqVae  # imports torch, which takes seconds
 
         return VqVae
     raise CodecError(f"kind of codec {kind!r}, expected one of {', '.join(KINDS)}")
@@ -43,7 +44,7 @@ def quantiser_of(kind: str) -> type:
 
 @dataclass(frozen=True)
 class MotionCodec:
-    """layout: the figure and its features; fps: frames a second; kind: one of KINDS, and its quantiser."""
+    """layout: the skeleton and its features; fps: frames a second; quantiser: of class quantiser_of(kind)."""
 
     layout: Layout
     fps: float
@@ -63,8 +64,8 @@ class MotionCodec:
     @staticmethod
     def fit(motions: Sequence[Motion], codes: int = CODES, window: int = WINDOW, kind: str = KINDS[0],
             fps: float | None = None, seed: int = SEED, **options) -> "MotionCodec":
-        """A codec of motions of one figure. fps: by default that of most motions. Mirror images are learned from as
-        well where the joints' names tell left from right. options: those of the kind's fit. Raises CodecError, and
+        """Fits a codec to motions of one figure. fps: by default that of most motions. If the joints' names tell left
+        from right, mirror images are learned too. options: those of the quantiser's fit. Raises CodecError, and
         MotionError for a motion of another figure."""
         if not motions:
             raise CodecError("no motions to fit a codec to")
@@ -87,8 +88,8 @@ class MotionCodec:
         return MotionCodec(layout, fps, kind, quantiser_of(kind).fit(clips, codes, window, seed=seed, **options))
 
     def encode(self, motion: Motion) -> list[int]:
-        """len(motion at the codec's rate) // window codes; what is left at the end is dropped. Raises MotionError for
-        another figure, or a motion shorter than a window."""
+        """One code for each whole window of the motion at the codec's frame rate; the frames after the last whole
+        window are dropped. Raises MotionError for another figure, or a motion shorter than a window."""
         motion = resampled(motion, self.fps)
         if len(motion) < self.window:
             raise MotionError(f"{len(motion)} frames, expected at least the {self.window} of a code")
@@ -96,8 +97,8 @@ class MotionCodec:
         return self.quantiser.encode(features[:len(features) // self.window * self.window]).tolist()
 
     def decode(self, codes: Sequence[int]) -> Motion:
-        """The motion (len(codes) * window frames), beginning above the origin and facing z, with turns, and with bones
-        as long as the skeleton's. Raises CodecError for no codes, or what is no code."""
+        """The motion (len(codes) * window frames), which begins above the origin and faces z. It has rotations, and
+        bones as long as the skeleton's. Raises CodecError for no codes, or an invalid code."""
         codes = list(codes)
         if not codes:
             raise CodecError("no codes to decode")
@@ -108,7 +109,7 @@ class MotionCodec:
         return with_rotations(Motion(joints, self.fps, self.layout.skeleton))
 
     def save(self, folder: str | Path) -> None:
-        """codec.json (the figure, the rate), codebook.npz and, for a network, weights.safetensors. Raises OSError."""
+        """Writes codec.json (skeleton, rate), codebook.npz and, for a network, weights.safetensors. Raises OSError."""
         from safetensors.numpy import save
 
         folder = Path(folder)
@@ -116,7 +117,7 @@ class MotionCodec:
         np.savez(folder / CODEBOOK_FILE, codebook=self.quantiser.codebook.astype(np.float32))
         tensors = self.quantiser.tensors()
         if tensors:
-            (folder / WEIGHTS_FILE).write_bytes(save(tensors))  # save_file() lets nobody else read it
+            (folder / WEIGHTS_FILE).write_bytes(save(tensors))  # save_file() makes it unreadable for others
         skeleton = self.layout.skeleton
         write_json(folder / CONFIG_FILE, {
             "kind": self.kind, "codes": self.codes, "window": self.window, "fps": self.fps,
@@ -126,19 +127,19 @@ class MotionCodec:
     def load(folder: str | Path) -> "MotionCodec":
         """Raises CodecError, naming the file and what is wrong with it."""
         folder = Path(folder)
-        kept = _config_of(folder)
-        layout = Layout.of(kept["skeleton"])
-        codebook = _read_codebook(folder / CODEBOOK_FILE, kept["codes"])
-        tensors = _read_weights(folder / WEIGHTS_FILE) if kept["kind"] == "vqvae" else {}
+        config = _config_of(folder)
+        layout = Layout.of(config["skeleton"])
+        codebook = _read_codebook(folder / CODEBOOK_FILE, config["codes"])
+        tensors = _read_weights(folder / WEIGHTS_FILE) if config["kind"] == "vqvae" else {}
         try:
-            quantiser = quantiser_of(kept["kind"]).restore(codebook, tensors, kept["window"], layout.width)
+            quantiser = quantiser_of(config["kind"]).restore(codebook, tensors, config["window"], layout.width)
         except ValueError as error:
             raise CodecError(f"{folder}: {error}") from None
-        return MotionCodec(layout, kept["fps"], kept["kind"], quantiser)
+        return MotionCodec(layout, config["fps"], config["kind"], quantiser)
 
 
 def codec_facts(folder: str | Path) -> dict:
-    """codes, window (frames a code) and fps of a codec's folder, without its weights. Raises CodecError."""
+    """kind, codes, window (frames a code) and fps from a codec's codec.json alone. Raises CodecError."""
     return {name: value for name, value in _config_of(Path(folder)).items() if name != "skeleton"}
 
 
@@ -149,7 +150,7 @@ def _config_of(folder: Path) -> dict:
 
 
 def copy_codec(source: str | Path, target: str | Path) -> None:
-    """Its files alone, whatever else lies in the folder; those of a codec that was there are removed."""
+    """Copies the codec's files, without other files of the folder; removes those of an earlier codec in target."""
     source, target = Path(source), Path(target)
     if source.resolve() == target.resolve():
         return
@@ -161,17 +162,17 @@ def copy_codec(source: str | Path, target: str | Path) -> None:
 
 
 def codec_fingerprint(folder: str | Path) -> str:
-    """sha256 of the names and bytes of a codec's files, wherever it lies."""
-    found = hashlib.sha256()
+    """sha256 of the names and bytes of a codec's files; it does not depend on the folder's path."""
+    digest = hashlib.sha256()
     for name in FILES:
         if (Path(folder) / name).is_file():
-            found.update(f"{name} ".encode() + hashlib.sha256((Path(folder) / name).read_bytes()).digest())
-    return found.hexdigest()
+            digest.update(f"{name} ".encode() + hashlib.sha256((Path(folder) / name).read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def mean_skeleton(motions: Sequence[Motion]) -> Skeleton:
-    """The first motion's figure with the mean of all rest poses, its body's centre above the origin: where it stands in
-    a rest pose is often where a clip begins. Raises MotionError for a motion of another figure."""
+    """The first motion's skeleton with the mean of all rest poses. The body's centre is moved above the origin, since a
+    file's rest pose often stands where the clip begins. Raises MotionError for a motion of another figure."""
     first = motions[0].skeleton
     layout = Layout.of(first)
     offsets = np.mean([motion.skeleton.offsets[ordered(motion, layout)] for motion in motions], 0)
@@ -180,21 +181,21 @@ def mean_skeleton(motions: Sequence[Motion]) -> Skeleton:
 
 
 def warn_of_size(skeleton: Skeleton) -> None:
-    """Log a warning for a figure that is not as high as a person, as when the scale is wrong."""
+    """Logs a warning for a figure of an unlikely height, which a wrong scale makes."""
     height = float(np.ptp(rest_pose(skeleton)[:, 1]))
     if not LIKELY_HEIGHTS[0] <= height <= LIKELY_HEIGHTS[1]:
-        shown = np.format_float_positional(height, precision=2, fractional=False, trim="-")
-        log.warning("the figure is %s m high: is --scale right?", shown)
+        metres = np.format_float_positional(height, precision=2, fractional=False, trim="-")
+        log.warning("the figure is %s m high: is --scale right?", metres)
 
 
 def _read_config(path: Path) -> dict:
     content = read_json(path, CodecError)
     try:
-        figure = content["skeleton"]
-        content["skeleton"] = Skeleton(tuple(figure["names"]), tuple(figure["parents"]),
-                                       np.array(figure["offsets"], dtype=float))
+        skeleton = content["skeleton"]
+        content["skeleton"] = Skeleton(tuple(skeleton["names"]), tuple(skeleton["parents"]),
+                                       np.array(skeleton["offsets"], dtype=float))
         if not np.isfinite(content["skeleton"].offsets).all():
-            raise CodecError("the skeleton's offsets hold what is no number")
+            raise CodecError("the skeleton's offsets hold values that are not finite")
         for name, least in (("codes", 2), ("window", 1)):
             if not isinstance(content[name], int) or content[name] < least:
                 raise CodecError(f"{name} is {content[name]!r}, expected an integer from {least} on")
@@ -203,15 +204,13 @@ def _read_config(path: Path) -> dict:
         if content["kind"] not in KINDS:
             raise CodecError(f"kind is {content['kind']!r}, expected one of {', '.join(KINDS)}")
     except KeyError as error:
-        raise CodecError(f"{path} has no {error.args[0]!r}: it is damaged, or not one of ours") from None
+        raise CodecError(f"{path} has no {error.args[0]!r}: it is damaged, or no codec's file") from None
     except (ValueError, TypeError) as error:
         raise CodecError(f"{path} is damaged: {error}") from None
     return content
 
 
 def _read_codebook(path: Path, codes: int) -> np.ndarray:
-    import zipfile
-
     try:
         with np.load(path, allow_pickle=False) as arrays:
             codebook = arrays["codebook"]
@@ -237,8 +236,8 @@ def _read_weights(path: Path) -> dict[str, np.ndarray]:
 
 
 def read_motions(folder: str | Path, scale: float = SCALE) -> dict[str, Motion]:
-    """The motions of a folder's BVH files by file name, in its order. Raises CodecError where there are none,
-    MotionError for a broken one, and for one of another figure than the first one's."""
+    """File name -> motion of the BVH files in a folder, sorted. Raises CodecError if there are none, MotionError for a
+    broken file, and for one of another figure than the first file's."""
     paths = sorted(path for path in Path(folder).glob("*") if path.suffix.lower() == ".bvh")
     if not paths:
         raise CodecError(f"{folder} has no BVH files (.bvh)")
@@ -254,19 +253,19 @@ def read_motions(folder: str | Path, scale: float = SCALE) -> dict[str, Motion]:
 
 def encode_captions(codec: MotionCodec, folder: str | Path, captions: str | Path, scale: float = SCALE) -> list[dict]:
     """Rows of a dataset, in the captions' order. Raises CodecError naming the row, MotionError naming the file."""
-    rows, found = [], {}
+    rows, codes = [], {}  # codes: of each file, which may have several captions
     for place, entry in enumerate(_read_captions(Path(captions))):
         path = Path(folder) / entry["file"]
         if not path.is_file():
             raise CodecError(f"{captions}, row {place}: {path} does not exist")
-        if entry["file"] not in found:
+        if entry["file"] not in codes:
             motion = read_bvh(path, scale)
             try:
-                found[entry["file"]] = codec.encode(motion)
+                codes[entry["file"]] = codec.encode(motion)
             except MotionError as error:
                 raise MotionError(f"{path}: {error}") from None
-            log.info("%s: %d frames, %d codes", path, len(motion), len(found[entry["file"]]))
-        row = {"text_query": entry["text_query"], "motion_tokens": " ".join(map(str, found[entry["file"]]))}
+            log.info("%s: %d frames, %d codes", path, len(motion), len(codes[entry["file"]]))
+        row = {"text_query": entry["text_query"], "motion_tokens": " ".join(map(str, codes[entry["file"]]))}
         rows.append(row | {key: entry[key] for key in ("participant_id", "split") if key in entry}
                     | {"clip_id": Path(entry["file"]).stem})
     return rows
@@ -287,7 +286,7 @@ def _read_captions(path: Path) -> list[dict]:
 
 
 def tokens_of(text: str) -> list[int]:
-    """Codes from text with spaces between. Raises CodecError for what is none."""
+    """Codes from text, separated by spaces. Raises CodecError for anything else."""
     words = text.split()
     for place, word in enumerate(words):
         if not (word.isascii() and word.isdigit() and len(word) < 10):

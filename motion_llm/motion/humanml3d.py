@@ -1,7 +1,7 @@
 """The codec of T2M-GPT (Zhang et al. 2023), which MotionGPT uses too, for HumanML3D's motions (Guo et al. 2022).
 
-Reads the checkpoints that its authors published, which are not part of this project, nor are the dataset's mean and
-deviation.
+Reads the checkpoints that its authors published. The checkpoints and the dataset's mean and deviation are not part of
+this project.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,8 +14,8 @@ from motion_llm.motion.kinematics import with_rotations
 from motion_llm.motion.skeleton import Motion, Skeleton
 
 FPS, FEATURES = 20.0, 263  # frames a second, numbers of a frame
-BODY = slice(4, 4 + 21 * 3)  # of them: the joints but the pelvis, heading-free, above the floor under it
-JOINTS = (  # name, parent's place, offset from it in metres in a rest pose of our own: x left, y up, z ahead
+BODY = slice(4, 4 + 21 * 3)  # positions of all joints but the pelvis, relative to the floor under it and the heading
+JOINTS = (  # name, index of the parent, offset from it in metres in a rest pose of our own: x left, y up, z ahead
     ("pelvis", -1, (0, 0, 0)), ("left_hip", 0, (0.06, -0.09, -0.01)), ("right_hip", 0, (-0.06, -0.09, -0.01)),
     ("spine1", 0, (0, 0.11, -0.03)), ("left_knee", 1, (0.04, -0.38, 0)), ("right_knee", 2, (-0.04, -0.38, 0)),
     ("spine2", 3, (0, 0.13, 0)), ("left_ankle", 4, (-0.01, -0.4, -0.04)), ("right_ankle", 5, (0.01, -0.4, -0.04)),
@@ -28,9 +28,9 @@ NAMES, PARENTS = tuple(name for name, _, _ in JOINTS), tuple(parent for _, paren
 
 
 def joints_of(features: np.ndarray) -> np.ndarray:
-    """Joints (T, 22, 3), metres, from features (T, 263): for each step to the next frame half the angle that the root
-    turns right and its way (x, z) as seen with the next frame's heading; the pelvis's height; the other joints' places
-    with the frame's heading. What else the features hold (turns, velocities, contacts) is not needed for them."""
+    """Joints (T, 22, 3), metres, from features (T, 263): half the angle that the root turns right until the next frame;
+    its step (x, z) to the next frame, relative to that frame's heading; the pelvis's height; the positions of the other
+    joints, relative to the frame's heading. The remaining features (rotations, velocities, contacts) are not needed."""
     before = np.concatenate([np.zeros_like(features[:1]), features[:-1]])
     angle = -2 * np.cumsum(before[:, 0])  # to the left
     cos, sin = np.cos(angle)[:, None], np.sin(angle)[:, None]
@@ -47,7 +47,7 @@ def joints_of(features: np.ndarray) -> np.ndarray:
 
 
 def skeleton_of(joints: np.ndarray) -> Skeleton:
-    """The rest pose with bones as long as they are on average in joints (T, 22, 3)."""
+    """The rest pose, with each bone as long as its mean length in joints (T, 22, 3)."""
     offsets = np.array([offset for _, _, offset in JOINTS], dtype=float)
     lengths = np.linalg.norm(joints[:, 1:] - joints[:, PARENTS[1:]], axis=-1).mean(0)
     offsets[1:] *= (lengths / np.linalg.norm(offsets[1:], axis=1))[:, None]
@@ -55,7 +55,7 @@ def skeleton_of(joints: np.ndarray) -> Skeleton:
 
 
 class HumanML3DCodec:
-    """codes: K; window: frames a code. load() first."""
+    """codes: K, the size of the codebook; window: frames a code. Made by load()."""
 
     def __init__(self, network, mean: np.ndarray, std: np.ndarray):
         self.network, self.mean, self.std = network.eval(), mean, std
@@ -63,13 +63,13 @@ class HumanML3DCodec:
 
     @staticmethod
     def load(checkpoint: str | Path, mean: str | Path, std: str | Path) -> "HumanML3DCodec":
-        """checkpoint: a torch file of the network's parameters; mean, std: .npy files of 263 numbers, those that it was
-        trained with. Raises CodecError naming the file and what is wrong; OSError."""
+        """checkpoint: a torch file of the network's parameters; mean, std: .npy files of the 263 numbers that it was
+        trained with. Raises CodecError naming the file and what is wrong with it, and OSError."""
         network = _network_of(_read_checkpoint(Path(checkpoint)), Path(checkpoint))
         return HumanML3DCodec(network, read_numbers(Path(mean), 1), read_numbers(Path(std), 1))
 
     def encode(self, features: np.ndarray) -> list[int]:
-        """T // window codes of features (T, 263) as the dataset has them. Raises CodecError."""
+        """T // window codes of features (T, 263), in the dataset's own scale. Raises CodecError."""
         import torch
 
         if features.ndim != 2 or features.shape[1] != FEATURES or len(features) < self.window:
@@ -80,7 +80,7 @@ class HumanML3DCodec:
             return torch.cdist(latents, self.network.quantizer.codebook).argmin(1).tolist()
 
     def features(self, codes: Sequence[int]) -> np.ndarray:
-        """(len(codes) * window, 263). Raises CodecError for no codes, or what is no code."""
+        """Features (len(codes) * window, 263). Raises CodecError for no codes, or an invalid code."""
         import torch
 
         if not codes or not all(0 <= code < self.codes for code in codes):
@@ -90,30 +90,31 @@ class HumanML3DCodec:
             return self.network.decoder(vectors.T[None])[0].T.double().numpy() * self.std + self.mean
 
     def decode(self, codes: Sequence[int]) -> Motion:
-        """The motion, 20 frames a second, with turns, and bones of one length each. Raises CodecError."""
+        """The motion, 20 frames a second, with rotations and constant bone lengths. Raises CodecError."""
         joints = joints_of(self.features(codes))
         return with_rotations(Motion(joints, FPS, skeleton_of(joints)))
 
 
 def read_numbers(path: Path, dimensions: int) -> np.ndarray:
-    """A .npy file of (263,) or, with 2 dimensions, (T, 263) numbers. Raises CodecError naming the file."""
+    """A .npy file of (263,) numbers or, for 2 dimensions, (T, 263). Raises CodecError naming the file."""
     try:
-        found = np.load(path, allow_pickle=False)
+        numbers = np.load(path, allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise CodecError(f"{path}: it is no .npy file of numbers (no pickles)") from error
-    if not isinstance(found, np.ndarray) or found.ndim != dimensions or found.shape[-1] != FEATURES:
-        raise CodecError(f"{path} holds {getattr(found, 'shape', 'several arrays')}, expected {FEATURES} numbers"
+        raise CodecError(f"{path} is no .npy file of numbers (pickles are not read)") from error
+    if not isinstance(numbers, np.ndarray) or numbers.ndim != dimensions or numbers.shape[-1] != FEATURES:
+        raise CodecError(f"{path} holds {getattr(numbers, 'shape', 'several arrays')}, expected {FEATURES} numbers"
                          + (" a frame" if dimensions > 1 else ""))
-    if found.dtype.kind != "f" or not np.isfinite(found).all():
-        raise CodecError(f"{path} holds what is no number")
-    return found.astype(float)
+    if numbers.dtype.kind != "f" or not np.isfinite(numbers).all():
+        raise CodecError(f"{path} holds values that are not finite numbers")
+    return numbers.astype(float)
 
 
 def _read_checkpoint(path: Path) -> dict:
-    """The parameters in a checkpoint by name, less the part of the name that its authors' model has before."""
+    """Name -> parameter of a checkpoint. Names begin with encoder, decoder or quantizer; what the authors' models have
+    before that is removed."""
     import torch
 
-    try:  # nothing but tensors is read; the error for anything else is of a class that torch takes from elsewhere
+    try:  # only tensors are read; for anything else torch raises the UnpicklingError of the standard library
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, ValueError, torch.serialization.pickle.UnpicklingError) as error:
         raise CodecError(f"{path} is no checkpoint of tensors alone: {str(error).splitlines()[0]}") from None
@@ -121,34 +122,34 @@ def _read_checkpoint(path: Path) -> dict:
         content = content.get(name, content) if isinstance(content, Mapping) else content
     if not isinstance(content, Mapping):
         raise CodecError(f"{path} holds a {type(content).__name__}, expected parameters by name under 'net'")
-    parts = {}
+    parameters = {}
     for name, tensor in content.items():
         words = str(name).split(".")
         for part in ("encoder", "decoder", "quantizer"):
             if part in words[:2]:
-                parts[".".join(words[words.index(part):])] = tensor
-    return parts
+                parameters[".".join(words[words.index(part):])] = tensor
+    return parameters
 
 
 def _network_of(parameters: dict, path: Path):
-    """The network that such parameters are of: its sizes are theirs."""
+    """A network with these parameters; its sizes are read from their names and shapes."""
     import torch
 
-    from motion_llm.motion.humanml3d_network import Network
+    from motion_llm.motion.humanml3d_network import Network  # imports torch, which takes seconds
 
-    first, book = parameters.get("encoder.model.0.weight"), parameters.get("quantizer.codebook")
-    if not torch.is_tensor(first) or first.ndim != 3 or not torch.is_tensor(book) or book.ndim != 2:
+    first, codebook = parameters.get("encoder.model.0.weight"), parameters.get("quantizer.codebook")
+    if not torch.is_tensor(first) or first.ndim != 3 or not torch.is_tensor(codebook) or codebook.ndim != 2:
         raise CodecError(f"{path} has no vqvae.encoder.model.0.weight or no vqvae.quantizer.codebook, as expected")
     if first.shape[1] != FEATURES:
         raise CodecError(f"{path} is of {first.shape[1]} features a frame, expected HumanML3D's {FEATURES}")
     halvings = sum(f"encoder.model.{2 + i}.0.weight" in parameters for i in range(8))
     depth = sum(f"encoder.model.2.1.model.{i}.conv1.weight" in parameters for i in range(16))
-    network = Network(FEATURES, first.shape[0], len(book), book.shape[1], halvings, depth)
-    wanted = network.state_dict()
-    for name in sorted(set(wanted) | set(parameters)):
-        if name not in parameters or name not in wanted or parameters[name].shape != wanted[name].shape:
-            found = tuple(parameters[name].shape) if name in parameters else "nothing"
-            expected = tuple(wanted[name].shape) if name in wanted else "nothing"
-            raise CodecError(f"{path}: {name} is {found}, expected {expected}")
+    network = Network(FEATURES, first.shape[0], len(codebook), codebook.shape[1], halvings, depth)
+    expected = network.state_dict()
+    for name in sorted(set(expected) | set(parameters)):
+        if name not in parameters or name not in expected or parameters[name].shape != expected[name].shape:
+            shape = tuple(parameters[name].shape) if name in parameters else "nothing"
+            expected_shape = tuple(expected[name].shape) if name in expected else "nothing"
+            raise CodecError(f"{path}: {name} is {shape}, expected {expected_shape}")
     network.load_state_dict(parameters)
     return network

@@ -3,11 +3,11 @@
 import torch
 from torch import nn
 
-DILATION = 3  # a residual block's convolution reaches so many times as far as that of the one before
+DILATION = 3  # factor by which the dilation grows from one residual block to the next
 
 
 class _Block(nn.Module):
-    """x + conv1(relu(conv3(relu(x)))), the convolution of 3 frames dilated."""
+    """x + conv2(relu(conv1(relu(x)))); conv1 spans 3 frames and is dilated, conv2 spans one."""
 
     def __init__(self, width: int, dilation: int):
         super().__init__()
@@ -19,7 +19,7 @@ class _Block(nn.Module):
 
 
 class _Model(nn.Module):
-    """Modules one after another, under the name `model`."""
+    """A sequence of modules, under the name `model`, as in the checkpoints."""
 
     def __init__(self, *modules: nn.Module):
         super().__init__()
@@ -30,24 +30,24 @@ class _Model(nn.Module):
 
 
 class Network(nn.Module):
-    """Features (B, F, T), less their mean and over their deviation, to latents (B, D, T / window) and back."""
+    """Normalised features (B, F, T) to latents (B, D, T / window) and back."""
 
     def __init__(self, features: int, width: int, codes: int, latent: int, halvings: int, depth: int):
         super().__init__()
         self.window = 2**halvings
-        wider = [DILATION**i for i in range(depth)]
+        dilations = [DILATION**i for i in range(depth)]
 
-        def ends(inside: int, outside: int) -> nn.Conv1d:
-            return nn.Conv1d(inside, outside, 3, padding=1)
+        def conv(inputs: int, outputs: int) -> nn.Conv1d:
+            return nn.Conv1d(inputs, outputs, 3, padding=1)
 
         def blocks(dilations: list[int]) -> _Model:
             return _Model(*(_Block(width, dilation) for dilation in dilations))
 
-        down = [nn.Sequential(nn.Conv1d(width, width, 4, 2, 1), blocks(wider)) for _ in range(halvings)]
-        up = [nn.Sequential(blocks(wider[::-1]), nn.Upsample(scale_factor=2), ends(width, width))
+        down = [nn.Sequential(nn.Conv1d(width, width, 4, 2, 1), blocks(dilations)) for _ in range(halvings)]
+        up = [nn.Sequential(blocks(dilations[::-1]), nn.Upsample(scale_factor=2), conv(width, width))
               for _ in range(halvings)]
-        self.encoder = _Model(ends(features, width), nn.ReLU(), *down, ends(width, latent))
-        self.decoder = _Model(ends(latent, width), nn.ReLU(), *up, ends(width, width), nn.ReLU(),
-                              ends(width, features))
+        self.encoder = _Model(conv(features, width), nn.ReLU(), *down, conv(width, latent))
+        self.decoder = _Model(conv(latent, width), nn.ReLU(), *up, conv(width, width), nn.ReLU(),
+                              conv(width, features))
         self.quantizer = nn.Module()
         self.quantizer.register_buffer("codebook", torch.zeros(codes, latent))

@@ -1,4 +1,4 @@
-"""Turns of joints: angles, matrices and quaternions, joints from turns, turns from joints, another frame rate."""
+"""Rotations: angles, matrices, quaternions; joints from rotations and rotations from joints; another frame rate."""
 
 import math
 
@@ -7,28 +7,29 @@ import numpy as np
 from motion_llm.motion.skeleton import Motion, MotionError, Skeleton
 
 AXES = "XYZ"
-PRIOR = 1e-7  # weight of the rest pose where a joint's children leave a twist open; too little to move anything else
-SAME_RATE = 1e-3  # frames a second that differ by less than this share are the same rate
+PRIOR = 1e-7  # weight of no rotation where a joint's children leave a twist open; too small to change anything else
+SAME_RATE = 1e-3  # relative; frame rates that differ by less count as equal
 
 
 def matrices_of(degrees: np.ndarray, order: str) -> np.ndarray:
-    """Angles (..., n) in degrees about the n axes of `order` ("ZXY") to matrices (..., 3, 3) for column vectors: the
-    first axis is the outermost turn, as the channels of a BVH joint are read."""
-    turn = np.broadcast_to(np.eye(3), (*degrees.shape[:-1], 3, 3))
+    """Angles (..., n) in degrees about the n axes of `order` ("ZXY") to matrices (..., 3, 3) for column vectors. The
+    first axis is the outermost rotation, as the channels of a BVH joint are read."""
+    matrices = np.broadcast_to(np.eye(3), (*degrees.shape[:-1], 3, 3))
     for i, axis in enumerate(order):
-        one, other = (AXES.index(axis) + 1) % 3, (AXES.index(axis) + 2) % 3
+        a = AXES.index(axis)
+        b, c = (a + 1) % 3, (a + 2) % 3
         cos, sin = np.cos(np.radians(degrees[..., i])), np.sin(np.radians(degrees[..., i]))
         single = np.zeros((*degrees.shape[:-1], 3, 3))
-        single[..., AXES.index(axis), AXES.index(axis)] = 1
-        single[..., one, one] = single[..., other, other] = cos
-        single[..., other, one], single[..., one, other] = sin, -sin
-        turn = turn @ single
-    return turn
+        single[..., a, a] = 1
+        single[..., b, b] = single[..., c, c] = cos
+        single[..., c, b], single[..., b, c] = sin, -sin
+        matrices = matrices @ single
+    return matrices
 
 
 def angles_of(matrices: np.ndarray, order: str) -> np.ndarray:
-    """Matrices (..., 3, 3) to angles (..., 3) in degrees about the three different axes of `order`; the second within
-    90 degrees. Where it is 90, only the first and third together are settled: the third is 0."""
+    """Matrices (..., 3, 3) to angles (..., 3) in degrees about the three different axes of `order`; the second is from
+    -90 to 90 degrees. At -90 and 90 (gimbal lock) the third is 0."""
     i, j, k = (AXES.index(axis) for axis in order)
     sign = 1 if (j - i) % 3 == 1 else -1
     locked = np.abs(matrices[..., i, k]) > 1 - 1e-9
@@ -62,7 +63,7 @@ def matrices_of_quaternions(quaternions: np.ndarray) -> np.ndarray:
 
 
 def slerp(start: np.ndarray, end: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """Turns between matrices (..., 3, 3) at shares (...) of the way, 0 to 1, on the shorter arc (Shoemake 1985)."""
+    """Rotations between matrices (..., 3, 3) at shares (...) of the way, 0 to 1, on the shorter arc (Shoemake 1985)."""
     a, b = quaternions_of(start), quaternions_of(end)
     cos = (a * b).sum(-1, keepdims=True)
     b = np.where(cos < 0, -b, b)
@@ -76,43 +77,43 @@ def slerp(start: np.ndarray, end: np.ndarray, share: np.ndarray) -> np.ndarray:
 
 
 def forward_kinematics(rotations: np.ndarray, translations: np.ndarray, parents: tuple[int, ...]) -> np.ndarray:
-    """Joints (T, J, 3) from each joint's own turn (T, J, 3, 3) and its place in its parent's frame (T, J, 3)."""
-    places, turns = np.empty_like(translations, dtype=float), np.empty_like(rotations, dtype=float)
+    """Joints (T, J, 3) from local rotations (T, J, 3, 3) and positions in the parent's frame (T, J, 3)."""
+    joints, world = np.empty_like(translations, dtype=float), np.empty_like(rotations, dtype=float)
     for joint, parent in enumerate(parents):
         if parent < 0:
-            places[:, joint], turns[:, joint] = translations[:, joint], rotations[:, joint]
+            joints[:, joint], world[:, joint] = translations[:, joint], rotations[:, joint]
         else:
-            places[:, joint] = places[:, parent] + (turns[:, parent] @ translations[:, joint, :, None])[..., 0]
-            turns[:, joint] = turns[:, parent] @ rotations[:, joint]
-    return places
+            joints[:, joint] = joints[:, parent] + (world[:, parent] @ translations[:, joint, :, None])[..., 0]
+            world[:, joint] = world[:, parent] @ rotations[:, joint]
+    return joints
 
 
 def global_rotations(rotations: np.ndarray, parents: tuple[int, ...]) -> np.ndarray:
-    """Each joint's turn in the world (T, J, 3, 3), from its own in its parent's frame."""
-    turns = np.array(rotations, dtype=float)
+    """Rotations in the world (T, J, 3, 3) from local ones, in the parent's frame."""
+    world = np.array(rotations, dtype=float)
     for joint, parent in enumerate(parents):
         if parent >= 0:
-            turns[:, joint] = turns[:, parent] @ rotations[:, joint]
-    return turns
+            world[:, joint] = world[:, parent] @ rotations[:, joint]
+    return world
 
 
 def centre_of(parents: tuple[int, ...]) -> int:
-    """The joint that the body hangs on: the first with several children, such as the hips; the root where none has.
-    What is above it, such as a root that stays on the floor's origin, is no part of the body."""
+    """The joint that the body hangs on: the first with several children, such as the hips; the root if none has. Its
+    ancestors, such as a root that stays at the origin of the floor, are no part of the body."""
     return next((joint for joint in range(len(parents)) if parents.count(joint) > 1), 0)
 
 
 def above(joint: int, parents: tuple[int, ...]) -> list[int]:
-    """The joints above one, from the root down."""
-    found = []
+    """The ancestors of a joint, from the root down."""
+    ancestors = []
     while (joint := parents[joint]) >= 0:
-        found.append(joint)
-    return found[::-1]
+        ancestors.append(joint)
+    return ancestors[::-1]
 
 
 def shortest_turn(start: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """Matrices (T, 3, 3) of the smallest turn that points directions `start` (T, 3) along `end` (T, 3), of any lengths
-    but 0; for opposite directions, half a turn about an axis across."""
+    """Matrices (T, 3, 3) of the smallest rotation that points directions `start` (T, 3) along `end` (T, 3), of any
+    length but 0; for opposite directions, half a turn about a perpendicular axis."""
     a, b = (v / np.linalg.norm(v, axis=-1, keepdims=True) for v in (start, end))
     across = np.eye(3)[np.abs(a).argmin(-1)]
     across = np.cross(a, across)
@@ -125,8 +126,8 @@ def shortest_turn(start: np.ndarray, end: np.ndarray) -> np.ndarray:
 
 
 def best_turn(start: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """Matrices (T, 3, 3) that turn the points `start` (n, 3) nearest to `end` (T, n, 3), about the origin (Kabsch
-    1976). What the points leave open, as a twist about a line, is turned least."""
+    """Matrices (T, 3, 3) that rotate the points `start` (n, 3) about the origin as near as possible to `end` (T, n, 3)
+    (Kabsch 1976). Where the points leave a rotation open, as the twist about a line, it is the smallest."""
     spread = np.einsum("tni,nj->tij", end, start)
     weight = np.linalg.norm(spread, axis=(1, 2))[:, None, None]
     u, _, v = np.linalg.svd(spread + PRIOR * np.where(weight > 0, weight, 1) * np.eye(3))
@@ -135,9 +136,9 @@ def best_turn(start: np.ndarray, end: np.ndarray) -> np.ndarray:
 
 
 def rotations_from_joints(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
-    """Each joint's own turn (T, J, 3, 3) that makes the bones point as the joints (T, J, 3) lie. A joint with several
-    children is turned to fit them all best, one with a single child by the smallest turn from the rest pose (its twist
-    cannot be seen), an end not at all; joints above the body's centre keep the rest pose. Raises MotionError."""
+    """Local rotations (T, J, 3, 3) that point the bones along the joints (T, J, 3). A joint with several children gets
+    the rotation that fits them best, one with a single child the smallest from the rest pose (its twist is unknown).
+    End joints and the ancestors of the body's centre get none. Raises MotionError."""
     parents, offsets = skeleton.parents, skeleton.offsets
     if joints.ndim != 3 or joints.shape[1:] != offsets.shape:
         raise MotionError(f"joints {joints.shape}: expected (T, {len(parents)}, 3), as the skeleton has them")
@@ -145,40 +146,41 @@ def rotations_from_joints(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
     for joint, parent in enumerate(parents):
         if parent >= 0 and np.linalg.norm(offsets[joint]) > 1e-9:
             children[parent].append(joint)
-    kept = set(above(centre_of(parents), parents))
-    turns = np.empty((len(joints), len(parents), 3, 3))
-    own = np.broadcast_to(np.eye(3), turns.shape).copy()
+    ancestors = set(above(centre_of(parents), parents))
+    world = np.empty((len(joints), len(parents), 3, 3))
+    local = np.broadcast_to(np.eye(3), world.shape).copy()
     for joint, parent in enumerate(parents):
-        outer = turns[:, parent] if parent >= 0 else np.broadcast_to(np.eye(3), (len(joints), 3, 3))
+        outer = world[:, parent] if parent >= 0 else np.broadcast_to(np.eye(3), (len(joints), 3, 3))
         bones = np.swapaxes(outer, 1, 2) @ np.swapaxes(joints[:, children[joint]] - joints[:, joint, None], 1, 2)
         bones = np.swapaxes(bones, 1, 2)  # (T, n, 3) in the parent's frame
-        seen = (np.linalg.norm(bones, axis=-1) > 1e-9).all(1)  # a bone without length points nowhere
-        if joint not in kept and children[joint] and seen.any():
+        valid = (np.linalg.norm(bones, axis=-1) > 1e-9).all(1)  # a bone without length has no direction
+        if joint not in ancestors and children[joint] and valid.any():
             rest = offsets[children[joint]]
             if len(rest) == 1:
-                own[seen, joint] = shortest_turn(np.broadcast_to(rest[0], bones[seen, 0].shape), bones[seen, 0])
+                local[valid, joint] = shortest_turn(np.broadcast_to(rest[0], bones[valid, 0].shape), bones[valid, 0])
             else:
-                own[seen, joint] = best_turn(rest, bones[seen])
-        turns[:, joint] = outer @ own[:, joint]
-    return own
+                local[valid, joint] = best_turn(rest, bones[valid])
+        world[:, joint] = outer @ local[:, joint]
+    return local
 
 
 def with_rotations(motion: Motion) -> Motion:
-    """The motion with turns found from its joints, and joints that lie as these turns and the skeleton's bones place
-    them, so every bone has its length in the rest pose. The body's centre stays where it is."""
-    own = rotations_from_joints(motion.joints, motion.skeleton)
+    """The motion with rotations computed from its joints, and with joints computed from these rotations and the
+    skeleton, so that every bone has its length in the rest pose. The body's centre keeps its position."""
+    rotations = rotations_from_joints(motion.joints, motion.skeleton)
     translations = np.broadcast_to(motion.skeleton.offsets, motion.joints.shape).copy()
     centre = centre_of(motion.skeleton.parents)
-    for joint in [*above(centre, motion.skeleton.parents), centre]:  # none of these is turned above the centre
+    for joint in [*above(centre, motion.skeleton.parents), centre]:  # the ancestors have no rotation
         parent = motion.skeleton.parents[joint]
         translations[:, joint] = motion.joints[:, joint] - (motion.joints[:, parent] if parent >= 0 else 0)
-    return Motion(forward_kinematics(own, translations, motion.skeleton.parents), motion.fps, motion.skeleton, own)
+    joints = forward_kinematics(rotations, translations, motion.skeleton.parents)
+    return Motion(joints, motion.fps, motion.skeleton, rotations)
 
 
 def resampled(motion: Motion, fps: float) -> Motion:
-    """The motion at another frame rate, from its first frame on and no longer than it was: places between frames on the
-    straight line, turns on the arc (slerp). There is no filter: at a lower rate, what is faster than half of it goes
-    astray. Raises MotionError for a rate that is none."""
+    """The motion at another frame rate, from its first frame on and no longer than before. Positions are interpolated
+    linearly, rotations by slerp. There is no filter: at a lower rate, movement above half of that rate is aliased.
+    Raises MotionError for an invalid rate."""
     if not (fps > 0 and math.isfinite(fps)):
         raise MotionError(f"{fps} frames a second: expected more than 0")
     if abs(fps - motion.fps) <= SAME_RATE * motion.fps:
@@ -189,7 +191,7 @@ def resampled(motion: Motion, fps: float) -> Motion:
     second = np.minimum(first + 1, len(motion) - 1)
     share = np.clip(times - first, 0, 1)
     joints = motion.joints[first] + share[:, None, None] * (motion.joints[second] - motion.joints[first])
-    turns = motion.rotations
-    if turns is not None:
-        turns = slerp(turns[first], turns[second], share[:, None])
-    return Motion(joints, fps, motion.skeleton, turns)
+    rotations = motion.rotations
+    if rotations is not None:
+        rotations = slerp(rotations[first], rotations[second], share[:, None])
+    return Motion(joints, fps, motion.skeleton, rotations)

@@ -1,4 +1,4 @@
-"""The plain quantiser: a code is the mean of alike windows of features (k-means). A baseline, and quick."""
+"""The k-means quantiser: a code is the mean of similar windows of features. It is a baseline, and fast."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -8,14 +8,14 @@ import numpy as np
 from motion_llm.motion.features import ROOT
 
 log = logging.getLogger(__name__)
-ROUNDS = 60  # of Lloyd's algorithm; it ends earlier where nothing moves
-ENOUGH = 50_000  # windows; of more, so many are drawn
-CHUNK = 4096  # windows whose distances to all centres are held at a time
-RATE_WEIGHT = 0.33  # of velocities and turning beside places in metres: more drifts less and is worse elsewhere
+ROUNDS = 60  # of Lloyd's algorithm, which ends earlier if no centre moves
+ENOUGH = 50_000  # windows; if there are more, this many are sampled
+CHUNK = 4096  # windows whose distances to all centres are in memory at a time
+RATE_WEIGHT = 0.33  # of velocities and turning relative to positions in metres; more gives less drift, worse poses
 
 
 class KMeans:
-    """centres: (K, window, F) means of features whose rates are times RATE_WEIGHT."""
+    """centres: (K, window, F) means of features whose rates are multiplied by RATE_WEIGHT."""
 
     def __init__(self, centres: np.ndarray):
         self.centres = centres
@@ -25,15 +25,15 @@ class KMeans:
 
     @staticmethod
     def fit(clips: Sequence[np.ndarray], codes: int, window: int, seed: int) -> "KMeans":
-        """From all windows of the clips (T, F), which overlap, or ENOUGH of them; at least as many as codes."""
+        """From all overlapping windows of the clips (T, F), or a sample of ENOUGH; at least as many as codes."""
         weights = KMeans(np.zeros((1, 1, clips[0].shape[1]))).weights
         ends = np.cumsum([max(len(clip) - window + 1, 0) for clip in clips])
-        kept = np.ones(ends[-1], dtype=bool)
-        if len(kept) > max(ENOUGH, codes):
-            kept[:] = False
-            kept[np.random.default_rng(seed).choice(len(kept), max(ENOUGH, codes), replace=False)] = True
-        points = np.concatenate([windows_of(clip * weights, window, 1)[keep]
-                                 for clip, keep in zip(clips, np.split(kept, ends[:-1]), strict=True)])
+        sampled = np.ones(ends[-1], dtype=bool)
+        if len(sampled) > max(ENOUGH, codes):
+            sampled[:] = False
+            sampled[np.random.default_rng(seed).choice(len(sampled), max(ENOUGH, codes), replace=False)] = True
+        points = np.concatenate([windows_of(clip * weights, window, 1)[mask]
+                                 for clip, mask in zip(clips, np.split(sampled, ends[:-1]), strict=True)])
         return KMeans(kmeans(points, codes, seed).reshape(codes, window, -1))
 
     def encode(self, features: np.ndarray) -> np.ndarray:
@@ -50,7 +50,7 @@ class KMeans:
         return self.centres.reshape(self.codes, -1)
 
     def tensors(self) -> dict[str, np.ndarray]:
-        """What is kept beside the codebook."""
+        """Parameters to save beside the codebook: none."""
         return {}
 
     @staticmethod
@@ -62,13 +62,13 @@ class KMeans:
 
 
 def windows_of(frames: np.ndarray, window: int, step: int) -> np.ndarray:
-    """Windows (N, window * F) of features (T, F), every `step` frames; what is left at the end makes none."""
+    """Windows (N, window * F) of features (T, F), one every `step` frames; an incomplete one at the end is dropped."""
     starts = np.arange(0, len(frames) - window + 1, step)
     return frames[starts[:, None] + np.arange(window)].reshape(len(starts), window * frames.shape[1])
 
 
 def nearest(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """For each of the points (N, D) the place of the nearest of the centres (K, D)."""
+    """For each of the points (N, D) the index of the nearest of the centres (K, D)."""
     squares = (centres**2).sum(1)
     return np.concatenate([(squares - 2 * points[i:i + CHUNK] @ centres.T).argmin(1)
                            for i in range(0, len(points), CHUNK)])
@@ -90,8 +90,8 @@ def kmeans(points: np.ndarray, codes: int, seed: int) -> np.ndarray:
 
 
 def lloyd(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """Centres (K, D) moved to the means of their points (N, D) until they stay, or ROUNDS times; one without points
-    goes to the point that lies farthest from its own."""
+    """Moves the centres (K, D) to the means of their points (N, D) until none moves, or ROUNDS times. A centre without
+    points moves to the point that is farthest from its centre."""
     for _ in range(ROUNDS):
         owner = nearest(points, centres)
         counts = np.bincount(owner, minlength=len(centres))

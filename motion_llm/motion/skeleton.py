@@ -1,4 +1,4 @@
-"""A motion as joints in space: what is read from BVH, what a codec turns into codes and back, what a viewer draws."""
+"""Motion and Skeleton: joints in space, which BVH files hold, codecs encode and decode, and the viewer draws."""
 
 from dataclasses import dataclass, field
 
@@ -6,13 +6,13 @@ import numpy as np
 
 
 class MotionError(ValueError):
-    """A motion or a skeleton that cannot be used; the text says what was found and what was expected."""
+    """An invalid motion or skeleton; the text says what was found and what was expected."""
 
 
 @dataclass(frozen=True)
 class Skeleton:
-    """names: J joints, a parent before its children. parents: (J,) places, -1 for the root, which is the first.
-    offsets: (J, 3) metres, each joint from its parent in the rest pose. Raises MotionError for anything else."""
+    """names: J joints, a parent before its children. parents: J indices, -1 for the root, which is the first. offsets:
+    (J, 3) metres, each joint from its parent in the rest pose. Raises MotionError for anything else."""
 
     names: tuple[str, ...]
     parents: tuple[int, ...]
@@ -30,9 +30,9 @@ class Skeleton:
 
 @dataclass(frozen=True)
 class Motion:
-    """joints: (T, J, 3) metres, y up; fps: frames a second. rotations: (T, J, 3, 3), each joint's own turn in its
-    parent's frame (the root's in the world's), where they are known. Raises MotionError for shapes that do not fit and
-    for what is no number."""
+    """joints: (T, J, 3) metres, y up. fps: frames a second. rotations, if known: (T, J, 3, 3), of each joint in its
+    parent's frame, of the root in the world's. Raises MotionError for shapes that do not fit and for values that are
+    not finite."""
 
     joints: np.ndarray = field(repr=False)
     fps: float
@@ -51,10 +51,10 @@ class Motion:
             values = getattr(self, name)
             if values is not None and not np.isfinite(values).all():
                 frame = int(np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(1))[0])
-                raise MotionError(f"{name} of frame {frame} hold what is no number")
+                raise MotionError(f"{name} of frame {frame} hold values that are not finite")
 
     def __len__(self) -> int:
-        """Frames."""
+        """Number of frames."""
         return len(self.joints)
 
     @property

@@ -1,9 +1,9 @@
-"""Write the sample data: a stick figure's clips, their captions, and the codec that turns them into tokens.
+"""Write the sample data: a stick figure's clips, their captions, and the codec that encodes them as tokens.
 
     python -m motion_llm.sample.build          # data/sample_motion.json, by the codec in data/sample_codec
-    python -m motion_llm.sample.build --fit    # that codec anew as well, which takes minutes
+    python -m motion_llm.sample.build --fit    # fits that codec again first, which takes minutes
 
-Top to bottom: the motions that the figure of stick_figure.py makes and their captions; clips; codec, rows and files.
+In this order: the motions (for stick_figure.py) and their captions; clips; codec, rows and files.
 """
 
 import argparse
@@ -21,9 +21,9 @@ from motion_llm.sample.stick_figure import FPS, Gait, Participant, Script, make_
 DATA = Path(__file__).parents[2] / "data"
 JSON_PATH, CODEC_PATH = DATA / "sample_motion.json", DATA / "sample_codec"
 NUM_CODES, WINDOW = 128, 4  # 4 frames a token, so 5 tokens a second
-WIDTH, STEPS = 64, 8000  # of the codec's network: a small one, trained long
+WIDTH, STEPS = 64, 8000  # of the codec's network: a small one, trained for many steps
 SEED = 7
-TAKES, CLIPS_PER_CAPTION = 10, 7  # of 10 takes of a caption, the first 7 whose tokens are new are kept
+TAKES, CLIPS_PER_CAPTION = 10, 7  # of 10 takes of a caption, the first 7 with new tokens become rows
 PARTICIPANTS = {
     "P001": Participant(1.00, 1.00, 0.0, 0.0, 0.000),
     "P002": Participant(0.89, 0.97, 1.2, -1.0, 0.005),
@@ -40,9 +40,9 @@ SEAT = pose(height=-0.44, ahead=-0.36, lean=6, ab_flex=38, ab_reach=0.72)
 SUBJECTS = ("a person", "someone", "the person")
 
 
-def hold(key, there, stay, back):
-    """Key poses that go to `key` in `there` seconds, stay, and come back."""
-    return [(there, key), (stay, key), (back, {})]
+def hold(key, reach, stay, back):
+    """Key poses that reach `key` in `reach` seconds, stay for `stay` seconds and go back to rest in `back` seconds."""
+    return [(reach, key), (stay, key), (back, {})]
 
 
 def jump(go=0.0, start=0.0):
@@ -53,7 +53,7 @@ def jump(go=0.0, start=0.0):
 
 
 def wave(arms):
-    """Key poses of a wave; `arms` is "a" or "ab"."""
+    """Key poses of a wave; `arms` is "a" (one arm) or "ab" (both)."""
     out, inward = (pose(**{f"{arms}_abd": abd, f"{arms}_reach": 0.75}) for abd in (105, 172))
     return [(0.5, inward), *3 * [(0.34, out), (0.34, inward)], (0.5, {})]
 
@@ -66,7 +66,7 @@ def dance(beats, seconds):
 
 
 def moving_motions():
-    """Wordings, split at "; ", to parts: motions that go somewhere, or step."""
+    """Wordings, separated by "; ", -> parts, of motions with steps or jumps."""
     bent, spread = (("l_reach", 0.76), ("r_reach", 0.76)), (("l_abd", 70), ("r_abd", 70))
     slow = Gait(2.5, 1.74, stride=0.75, arm_swing=12)
     quick = Gait(3.8, 0.85, stride=1.35, arm_swing=32)
@@ -94,11 +94,11 @@ def moving_motions():
 
 
 def standing_motions():
-    """Wordings to parts: motions on the spot that both sides of the body share."""
+    """Wordings -> parts, of motions on the spot without a left and a right variant."""
     guard = pose(ab_flex=75, ab_abd=-5, ab_reach=0.55)
     punch = guard | pose(a_flex=88, a_abd=-8, a_reach=0.98, twist=25, lean=8)
-    [(_, other)] = mirrored([(0, punch)])
-    boxing = [(0.4, guard), *3 * [(0.22, punch), (0.22, guard), (0.22, other), (0.22, guard)], (0.3, {})]
+    [(_, left_punch)] = mirrored([(0, punch)])
+    boxing = [(0.4, guard), *3 * [(0.22, punch), (0.22, guard), (0.22, left_punch), (0.22, guard)], (0.3, {})]
     apart, together = (pose(ab_flex=72, ab_abd=abd, ab_reach=0.68) for abd in (22, -26))
     clapping = [(0.4, apart), *5 * [(0.2, together), (0.2, apart)], (0.4, {})]
     star, wide = pose(height=0.08, ab_up=0.05, ab_abd=165, ab_out=0.32), pose(ab_abd=90)
@@ -126,7 +126,7 @@ def standing_motions():
 
 
 def sided_motions():
-    """Wordings to parts: motions of one side, {s} in the wordings, given here for the right."""
+    """Wordings, with {s} for the side, -> parts for the right side."""
     out = pose(a_fwd=0.72, a_up=0.55, lean=-10, b_flex=35, a_flex=-20)
     kick = [(0.4, pose(a_fwd=-0.25, a_up=0.12, lean=6)), (0.3, out), (0.45, {})]
     chamber = pose(a_flex=35, a_reach=0.55, twist=-12)
@@ -153,7 +153,7 @@ def sided_motions():
 
 
 def all_motions():
-    """Every Script of the sample, each named by its first wording. No wording is used for two of them."""
+    """Every Script of the sample, named by its first wording. No wording belongs to two of them."""
     motions = moving_motions() | standing_motions()
     for wordings, parts in sided_motions().items():
         motions[wordings.format(s="right")] = parts
@@ -166,7 +166,7 @@ def all_motions():
 
 def all_clips():
     """Every clip as (motion name, caption, participant, Motion), in the order of the file."""
-    rng = np.random.RandomState(SEED)  # the legacy generator: its stream is promised never to change
+    rng = np.random.RandomState(SEED)  # the legacy generator: numpy guarantees that its stream does not change
     people, figure = list(PARTICIPANTS), skeleton()
     clips, subject = [], 0
     for script in all_motions():
@@ -187,16 +187,16 @@ def fit_codec(clips):
 
 
 def to_rows(clips, codec):
-    """Rows of the JSON file: of each caption the first takes whose tokens no row before them has."""
-    rows, seen, kept = [], set(), Counter()
+    """Rows of the JSON file: of each caption the first takes whose tokens no earlier row has."""
+    rows, seen, counts = [], set(), Counter()
     for _, caption, person, motion in clips:
-        if kept[caption] == CLIPS_PER_CAPTION:
+        if counts[caption] == CLIPS_PER_CAPTION:
             continue
         tokens = " ".join(map(str, codec.encode(motion)))
         if tokens not in seen:
             rows.append({"text_query": caption, "motion_tokens": tokens, "participant_id": person})
             seen.add(tokens)
-            kept[caption] += 1
+            counts[caption] += 1
     return rows
 
 
@@ -207,7 +207,7 @@ def write_rows(path, rows):
 
 def main():
     flags = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    flags.add_argument("--fit", action="store_true", help="fit the codec anew, in minutes")
+    flags.add_argument("--fit", action="store_true", help="fit the codec again, which takes minutes")
     args = flags.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     clips = all_clips()

@@ -1,8 +1,8 @@
 """How a skeleton of any kind is drawn: which joints make up a limb, how thick it is, which side it belongs to, where
-the floor is and where the camera looks. Names tell most of it, bone lengths the rest.
+the floor is and where the camera looks. Most of this comes from joint names, the rest from bone lengths.
 
-Joints are places, as in SMPL (left_elbow) and in BVH files (LeftForeArm): a name tells how thick the body is there, and
-a bone tapers from one joint to the next.
+A joint is a point of the body, as in SMPL (left_elbow) and in BVH files (LeftForeArm). Its name gives the radius of the
+body there, and a bone tapers from one joint to the next.
 """
 
 import re
@@ -12,12 +12,12 @@ import numpy as np
 
 from motion_llm.motion.skeleton import Motion, MotionError
 
-STANDARD_SIZE = 1.7  # metres: the person whose measures the radii below are
-SMOOTHING = 0.4  # seconds: standard deviation of the Gaussian that smooths the path the camera follows
+STANDARD_SIZE = 1.7  # metres: height of the person to whom the radii below belong
+SMOOTHING = 0.4  # seconds: standard deviation of the Gaussian that smooths the camera's path
 
-# Part of the body -> the pattern of its joints' names (lower case, without what stands between words) and the radius
-# there in metres, or None where it comes from the bones. The first pattern that is found counts, so the special stand
-# before the general: LeftHandThumb1 is a finger, LeftForeArm is no upper arm, LeftUpLeg is no knee.
+# Part of the body -> the pattern of its joints' names (lower case, without separators) and the radius there in metres,
+# or None if it comes from the bones. The first match counts, so special patterns stand before general ones:
+# LeftHandThumb1 is a finger, LeftForeArm is no upper arm, LeftUpLeg is no knee.
 PARTS = {
     "finger": (r"thumb|finger|pinky|carpal|(left|right|hand|^[lr]?)(index|middle|ring|little)\d*", 0.010),
     "face": (r"eye|jaw|nose|mouth|tongue|teeth", None),
@@ -35,8 +35,8 @@ PARTS = {
     "trunk": (r"spine|chest|torso|abdomen|back|thorax|rib|belly|sternum", 0.104),
 }
 HEAD_RADIUS, HAND_LENGTH = 0.095, 0.085  # metres
-INSIDE = 0.82  # the trunk ends a little inside the limbs' first joints: two surfaces in one place would flicker
-SIDES = ("", "left", "right")  # a capsule's side is a place in here
+INSIDE = 0.82  # the trunk ends a little inside the limbs' first joints, since two coinciding surfaces would flicker
+SIDES = ("", "left", "right")  # a capsule's side is an index of this
 SHORT_SIDE = (r"[lr](?=hip|femur|tibia|thigh|shin|calf|leg|knee|ankle|foot|toe|clavicle|collar|shoulder|humerus|arm|"
               r"elbow|radius|wrist|hand|finger|thumb|index|middle|ring|little|pinky|up|low|fore|u$|f$)")
 
@@ -47,7 +47,7 @@ def words_of(name: str) -> list[str]:
 
 
 def part_of(name: str) -> str:
-    """A key of PARTS, or "" for a name that tells nothing."""
+    """A key of PARTS, or "" for a name that matches none."""
     joined = "".join(words_of(name))
     return next((part for part, (pattern, _) in PARTS.items() if re.search(pattern, joined)), "")
 
@@ -65,7 +65,7 @@ def side_of(name: str) -> str:
 
 @dataclass(frozen=True)
 class Clip:
-    """A motion to look at. caption: what it shows; note: what else to say, such as "17 tokens, 3.4 s"."""
+    """A motion to show. caption: what it shows; note: a second line of text, such as "17 tokens, 3.4 s"."""
 
     motion: Motion
     caption: str = ""
@@ -74,8 +74,8 @@ class Clip:
 
 @dataclass(frozen=True)
 class Capsule:
-    """A round cone along the line from joint `start` to joint `end`: from the share `near` of the way to the share
-    `far` (beyond 1: past the end joint), with radii in metres there. side: a place in SIDES."""
+    """A round cone along the line from joint `start` to joint `end`: from the share `near` of its length to the share
+    `far` (above 1: past the end joint), with radii in metres there. side: an index of SIDES."""
 
     start: int
     end: int
@@ -88,10 +88,10 @@ class Capsule:
 
 @dataclass(frozen=True)
 class Figure:
-    """What is drawn of a motion, in metres: capsules; root, the joint that leaves the trail; size, about the height of
-    the body when it stands; floor, where the ground is; target (T, 2), x and z of the smooth path that the camera
-    follows; reach, the furthest a joint gets from it sideways; height, from the floor to the highest point; heading,
-    where the body faces at first (radians about y, 0 along z)."""
+    """What is drawn of a motion, in metres: capsules; root, the joint that leaves the trail; size, about the standing
+    height of the body; floor, the height of the ground; target (T, 2), x and z of the smooth path that the camera
+    follows; reach, the largest horizontal distance of a joint from it; height, from the floor to the highest point;
+    heading, where the body faces in the first frame (radians about y, 0 along z)."""
 
     capsules: tuple[Capsule, ...]
     root: int
@@ -123,19 +123,19 @@ def figure_of(motion: Motion) -> Figure:
 
 
 def body_size(bones: np.ndarray, parents: np.ndarray) -> float:
-    """About a standing person's height in metres, whatever the pose: 0.79 times the longest way over bones from one
-    joint to another, which goes from a hand to a foot and needs no root."""
-    below, longest = np.zeros(len(bones)), 0.0  # the longest way down from each joint; through any joint
+    """About the person's standing height in metres, in any pose: 0.79 times the longest path over bones from one joint
+    to another, which goes from a hand to a foot and does not depend on the root."""
+    below, longest = np.zeros(len(bones)), 0.0  # the longest path down from each joint; through any joint
     for joint in range(len(bones) - 1, 0, -1):
-        way, parent = below[joint] + bones[joint], parents[joint]
-        longest = max(longest, way + below[parent])
-        below[parent] = max(below[parent], way)
+        path, parent = below[joint] + bones[joint], parents[joint]
+        longest = max(longest, path + below[parent])
+        below[parent] = max(below[parent], path)
     return max(0.79 * float(longest), 1e-3)
 
 
 def radii_of(names, bones, parents, scale: float) -> np.ndarray:
-    """(J,) metres: by the name, though no more than the bones there look good with; or a seventh of the longest of
-    them, where a name tells nothing and where there is no body, as in a file of a hand alone."""
+    """Radii (J,) in metres: by the part that the name gives, limited by the length of the bones there. A seventh of the
+    longest bone there if the name gives no part, or if there is no trunk, as in a file of a hand alone."""
     longest = bones.copy()
     np.maximum.at(longest, parents[1:], bones[1:])
     radii, parts = np.clip(longest / 7, 0.008 * scale, 0.06 * scale), [part_of(name) for name in names]
@@ -144,28 +144,28 @@ def radii_of(names, bones, parents, scale: float) -> np.ndarray:
     for joint, part in enumerate(parts):
         if part and PARTS[part][1] is not None:
             radii[joint] = PARTS[part][1] * scale
-            if part not in ("pelvis", "trunk", "hip", "collar"):  # these hide short bones inside
+            if part not in ("pelvis", "trunk", "hip", "collar"):  # these may be thicker than short bones inside them
                 radii[joint] = min(radii[joint], max(0.4 * longest[joint], 0.004 * scale))
     return radii
 
 
 def body_root(names, parents, lengths) -> int:
-    """The first joint, or the hips below it where a file puts a point on the floor above them in the tree: known by
-    their name, or by a way from there that no bone is, for its length in lengths (T, J) changes or is twice any other.
-    """
+    """The first joint, or the hips below it if the file has a point on the floor as their parent. The hips are known by
+    their name, or because the distance from that point, in lengths (T, J), is no bone's length: it changes, or is more
+    than twice any other."""
     children = [joint for joint, parent in enumerate(parents) if parent == 0]
     if len(children) != 1:
         return 0
-    ways, others = lengths[:, children[0]], np.median(lengths, 0)[[0, *range(children[0] + 1, len(names))]]
-    no_bone = np.ptp(ways) > 0.2 * np.median(ways) or np.median(ways) > 2 * others.max()
+    distances, others = lengths[:, children[0]], np.median(lengths, 0)[[0, *range(children[0] + 1, len(names))]]
+    no_bone = np.ptp(distances) > 0.2 * np.median(distances) or np.median(distances) > 2 * others.max()
     return children[0] if part_of(names[children[0]]) == "pelvis" or (len(names) > 2 and no_bone) else 0
 
 
 def capsules_of(names, parents, bones, radii, scale: float, root: int) -> tuple[Capsule, ...]:
-    """A capsule a bone, one across the hips and one across the collars, and the rest of the head and of the hands where
-    their joints end early. The bones of a face are left out, and one above the hips."""
+    """One capsule for each bone, one across the hips, one across the collars, and the skull and the hands if the
+    skeleton has no joints there. Bones of the face and a bone above the hips are not drawn."""
     sides, parts = [], [part_of(name) for name in names]
-    for name, parent in zip(names, parents, strict=True):  # Thumb1 below LeftHand is on the left
+    for name, parent in zip(names, parents, strict=True):  # Thumb1, a child of LeftHand, is on the left
         side = side_of(name)
         sides.append(SIDES.index(side) if side or parent < 0 else sides[parent])
     heads = {joint for joint, part in enumerate(parts) if part == "head" and parts[parents[joint]] != "head"}
@@ -175,13 +175,13 @@ def capsules_of(names, parents, bones, radii, scale: float, root: int) -> tuple[
             continue
         in_trunk = parts[joint] in ("hip", "collar", "shoulder")
         side = sides[parent] or (0 if in_trunk else sides[joint])
-        thick = min(radii[parent], 1.5 * radii[joint]) if parts[joint] == "neck" else radii[parent]  # no cone
+        thick = min(radii[parent], 1.5 * radii[joint]) if parts[joint] == "neck" else radii[parent]  # no wide cone
         inner = INSIDE * radii[joint] if side == 0 and sides[joint] else radii[joint]
         capsules.append(Capsule(parent, joint, 0.0, 1.0, thick, inner, side))
         if in_trunk and side == 0 and sides[joint] == 1:
-            across = [other for other in range(len(parents)) if parents[other] == parent
-                      and sides[other] == 2 and parts[other] == parts[joint]]
-            capsules += [Capsule(joint, other, 0.0, 1.0, inner, INSIDE * radii[other], 0) for other in across]
+            opposite = [right for right in range(len(parents)) if parents[right] == parent
+                        and sides[right] == 2 and parts[right] == parts[joint]]
+            capsules += [Capsule(joint, right, 0.0, 1.0, inner, INSIDE * radii[right], 0) for right in opposite]
         if joint in heads:
             capsules.append(head_of(joint, parents, bones, parts, scale))
         elif parts[joint] == "hand" and joint not in parents:
@@ -191,7 +191,7 @@ def capsules_of(names, parents, bones, radii, scale: float, root: int) -> tuple[
 
 
 def head_of(head: int, parents, bones, parts, scale: float) -> Capsule:
-    """The skull: between the head's joint and the top of the head where there is one, else on along the neck."""
+    """The skull: from the head's joint to that of its top or, without one, in the direction of the neck."""
     tops = [joint for joint, parent in enumerate(parents) if parent == head and parts[joint] in ("head", "")]
     radius = HEAD_RADIUS * scale
     if tops and bones[tops[0]] > 0.6 * radius:
@@ -203,7 +203,7 @@ def head_of(head: int, parents, bones, parts, scale: float) -> Capsule:
 
 
 def smoothed(path: np.ndarray, frames: float) -> np.ndarray:
-    """path (T, 2) under a Gaussian of `frames` standard deviation; the ends are mirrored, so that nothing jumps."""
+    """path (T, 2), smoothed by a Gaussian of `frames` standard deviation; mirrored ends keep it from jumping."""
     half = min(int(3 * frames), len(path) - 1)
     weights = np.exp(-0.5 * (np.arange(-half, half + 1) / max(frames, 1e-6)) ** 2)
     padded = np.pad(path, ((half, half), (0, 0)), mode="reflect", reflect_type="odd")
@@ -211,8 +211,8 @@ def smoothed(path: np.ndarray, frames: float) -> np.ndarray:
 
 
 def heading_of(pose: np.ndarray, names) -> float:
-    """Radians about y of a pose (J, 3), 0 along z: square to the way from the right hips and shoulders to the left
-    ones; 0 where names tell no sides."""
+    """Heading of a pose (J, 3) in radians about y, 0 along z: perpendicular to the line from the right hip and shoulder
+    to the left ones; 0 if names tell no sides."""
     for parts in (("hip", "shoulder"), PARTS):
         left, right = ([joint for joint, name in enumerate(names) if side_of(name) == side and part_of(name) in parts]
                        for side in SIDES[1:])
@@ -223,14 +223,14 @@ def heading_of(pose: np.ndarray, names) -> float:
 
 
 def place(capsule: Capsule, joints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The capsule's two centres (..., 3) in joints (..., J, 3)."""
+    """The capsule's two end points (..., 3) for joints (..., J, 3)."""
     start, end = joints[..., capsule.start, :], joints[..., capsule.end, :]
     return start + capsule.near * (end - start), start + capsule.far * (end - start)
 
 
 def figures_of(clips: list[Clip]) -> list[Figure]:
-    """Of clips that stand side by side: with the largest reach and height of all, so that they are seen from one
-    distance, unless their sizes are too different for that. Raises MotionError for no clips."""
+    """Figures of clips that are shown side by side. They get the largest reach and height of all, so that the camera
+    has the same distance, unless their sizes differ too much. Raises MotionError for no clips."""
     if not clips:
         raise MotionError("no clips to look at: expected at least one")
     figures = [figure_of(clip.motion) for clip in clips]

@@ -1,4 +1,4 @@
-"""Clips to files, by what the path's suffix says, and joints from files."""
+"""Writes clips to files, in the format of the path's suffix, and reads joints from files."""
 
 import json
 from pathlib import Path
@@ -14,14 +14,14 @@ from motion_llm.viewer.video import write_gif, write_mp4
 
 
 def write_joints(path: str | Path, clips: list[Clip]) -> None:
-    """(T, J, 3) float32 metres as .npy, of one clip alone. Raises MotionError for more."""
+    """The joints of one clip as .npy: (T, J, 3), float32, metres. Raises MotionError for several clips."""
     motion = _only(path, clips)
     with Path(path).open("wb") as file:
         np.save(file, motion.joints.astype(np.float32), allow_pickle=False)
 
 
 def write_figure(path: str | Path, clips: list[Clip]) -> None:
-    """A BVH file in centimetres, of one clip alone. Raises MotionError for more."""
+    """One clip as a BVH file, in centimetres. Raises MotionError for several clips."""
     write_bvh(path, _only(path, clips))
 
 
@@ -32,7 +32,7 @@ def _only(path: str | Path, clips: list[Clip]) -> Motion:
 
 
 def read_joints(path: str | Path, fps: float, skeleton_path: str | Path | None = None) -> Motion:
-    """A .npy file of joints (T, J, 3) in metres, y up. Raises MotionError for anything else."""
+    """Reads a .npy file of joints (T, J, 3) in metres, y up. Raises MotionError for anything else."""
     try:
         joints = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -43,11 +43,12 @@ def read_joints(path: str | Path, fps: float, skeleton_path: str | Path | None =
         raise MotionError(f"{path}: {joints.dtype} {joints.shape}, expected numbers (T, J, 3), metres with y up")
     names, parents = read_skeleton(skeleton_path) if skeleton_path else (NAMES, PARENTS)
     if joints.shape[1] != len(names):
-        where = skeleton_path or "HumanML3D's skeleton; --skeleton gives another"
-        raise MotionError(f"{path}: {joints.shape[1]} joints, expected the {len(names)} of {where}")
+        source = skeleton_path or "HumanML3D's skeleton; --skeleton gives another"
+        raise MotionError(f"{path}: {joints.shape[1]} joints, expected the {len(names)} of {source}")
     joints = joints.astype(np.float32)
-    offsets = joints[0] - joints[0, np.maximum(parents, 0)]
     try:
+        Skeleton(tuple(names), tuple(parents), joints[0])  # refuses parents that are no joints
+        offsets = joints[0] - joints[0, np.maximum(parents, 0)]
         return Motion(joints, fps, Skeleton(tuple(names), tuple(parents), offsets))
     except MotionError as error:
         raise MotionError(f"{path}: {error}") from error
@@ -56,8 +57,8 @@ def read_joints(path: str | Path, fps: float, skeleton_path: str | Path | None =
 def read_skeleton(path: str | Path) -> tuple[list[str], list[int]]:
     """Names and parents of a JSON file such as {"names": ["hips", "spine"], "parents": [-1, 0]}."""
     try:
-        read = json.loads(Path(path).read_text(encoding="utf-8"))
-        names, parents = read["names"], read["parents"]
+        skeleton = json.loads(Path(path).read_text(encoding="utf-8"))
+        names, parents = skeleton["names"], skeleton["parents"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise MotionError(f'{path}: {error!r}, expected JSON such as {{"names": ["hips"], "parents": [-1]}}') from error
     if not (isinstance(names, list) and isinstance(parents, list) and len(names) == len(parents)
@@ -70,7 +71,7 @@ WRITERS = {".html": write_page, ".gif": write_gif, ".mp4": write_mp4, ".bvh": wr
 
 
 def write(path: str | Path, clips: list[Clip]) -> None:
-    """What the path's suffix says: .html, .gif, .mp4, .bvh or .npy. Raises MotionError for another."""
+    """Writes clips as .html, .gif, .mp4, .bvh or .npy, by the path's suffix. Raises MotionError for any other."""
     suffix = Path(path).suffix.lower()
     if suffix not in WRITERS:
         raise MotionError(f"{path}: expected a name that ends with {', '.join(WRITERS)}")

@@ -1,4 +1,4 @@
-"""Clips as a web page to turn and play them in: one file that needs no network and no library (page.html)."""
+"""Clips as an interactive web page: one file that needs no network and no library. Its template is page.html."""
 
 import base64
 import html
@@ -14,20 +14,18 @@ TEMPLATE_PATH = Path(__file__).parent / "page.html"
 EMPTY = '<script type="application/json" id="clips">[]</script>'  # in the template
 
 
-# The page
-
 
 def page(clips: list[Clip], group: int = 1) -> str:
     """One HTML file with the clips side by side: 57 kB for 10 seconds of 22 joints at 20 frames a second, 92 kB at 60.
-    group: so many that follow each other belong together, and stay in one row. Raises MotionError for no clips."""
+    group: this many consecutive clips belong together and stay in one row. Raises MotionError for no clips."""
     data = json.dumps([page_data(clip, figure) for clip, figure in zip(clips, figures_of(clips), strict=True)])
-    data = data.replace("<", "\\u003c")  # no caption can end the script element
+    data = data.replace("<", "\\u003c")  # so that a caption cannot end the script element
     template = TEMPLATE_PATH.read_text(encoding="utf-8").replace('data-group="1"', f'data-group="{group}"')
     return template.replace(EMPTY, EMPTY.replace("[]", data))
 
 
 def page_data(clip: Clip, figure: Figure) -> dict:
-    """What the page's script reads of a clip; lengths in metres, `joints` and `target` as `packed` says."""
+    """A clip's data for the page's script; lengths in metres, `joints` and `target` encoded by `packed`."""
     capsules = [[c.start, c.end, *(round(float(v), 4) for v in (c.near, c.far, c.near_radius, c.far_radius)), c.side]
                 for c in figure.capsules]
     frames = clip.motion.joints.reshape(len(clip.motion), -1)
@@ -39,14 +37,14 @@ def page_data(clip: Clip, figure: Figure) -> dict:
 
 def packed(frames: np.ndarray) -> str:
     """Frames (T, C) in metres as base64 of whole millimetres: the first frame, then the differences from frame to
-    frame, each a zigzag varint (7 bits a byte, low ones first; the lowest bit is the sign). Most take one byte."""
+    frame, each a zigzag varint (7 bits a byte, low bits first; the lowest bit is the sign). Most need one byte."""
     millimetres = np.rint(frames * 1000).astype(np.int64)
     steps = np.diff(millimetres, axis=0, prepend=0).ravel()
     values = np.where(steps < 0, -2 * steps - 1, 2 * steps)  # 0 -1 1 -2 ... -> 0 1 2 3 ...
     groups = np.stack([values >> shift for shift in range(0, 63, 7)], -1)  # (N, 9)
     used = groups > 0
     used[:, 0] = True
-    more = np.append(used[:, 1:], np.zeros((len(used), 1), bool), 1)  # another byte follows
+    more = np.append(used[:, 1:], np.zeros((len(used), 1), bool), 1)  # whether another byte follows
     return base64.b64encode(((groups & 127) | more * 128)[used].astype(np.uint8).tobytes()).decode()
 
 
@@ -56,7 +54,7 @@ def write_page(path: str | Path, clips: list[Clip], group: int = 1) -> None:
 
 @dataclass(frozen=True)
 class NotebookView:
-    """Clips as the value of a notebook's cell, which shows them in a page of `height` pixels."""
+    """A value that a notebook's cell shows as a page of these clips, `height` pixels high."""
 
     clips: list[Clip] = field(repr=False)
     height: int = 480

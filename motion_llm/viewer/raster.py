@@ -1,7 +1,7 @@
-"""A picture of a figure at one moment, with numpy alone: the renderer of view_page.html once more, for videos.
+"""Draws a picture of a figure at one moment, with numpy alone: the renderer of page.html in Python, for videos.
 
-Two spaces besides the world's metres (y up): the view's (x right, y up, z towards the eye), and the screen's pixels
-with a depth in metres. The measures and colours are those of the page, in its light or dark dress.
+Coordinates are the world's (metres, y up), the view's (metres; x right, y up, z towards the eye) and the screen's
+(pixels, with a depth in metres). Sizes and colours are those of the page, in its light or dark theme.
 """
 
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from motion_llm.viewer.figure import Figure, place
 FIELD_OF_VIEW, YAW, PITCH = np.radians([26, 29, 11])
 TRAIL_SECONDS = 3
 BLEND, DARK_RADII = (0.03, 0.0015), (0.02, 0.1)  # metres, of a person of 1.7 m; BLEND: trunk, limbs
-NORMAL, COLOUR, ALPHA = slice(0, 3), slice(3, 6), 6  # channels of a surface
+NORMAL, COLOUR, ALPHA = slice(0, 3), slice(3, 6), 6  # channels of the surface buffer
 
 
 @dataclass(frozen=True)
 class Look:
-    """Colours are red, green, blue from 0 to 255; body by a capsule's side; the rest are shares of light."""
+    """A theme. Colours are red, green, blue from 0 to 255; body: one for each side; the floats are shares of light."""
 
     back: tuple  # behind the figure
     panel: tuple  # behind the caption
@@ -29,7 +29,7 @@ class Look:
     trail: tuple
     shadow: tuple
     body: tuple
-    lines: float  # how strong the grid's lines are
+    lines: float  # strength of the grid's lines
     floor: float
     sky: float
     key: float
@@ -50,7 +50,7 @@ LOOKS = {
 
 @dataclass(frozen=True)
 class View:
-    """A camera: centre (3,) is what it looks at, from `distance` metres; right, up, back (3,): its axes."""
+    """A camera. centre (3,): the point it looks at, from `distance` metres; right, up, back (3,): its axes."""
 
     centre: np.ndarray
     distance: float
@@ -65,21 +65,21 @@ class View:
         return self.height / 2 / np.tan(FIELD_OF_VIEW / 2)
 
     def project(self, points: np.ndarray) -> np.ndarray:
-        """World points (..., 3) to (..., 3): column, row, depth in metres."""
+        """World points (..., 3) to screen points (..., 3): column, row, depth in metres."""
         x, y, z = np.moveaxis((points - self.centre) @ np.stack([self.right, self.up, self.back], -1), -1, 0)
         depth = self.distance - z
         scale = self.focal / np.maximum(depth, 0.02 * self.distance)
         return np.stack([self.width / 2 + scale * x, self.height / 2 - scale * y, depth], -1)
 
     def ground(self, floor: float, step: int = 1) -> np.ndarray:
-        """(H, W, 2): x and z of the floor under every pixel, or every `step`th; nan above the horizon."""
+        """(H, W, 2): x and z of the floor at every pixel, or every `step`th; nan above the horizon."""
         x = (np.arange(0, self.width, step) + 0.5 - self.width / 2)[None, :, None]
         y = (np.arange(0, self.height, step) + 0.5 - self.height / 2)[:, None, None]
         ray = x * self.right - y * self.up - self.focal * self.back
         eye = self.centre + self.distance * self.back
         with np.errstate(divide="ignore"):
-            way = (floor - eye[1]) / ray[..., 1:2]
-        return np.where(way > 0, eye[[0, 2]] + way * ray[..., [0, 2]], np.nan)
+            distance = (floor - eye[1]) / ray[..., 1:2]
+        return np.where(distance > 0, eye[[0, 2]] + distance * ray[..., [0, 2]], np.nan)
 
 
 def view_of(figure: Figure, centre: np.ndarray, width: int, height: int) -> View:
@@ -93,14 +93,14 @@ def view_of(figure: Figure, centre: np.ndarray, width: int, height: int) -> View
 
 
 def between(frames: np.ndarray, at: float) -> np.ndarray:
-    """Frames (T, ...) at a moment between two of them."""
+    """Frames (T, ...) at the fractional index `at`, interpolated linearly."""
     first = min(int(at), len(frames) - 1)
     after = min(first + 1, len(frames) - 1)
     return frames[first] + (at - first) * (frames[after] - frames[first])
 
 
 def picture(motion: Motion, figure: Figure, seconds: float, width: int, height: int, look: Look) -> np.ndarray:
-    """(height, width, 3) uint8: the motion `seconds` after its start."""
+    """Picture (height, width, 3), uint8, of the motion `seconds` after its start."""
     at = min(seconds * motion.fps, len(motion) - 1)
     x, z = between(figure.target, at)
     view = view_of(figure, np.array([x, figure.floor + figure.height / 2, z]), width, height)
@@ -129,10 +129,10 @@ def draw_grid(image: np.ndarray, view: View, figure: Figure, look: Look) -> None
     ground = view.ground(figure.floor)
     far = np.linalg.norm(ground - view.centre[[0, 2]], axis=-1) / radius
     fade = np.nan_to_num(np.clip(1 - far, 0, 1) ** 1.5)
-    off = np.abs(ground / cell - np.rint(ground / cell)) * cell  # metres from the nearest line
+    distance = np.abs(ground / cell - np.rint(ground / cell)) * cell  # metres from the nearest line
     rows, columns = np.gradient(ground, axis=(0, 1))
     pixel = np.sqrt(rows**2 + columns**2) + 1e-9  # metres from one pixel to the next
-    cover = np.nan_to_num(np.clip(1 - off / pixel, 0, 1)).max(-1)
+    cover = np.nan_to_num(np.clip(1 - distance / pixel, 0, 1)).max(-1)
     mix(image, look.line, look.lines * cover * fade)
 
 
@@ -143,19 +143,19 @@ def nice_step(size: float) -> float:
 
 
 def draw_trail(image, view: View, motion: Motion, figure: Figure, at: float, look: Look) -> None:
-    """Where the root has been: its whole way faintly, the last seconds in colour."""
+    """The root's path on the floor: all of it faintly, the last TRAIL_SECONDS strongly."""
     step, pixel = max(1, round(motion.fps / 20)), max(1.0, view.height / 500)
-    way = motion.joints[::step, figure.root].astype(float)
+    path = motion.joints[::step, figure.root].astype(float)
     now = int(at / step)
-    way[:, 1] = figure.floor
+    path[:, 1] = figure.floor
     here = between(motion.joints[:, figure.root], at) * [1, 0, 1] + [0, figure.floor, 0]
     faint = np.zeros(image.shape[:2])
-    points = view.project(way)
+    points = view.project(path)
     for a, b in zip(points, points[1:], strict=False):
         add_line(faint, a, b, pixel, 0.16)
     mix(image, look.trail, faint)
     bright = np.zeros(image.shape[:2])
-    points = view.project(np.append(way[:now + 1], here[None], 0))
+    points = view.project(np.append(path[:now + 1], here[None], 0))
     for i in range(len(points) - 1):
         share = 1 - (at - i * step) / motion.fps / TRAIL_SECONDS
         if share > 0:
@@ -164,7 +164,7 @@ def draw_trail(image, view: View, motion: Motion, figure: Figure, at: float, loo
 
 
 def add_line(alpha: np.ndarray, a: np.ndarray, b: np.ndarray, half: float, strength: float) -> None:
-    """A line from pixel a to b, `half` pixels to each side, into alpha (H, W); where two meet the stronger counts."""
+    """Draws a line from pixel a to b, `half` pixels to each side, into alpha (H, W) as a maximum."""
     box = box_of(np.minimum(a, b)[:2] - half - 1, np.maximum(a, b)[:2] + half + 1, alpha.shape)
     y, x = np.mgrid[box]
     along = b[:2] - a[:2]
@@ -181,24 +181,24 @@ def box_of(least, most, shape) -> tuple[slice, slice]:
 
 
 def draw_shadow(image, view: View, figure: Figure, shapes, look: Look) -> None:
-    """Light from straight above: dark inside a capsule's outline on the floor, less so towards an edge that is wider
-    the higher the limb is. Looked at in every fourth pixel."""
+    """Shadows of light from straight above: dark inside a capsule's outline on the floor, with a soft edge that is
+    wider the higher the limb is. Computed at every fourth pixel."""
     ground = view.ground(figure.floor, 4)
     x, z = np.moveaxis(ground, -1, 0)
-    deep = np.zeros(x.shape)
+    darkness = np.zeros(x.shape)
     for a, b, capsule in shapes:
         along = (b - a)[[0, 2]]
         share = np.clip(((x - a[0]) * along[0] + (z - a[2]) * along[1]) / max(along @ along, 1e-9), 0, 1)
         radius = capsule.near_radius + share * (capsule.far_radius - capsule.near_radius)
-        above = np.maximum(0, a[1] + share * (b[1] - a[1]) - figure.floor)
-        off = np.hypot(x - a[0] - share * along[0], z - a[2] - share * along[1]) - 0.9 * radius
-        soft = 0.015 * figure.size / 1.7 + 0.15 * above
-        deep = np.fmax(deep, np.clip((1 - off / soft) / 1.8, 0, 1))  # nan above the horizon
-    mix(image, look.shadow, enlarged(1 - 0.6 ** deep, 4, image.shape[:2]))
+        height = np.maximum(0, a[1] + share * (b[1] - a[1]) - figure.floor)
+        distance = np.hypot(x - a[0] - share * along[0], z - a[2] - share * along[1]) - 0.9 * radius
+        edge = 0.015 * figure.size / 1.7 + 0.15 * height
+        darkness = np.fmax(darkness, np.clip((1 - distance / edge) / 1.8, 0, 1))  # fmax: nan above the horizon
+    mix(image, look.shadow, enlarged(1 - 0.6 ** darkness, 4, image.shape[:2]))
 
 
 def enlarged(values: np.ndarray, step: int, shape) -> np.ndarray:
-    """values (h, w), taken at every `step`th pixel, for every pixel of `shape`, linearly between."""
+    """Values (h, w) at every `step`th pixel, interpolated linearly to every pixel of `shape`."""
     for axis in (0, 1):
         at = np.minimum(np.arange(shape[axis]) / step, values.shape[axis] - 1)
         first = np.minimum(at.astype(int), max(values.shape[axis] - 2, 0))
@@ -212,7 +212,7 @@ def enlarged(values: np.ndarray, step: int, shape) -> np.ndarray:
 
 
 def draw_figure(image, view: View, figure: Figure, shapes, look: Look) -> None:
-    """Capsules into a buffer of depths and normals, which then is lit and laid over the image."""
+    """Draws capsules into a buffer of normals, colours and depths, then lights it and lays it over the image."""
     surface, depths = np.zeros((*image.shape[:2], 7)), np.full(image.shape[:2], 1e9)
     ends = [(view.project(a), view.project(b), capsule) for a, b, capsule in shapes]
     for p, q, capsule in sorted(ends, key=lambda end: -end[0][2] - end[1][2]):  # the furthest first
@@ -227,8 +227,8 @@ def draw_figure(image, view: View, figure: Figure, shapes, look: Look) -> None:
 
 
 def add_capsule(surface, depths, p, q, rp, rq, scale, colour, side, size) -> None:
-    """A round cone, the hull of two balls, p and q (pixels, and depth in metres) with radii rp and rq in pixels.
-    Surfaces of the trunk close to each other flow into one another; limbs meet as those of a wooden figure do."""
+    """Draws a round cone, the hull of two balls at p and q (pixels, and depth in metres) with radii rp and rq in
+    pixels. Surfaces of the trunk that are close to each other are blended; limbs meet with a visible edge."""
     widest = max(rp, rq) + 1
     box = box_of(np.minimum(p, q)[:2] - widest, np.maximum(p, q)[:2] + widest, depths.shape)
     y, x = np.mgrid[box]
@@ -251,29 +251,30 @@ def add_capsule(surface, depths, p, q, rp, rq, scale, colour, side, size) -> Non
             turn > slope * flat, np.hypot(s - flat, e) - rq, np.abs(e) * slope + s * edge - rp))
         normal, depth = round_cone(px, py, s, e, flat, (ux, uy), p, q, rp, rq, scale)
     cover = np.clip(0.5 - distance, 0, 1)
-    old, behind = surface[box], depths[box]
+    old, old_depth = surface[box], depths[box]
     blend = size * np.where((side == 0) & (old[..., 3] == colour[0]), BLEND[0], BLEND[1])
-    front = np.clip(0.5 + 0.5 * (behind - depth) / blend, 0, 1)  # 1: well before what is there
+    front = np.clip(0.5 + 0.5 * (old_depth - depth) / blend, 0, 1)  # 1: well in front of the old surface
     share = np.where(old[..., ALPHA] > 0, front * cover, cover > 0)[..., None]
     old[..., NORMAL] += share * (normal * [1, -1, 1] - old[..., NORMAL])  # rows grow downwards, normals up
     old[..., COLOUR] += share * (np.asarray(colour) - old[..., COLOUR])
     old[..., ALPHA] += cover * (1 - old[..., ALPHA])
-    depths[box] = np.where(cover > 0.5, behind + front * (depth - behind) - blend * front * (1 - front), behind)
+    blended = old_depth + front * (depth - old_depth) - blend * front * (1 - front)
+    depths[box] = np.where(cover > 0.5, blended, old_depth)
 
 
 def ball_normal(x, y, radius) -> np.ndarray:
-    """(H, W, 3) at pixels x, y from the centre of a ball; at its edge for those outside."""
+    """Normals (H, W, 3) of a ball at pixels x, y from its centre; outside of it, those of its edge."""
     x, y = x / radius, y / radius
     out = np.maximum(1, np.hypot(x, y))
     return np.stack([x / out, y / out, np.sqrt(np.maximum(0, 1 - (x**2 + y**2) / out**2))], -1)
 
 
 def round_cone(px, py, s, e, flat, axis, p, q, rp, rq, scale) -> tuple[np.ndarray, np.ndarray]:
-    """Normals (H, W, 3) and depths (H, W) of the surface towards the eye: on the side, whose place along the axis (0
-    to 1) depends on the radius there and is found in two steps; or on one of the balls."""
+    """Normals (H, W, 3) and depths (H, W) of the visible surface: of the side, whose position along the axis (0 to 1)
+    depends on the radius there and takes two iterations, or of one of the balls."""
     (ux, uy), taper, rise = axis, rp - rq, (p[2] - q[2]) * scale
     length = max(np.hypot(flat, rise), abs(taper) + 0.01)
-    cos, sin, lean = flat / length, rise / length, taper / length  # how the axis leans to the eye; the normal to it
+    cos, sin, lean = flat / length, rise / length, taper / length  # the axis leans to the eye, its normal to it
     along = np.clip(s / flat, 0, 1)
     for _ in range(2):
         radius = rp - np.clip(along, 0, 1) * taper
@@ -289,7 +290,7 @@ def round_cone(px, py, s, e, flat, axis, p, q, rp, rq, scale) -> tuple[np.ndarra
 
 
 def light(surface, depths, view: View, size: float, look: Look) -> np.ndarray:
-    """(H, W, 3): lamp, sky and gloss; darker where other parts of the body are close in front."""
+    """Colours (H, W, 3) under lamp, sky and gloss; darker where other parts of the body are close in front."""
     normal = surface[..., NORMAL] / np.maximum(np.linalg.norm(surface[..., NORMAL], axis=-1, keepdims=True), 0.85)
     up = np.array([0, view.up[1], view.back[1]])
     lamp = unit(np.array([-0.45, 0.8 * up[1], 0.8 * up[2] + 0.62]))
@@ -306,15 +307,15 @@ def unit(vector: np.ndarray) -> np.ndarray:
 
 
 def closeness(normal, depths, scale: float, size: float) -> np.ndarray:
-    """(H, W): how much of the body is close before each pixel, looked for in 18 places on a spiral around it."""
+    """Ambient occlusion (H, W): how much of the body is close in front of each pixel, at 18 points of a spiral."""
     limit, (height, width) = (DARK_RADII[1] * size * 1.6) ** 2, depths.shape
     reach = int(DARK_RADII[1] * size * scale) + 2
-    padded, found = np.pad(depths, reach, constant_values=1e9), np.zeros(depths.shape)
+    padded, occlusion = np.pad(depths, reach, constant_values=1e9), np.zeros(depths.shape)
     for k, radius in enumerate(np.linspace(*DARK_RADII, 18)):
         vx, vy = np.array([np.cos(2.4 * k), np.sin(2.4 * k)]) * radius * size
         row, column = reach - round(vy * scale), reach + round(vx * scale)
         vz = depths - padded[row:row + height, column:column + width]
         square = vx**2 + vy**2 + vz**2
         facing = (normal @ [vx, vy, 0] + normal[..., 2] * vz) / np.sqrt(square) - 0.12
-        found += np.where((facing > 0) & (square < 4 * limit), facing * limit / (limit + square), 0)
-    return found
+        occlusion += np.where((facing > 0) & (square < 4 * limit), facing * limit / (limit + square), 0)
+    return occlusion

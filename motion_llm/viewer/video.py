@@ -1,5 +1,5 @@
-"""Clips side by side, each with its caption, as a GIF or an MP4. Needs no screen: view_raster.py draws, Pillow writes
-the captions and the GIF, and the ffmpeg that comes with imageio-ffmpeg the MP4. Both packages are optional.
+"""Clips side by side, each with its caption, as a GIF or an MP4. Needs no screen: raster.py draws the figures, Pillow
+the captions; Pillow writes the GIF, and the ffmpeg of imageio-ffmpeg the MP4. Both packages are optional.
 """
 
 import importlib.util
@@ -17,20 +17,20 @@ PACKAGES = {".gif": {"PIL": "pillow"}, ".mp4": {"PIL": "pillow", "imageio_ffmpeg
 
 
 class VideoError(ValueError):
-    """A video that cannot be made: a package is missing, or a setting is none; the text says which, and what helps."""
+    """A missing package or an invalid setting of a video; the text says which, and what helps."""
 
 
 def check_packages(suffix: str) -> None:
-    """That what a file of this suffix is written with is installed; nothing is imported. Raises VideoError."""
+    """Checks that the packages for this suffix are installed, without importing them. Raises VideoError."""
     needed = PACKAGES.get(suffix, {})
     if any(importlib.util.find_spec(module) is None for module in needed):
         raise VideoError(f"{suffix} files need more packages: pip install {' '.join(needed.values())}")
 
 
 def write_gif(path: str | Path, clips: list[Clip], fps: float = 20.0, side: int = 420, theme: str = "light") -> None:
-    """As long as the longest clip; shorter ones begin again. fps: at most 50, what GIF players can do. side: pixels of
-    a clip's square. theme: a key of LOOKS. Raises VideoError where Pillow is missing or a setting is out of range, and
-    MotionError for no clips."""
+    """Writes a GIF as long as the longest clip; shorter ones start again. fps: at most 50, the limit of GIF players.
+    side: pixels of a clip's square. theme: a key of LOOKS. Raises VideoError if Pillow is missing or a setting is out
+    of range, and MotionError for no clips."""
     if not 0 < fps <= 50:
         raise VideoError(f"a GIF of {fps} frames a second: expected more than 0, at most 50")
     frames = [pillow("Image").fromarray(frame) for frame in frames_of(clips, fps, side, theme)]
@@ -41,7 +41,7 @@ def write_gif(path: str | Path, clips: list[Clip], fps: float = 20.0, side: int 
 
 
 def write_mp4(path: str | Path, clips: list[Clip], fps: float = 30.0, side: int = 560, theme: str = "light") -> None:
-    """H.264, else as write_gif."""
+    """Writes H.264; otherwise as write_gif."""
     if not fps > 0:
         raise VideoError(f"an MP4 of {fps} frames a second: expected more than 0")
     pillow("Image")
@@ -61,7 +61,7 @@ def write_mp4(path: str | Path, clips: list[Clip], fps: float = 30.0, side: int 
 
 
 def pillow(module: str):
-    """Pillow's module of that name."""
+    """Pillow's module of that name. Raises VideoError if Pillow is missing."""
     try:
         from PIL import Image, ImageDraw, ImageFont
     except ImportError as error:
@@ -70,14 +70,14 @@ def pillow(module: str):
 
 
 def common_palette(frames):
-    """A picture of 255 colours that fit all of these frames: one palette for all, so that nothing flickers."""
-    together = np.concatenate([np.asarray(frame) for frame in frames])
-    return pillow("Image").fromarray(together).quantize(255, method=pillow("Image").Quantize.MEDIANCUT, kmeans=1)
+    """An image with a palette of 255 colours for all of these frames; a palette for each frame would flicker."""
+    pixels = np.concatenate([np.asarray(frame) for frame in frames])
+    return pillow("Image").fromarray(pixels).quantize(255, method=pillow("Image").Quantize.MEDIANCUT, kmeans=1)
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A clip's place in the frame, from its left upper corner: a square of `side` pixels and its caption below."""
+    """A clip's area in the frame: a square of `side` pixels at left and top, with the caption below it."""
 
     clip: Clip
     figure: Figure
@@ -87,7 +87,7 @@ class Panel:
 
 
 def frames_of(clips: list[Clip], fps: float, side: int, theme: str) -> Iterator[np.ndarray]:
-    """(H, W, 3) uint8, H and W even as video wants them, for each moment of the longest clip."""
+    """Frames (H, W, 3), uint8, of the whole longest clip; H and W are even, as video needs."""
     if theme not in LOOKS:
         raise VideoError(f"the theme {theme!r}: expected {' or '.join(LOOKS)}")
     if not 64 <= side <= 2160:
@@ -105,10 +105,10 @@ def frames_of(clips: list[Clip], fps: float, side: int, theme: str) -> Iterator[
         frame = base.copy()
         for panel in panels:
             seconds = i / fps % panel.clip.motion.seconds
-            place = slice(panel.top, panel.top + side), slice(panel.left, panel.left + side)
-            frame[place] = picture(panel.clip.motion, panel.figure, seconds, side, side, look)
-            played = round(side * seconds / panel.clip.motion.seconds)
-            frame[panel.top + side:panel.top + side + max(2, side // 200), panel.left:panel.left + played] = look.trail
+            square = slice(panel.top, panel.top + side), slice(panel.left, panel.left + side)
+            frame[square] = picture(panel.clip.motion, panel.figure, seconds, side, side, look)
+            bar = round(side * seconds / panel.clip.motion.seconds)  # pixels of the progress bar, below the square
+            frame[panel.top + side:panel.top + side + max(2, side // 200), panel.left:panel.left + bar] = look.trail
         yield frame
 
 
@@ -127,7 +127,7 @@ def frame_without_figures(panels: list[Panel], lines, strip: int, look: Look, fo
 
 
 def wrapped(text: str, font, width: float) -> list[str]:
-    """Lines of at most `width` pixels; what does not go into two ends with an ellipsis."""
+    """At most two lines of at most `width` pixels; an ellipsis marks text that is cut."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()

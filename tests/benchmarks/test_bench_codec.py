@@ -1,4 +1,4 @@
-"""bench_codec.py: the figures of motions that are as they were, moved, shaken or sliding, as worked by hand."""
+"""benchmarks/codec.py: metrics of unchanged, moved, shaken and sliding motions match values computed by hand."""
 
 import argparse
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from walker import NAMES, walk, walks
 
+from motion_llm.benchmarks import codec as bench_codec
 from motion_llm.benchmarks.codec import compared, format_figures, ground, run, stands
 from motion_llm.motion.bvh import write_bvh
 from motion_llm.motion.codec import MotionCodec
@@ -17,33 +18,33 @@ def codec() -> MotionCodec:
 
 
 def test_a_motion_laid_elsewhere_is_the_same_motion(codec):
-    found = compared([(walk().joints, walk(start=(2.0, -1.0, 1.0)).joints)], codec)
-    assert max(found[name] for name in ("local_mm", "world_mm", "drift_mm_s")) < 1e-6
-    assert found["step_at_border"] == pytest.approx(1, abs=0.1)
+    metrics = compared([(walk().joints, walk(start=(2.0, -1.0, 1.0)).joints)], codec)
+    assert max(metrics[name] for name in ("local_mm", "world_mm", "drift_mm_s")) < 1e-6
+    assert metrics["step_at_border"] == pytest.approx(1, abs=0.1)
 
 
 def test_a_slower_walk_drifts_and_is_no_other_posture(codec):
-    found = compared([(walk(turning=0, speed=1.0).joints, walk(turning=0, speed=0.7).joints)], codec)
-    assert found["drift_mm_s"] == pytest.approx(300, rel=0.03) and found["local_mm"] < 1e-6
-    assert found["world_mm"] == pytest.approx(0.3 * 59 / 30 / 2 * 1000, rel=0.03)
+    metrics = compared([(walk(turning=0, speed=1.0).joints, walk(turning=0, speed=0.7).joints)], codec)
+    assert metrics["drift_mm_s"] == pytest.approx(300, rel=0.03) and metrics["local_mm"] < 1e-6
+    assert metrics["world_mm"] == pytest.approx(0.3 * 59 / 30 / 2 * 1000, rel=0.03)
 
 
 def test_a_hand_off_its_place_counts_by_its_share(codec):
     joints = walk().joints.copy()
     joints[:, NAMES.index("left_hand"), 1] += 0.1
-    found = compared([(walk().joints, joints)], codec)
-    assert found["local_mm"] == pytest.approx(found["world_mm"]) == pytest.approx(10)  # 100 mm, one of ten joints
-    found = compared([(walk().joints, walk().joints)] * 9 + [(walk().joints, joints)], codec)
-    assert found["local_mm"] == pytest.approx(1) and found["worst_mm"] == pytest.approx(10)  # the tenth clip's
+    metrics = compared([(walk().joints, joints)], codec)
+    assert metrics["local_mm"] == pytest.approx(metrics["world_mm"]) == pytest.approx(10)  # 100 mm, one of ten joints
+    metrics = compared([(walk().joints, walk().joints)] * 9 + [(walk().joints, joints)], codec)
+    assert metrics["local_mm"] == pytest.approx(1) and metrics["worst_mm"] == pytest.approx(10)  # the tenth clip's
 
 
 def test_seams_are_seen_where_windows_meet(codec):
     joints = walk().joints + (np.arange(60) // 4 % 2 * 0.1)[:, None, None] * (0, 1, 0)
-    found = compared([(walk().joints, joints)], codec)
-    assert found["step_at_border"] > 2 and found["velocity_at_border"] > 1.5
-    late = walk().joints + ((np.arange(60) + 2) // 4 % 2 * 0.1)[:, None, None] * (0, 1, 0)  # in the middle of windows
+    metrics = compared([(walk().joints, joints)], codec)
+    assert metrics["step_at_border"] > 2 and metrics["velocity_at_border"] > 1.5
+    late = walk().joints + ((np.arange(60) + 2) // 4 % 2 * 0.1)[:, None, None] * (0, 1, 0)  # steps inside windows
     assert compared([(walk().joints, late)], codec)["step_at_border"] < 1
-    assert found["jerk"] > 5 * compared([(walk().joints,) * 2], codec)["jerk"]
+    assert metrics["jerk"] > 5 * compared([(walk().joints,) * 2], codec)["jerk"]
 
 
 def test_feet_that_slide_are_seen_while_they_should_stand(codec):
@@ -61,8 +62,6 @@ def test_a_motion_is_held_against_what_the_codec_saw_of_it(codec):
 
 
 def test_the_command_holds_every_fifth_clip_out(tmp_path, monkeypatch):
-    from motion_llm.benchmarks import codec as bench_codec
-
     for i, motion in enumerate(walks(6)):
         write_bvh(tmp_path / f"{i}.bvh", motion)
     monkeypatch.setattr(bench_codec, "KINDS", ("kmeans",))  # the network's fit takes minutes

@@ -1,4 +1,4 @@
-"""bvh.py: joints as worked by hand for every order of turns, files back as they were, broken ones refused by line."""
+"""bvh.py: joints match hand-computed ones for every rotation order, files round-trip, errors name the line."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ from motion_llm.motion.skeleton import Motion, MotionError, Skeleton
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "real" / "bvh"
 
-# Where a quarter turn about each axis, in this order, takes x, y and z: worked by hand, the last letter turns first.
+# Images of x, y and z under a quarter turn about each axis; computed by hand, the last letter is applied first.
 QUARTER_TURNS = {
     "XYZ": ((0, 0, 1), (0, -1, 0), (1, 0, 0)), "XZY": ((0, 1, 0), (-1, 0, 0), (0, 0, 1)),
     "YXZ": ((1, 0, 0), (0, 0, 1), (0, -1, 0)), "YZX": ((0, 1, 0), (1, 0, 0), (0, 0, -1)),
@@ -96,7 +96,7 @@ def test_turns_are_taken_in_the_order_of_the_channels(tmp_path, order):
 def test_any_channels_of_any_joint_in_any_order(tmp_path):
     motion = read_bvh(written(tmp_path, ARM), scale=1)
     np.testing.assert_allclose(motion.joints[0], [(5, 0, 0), (15, 0, 0), (15, 10, 0)])
-    # Base turned left: the elbow, which a Yposition puts at (10, 4) of it, lies at (-4, 10) from (5, 0); the elbow's
+    # Base is turned left: the elbow, which its Yposition puts at (10, 4), is at (-4, 10) from (5, 0). The elbow's
     # quarter turns about z, then x, raise the hand out of the plane.
     np.testing.assert_allclose(motion.joints[1], [(5, 0, 0), (1, 10, 0), (1, 10, 10)], atol=1e-12)
     assert motion.fps == 20
@@ -142,9 +142,9 @@ def test_a_written_motion_is_read_back(tmp_path, order):
     np.testing.assert_allclose(again.joints, motion.joints, atol=1e-5)
     np.testing.assert_allclose(again.rotations, motion.rotations, atol=1e-6)
     np.testing.assert_allclose(again.skeleton.offsets, motion.skeleton.offsets)
-    found = Bvh.read(tmp_path / "again.bvh")
-    assert [len(channels) for channels in found.channels] == [6, 6, 3]
-    assert [name[0] for name in found.channels[2]] == list(order)
+    channels = Bvh.read(tmp_path / "again.bvh").channels
+    assert [len(names) for names in channels] == [6, 6, 3]
+    assert [name[0] for name in channels[2]] == list(order)
 
 
 def test_written_angles_do_not_jump(tmp_path):
@@ -164,7 +164,7 @@ def test_joints_are_written_depth_first_with_their_own_values(tmp_path):
     np.testing.assert_allclose(again.joints, joints[:, [0, 1, 3, 2, 4]], atol=1e-6)
 
 
-@pytest.mark.parametrize(("old", "new", "line", "said"), [
+@pytest.mark.parametrize(("old", "new", "line", "message"), [
     ("ROOT Base\n{", "ROOT Base\n", 4, "found 'OFFSET', expected { after ROOT Base"),
     ("HIERARCHY\n", "", 1, "found 'ROOT', expected HIERARCHY"),
     ("ROOT Base", "JOINT Base", 2, "found 'JOINT', expected ROOT"),
@@ -200,19 +200,20 @@ def test_joints_are_written_depth_first_with_their_own_values(tmp_path):
     ("90 90 4 90", "90 nan 4 90", 25, "value 2 is 'nan'"), ("90 90 4 90", "90 90 1_0 90", 25, "value 3 is '1_0'"),
     ("90 90 4 90", "90 90 4 1e999", 25, "value 4 is '1e999'"), ("90 90 4 90", "90 4,5 4 90", 25, "value 2 is '4,5'"),
 ])
-def test_a_broken_file_is_refused_by_line(tmp_path, old, new, line, said):
+def test_a_broken_file_is_refused_by_line(tmp_path, old, new, line, message):
     assert ARM.count(old) >= 1
     path = written(tmp_path, ARM.replace(old, new, 1))
-    with pytest.raises(MotionError, match=re.escape(f"{path}, line {line}: ") + ".*" + re.escape(said)):
+    with pytest.raises(MotionError, match=re.escape(f"{path}, line {line}: ") + ".*" + re.escape(message)):
         read_bvh(path)
 
 
 def test_what_is_no_text_is_refused(tmp_path):
-    for content, said in ((b"", "the file is empty"), (b" \n\t", "the file is empty"),
-                          (b"HIERARCHY\nROOT \xff", "line 2: byte 0xff"), (b"HIERARCHY\r\n\0", "line 2: a zero byte"),
-                          (b"HIERARCHY", "line 1: the file ends, expected ROOT"),
-                          (b"<bvh>", "line 1: found '<bvh>', expected HIERARCHY")):
-        with pytest.raises(MotionError, match=re.escape(str(tmp_path / "clip.bvh")) + ".*" + re.escape(said)):
+    for content, message in ((b"", "the file is empty"), (b" \n\t", "the file is empty"),
+                             (b"HIERARCHY\nROOT \xff", "line 2: byte 0xff"),
+                             (b"HIERARCHY\r\n\0", "line 2: a zero byte"),
+                             (b"HIERARCHY", "line 1: the file ends, expected ROOT"),
+                             (b"<bvh>", "line 1: found '<bvh>', expected HIERARCHY")):
+        with pytest.raises(MotionError, match=re.escape(str(tmp_path / "clip.bvh")) + ".*" + re.escape(message)):
             read_bvh(written(tmp_path, content))
     still = re.sub(r"CHANNELS .*", "CHANNELS 0", ARM)
     with pytest.raises(MotionError, match="line 21: the figure has no channels"):
@@ -237,8 +238,8 @@ def test_what_cannot_be_written_is_refused(tmp_path):
 def test_real_clips_survive_writing_with_turns_and_from_joints_alone(tmp_path):
     for source in sorted(REAL.glob("*.bvh"))[::19]:
         motion = read_bvh(source)
-        for turns, limit in ((motion.rotations, 1e-6), (None, 1e-5)):  # metres; bone lengths do not change here
-            write_bvh(tmp_path / "clip.bvh", Motion(motion.joints, motion.fps, motion.skeleton, turns))
+        for rotations, limit in ((motion.rotations, 1e-6), (None, 1e-5)):  # metres; these bone lengths are constant
+            write_bvh(tmp_path / "clip.bvh", Motion(motion.joints, motion.fps, motion.skeleton, rotations))
             again = read_bvh(tmp_path / "clip.bvh")
             assert np.abs(again.joints - motion.joints).max() < limit
             np.testing.assert_allclose(again.skeleton.offsets, motion.skeleton.offsets, atol=1e-9)
@@ -253,5 +254,5 @@ def test_joints_lie_where_another_reader_puts_them():
         joints = {joint.Name: joint for joint, _, _ in root.layout()}
         for frame in range(0, len(motion), 25):
             root.loadPose(frame)
-            found = [[*joints[name].PositionWorld] for name in motion.skeleton.names]
-            np.testing.assert_allclose(np.array(found) * 0.01, motion.joints[frame], atol=1e-5)
+            positions = [[*joints[name].PositionWorld] for name in motion.skeleton.names]
+            np.testing.assert_allclose(np.array(positions) * 0.01, motion.joints[frame], atol=1e-5)

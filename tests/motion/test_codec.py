@@ -1,4 +1,4 @@
-"""codec.py: motions there and back with either quantiser, the folder that keeps it, its commands, and refusals."""
+"""codec.py: encoding and decoding with both quantisers, the codec's folder, its commands, and refusals."""
 
 import json
 import re
@@ -6,20 +6,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from walker import NAMES, OFFSETS, PARENTS, walk, walks
 
+import data
 from codec import main
+from motion_llm.motion import kmeans as kmeans_module
 from motion_llm.motion.bvh import read_bvh, write_bvh
 from motion_llm.motion.codec import CodecError, MotionCodec, encode_captions, read_motions, tokens_of
 from motion_llm.motion.features import Layout, features_of
 from motion_llm.motion.kmeans import KMeans, kmeans, lloyd
 from motion_llm.motion.skeleton import Motion, MotionError, Skeleton
+from motion_llm.motion.vqvae import VqVae
+from motion_llm.network.code_vectors import codebook_vectors
 
-SMALL = {"steps": 300, "width": 48, "batch": 8}  # a network that is trained in seconds
+SMALL = {"steps": 300, "width": 48, "batch": 8}  # a network that trains in seconds
 
 
 def straight_walks() -> list[Motion]:
-    """Alike but for where the legs begin, so that little training is enough."""
+    """They differ only in the phase of the legs, so that little training is enough."""
     return [walk(90, turning=0, phase=phase) for phase in range(6)]
 
 
@@ -34,36 +39,33 @@ def learned() -> MotionCodec:
 
 
 def error_of(codec: MotionCodec, motion: Motion) -> float:
-    """Mean distance of joints in metres, heading-free and seen from the centre."""
-    found = codec.decode(codec.encode(motion))
-    a, b = (features_of(m, codec.layout)[:len(found), 3:].reshape(len(found), -1, 3) for m in (motion, found))
+    """Mean distance of joints in metres, relative to the centre and the heading."""
+    decoded = codec.decode(codec.encode(motion))
+    a, b = (features_of(m, codec.layout)[:len(decoded), 3:].reshape(len(decoded), -1, 3) for m in (motion, decoded))
     return float(np.linalg.norm(a - b, axis=-1).mean())
 
 
 def test_k_means_finds_the_groups_and_uses_every_code():
     rng = np.random.default_rng(0)
-    true = np.array([(0, 0), (10, 0), (0, 10), (10, 10.0)])
-    points = np.concatenate([centre + rng.normal(scale=0.1, size=(50, 2)) for centre in true])
-    found = kmeans(points, 4, seed=0)
-    np.testing.assert_allclose(sorted(found.round().tolist()), sorted(true.tolist()))
-    lost = np.array([(0, 0), (10, 0), (0, 10), (99, 99.0)])
-    np.testing.assert_allclose(sorted(lloyd(points, lost).round().tolist()), sorted(true.tolist()))
+    centres = np.array([(0, 0), (10, 0), (0, 10), (10, 10.0)])
+    points = np.concatenate([centre + rng.normal(scale=0.1, size=(50, 2)) for centre in centres])
+    np.testing.assert_allclose(sorted(kmeans(points, 4, seed=0).round().tolist()), sorted(centres.tolist()))
+    unused = np.array([(0, 0), (10, 0), (0, 10), (99, 99.0)])  # the last one has no points
+    np.testing.assert_allclose(sorted(lloyd(points, unused).round().tolist()), sorted(centres.tolist()))
 
 
 def test_of_many_windows_some_are_drawn(monkeypatch):
-    from motion_llm.motion import kmeans as codec_kmeans
-
-    seen = []
-    monkeypatch.setattr(codec_kmeans, "ENOUGH", 40)
-    monkeypatch.setattr(codec_kmeans, "kmeans", lambda points, codes, seed: seen.append(points) or points[:codes])
+    calls = []
+    monkeypatch.setattr(kmeans_module, "ENOUGH", 40)
+    monkeypatch.setattr(kmeans_module, "kmeans", lambda points, codes, seed: calls.append(points) or points[:codes])
     clips = [np.arange(n * 5.0).reshape(n, 5) + 1000 * n for n in (3, 30, 50)]
     KMeans.fit(clips, 8, 4, 0)
     KMeans.fit(clips, 60, 4, 0)
     weights = KMeans(np.zeros((1, 1, 5))).weights
-    every = np.concatenate([codec_kmeans.windows_of(clip * weights, 4, 1) for clip in clips])
-    assert [len(points) for points in seen] == [40, 60]
-    for points in seen:
-        assert len({tuple(point) for point in points} & {tuple(point) for point in every}) == len(points)
+    windows = np.concatenate([kmeans_module.windows_of(clip * weights, 4, 1) for clip in clips])
+    assert [len(points) for points in calls] == [40, 60]
+    for points in calls:
+        assert len({tuple(point) for point in points} & {tuple(window) for window in windows}) == len(points)
 
 
 def test_k_means_gives_a_motion_back_nearly(plain):
@@ -91,8 +93,6 @@ def test_the_network_sees_neighbours_so_codes_do_not_meet_at_seams(learned):
 
 
 def test_a_fit_is_the_same_again_and_leaves_the_random_numbers_alone():
-    import torch
-
     before = torch.get_rng_state()
     first, again = (MotionCodec.fit(walks(), codes=32, kind="vqvae", **SMALL | {"steps": 8}) for _ in range(2))
     np.testing.assert_array_equal(again.quantiser.codebook, first.quantiser.codebook)
@@ -113,7 +113,7 @@ def test_decoded_motions_have_the_figures_bones_and_can_be_written(kind, request
 
 def test_the_rest_pose_stands_above_the_origin_wherever_the_clips_begin(tmp_path):
     starts = OFFSETS.copy()
-    starts[0], starts[1] = (1, 0, 1), (3, 0.9, -2)  # as files have it whose OFFSET is the first frame's place
+    starts[0], starts[1] = (1, 0, 1), (3, 0.9, -2)  # as in files whose OFFSET is the position in the first frame
     motions = [Motion(motion.joints, motion.fps, Skeleton(NAMES, PARENTS, starts)) for motion in walks()]
     codec = MotionCodec.fit(motions, codes=32, kind="kmeans")
     np.testing.assert_allclose(codec.layout.skeleton.offsets, OFFSETS)
@@ -160,15 +160,13 @@ def test_the_rate_is_that_of_most_motions_and_can_be_given():
 
 
 def test_a_codebook_can_be_used_to_begin_a_models_rows(plain, tmp_path):
-    from motion_llm.network.code_vectors import codebook_vectors
-
     plain.save(tmp_path)
     assert codebook_vectors(tmp_path / "codebook.npz", 128).shape == (128, 4 * Layout.of(walk().skeleton).width)
 
 
 def test_what_cannot_be_fitted_encoded_or_decoded_is_refused(plain):
-    other = Motion(walk().joints, 30, Skeleton((*NAMES[:-1], "tail"), PARENTS, OFFSETS))
-    for call, error, said in (
+    other_figure = Motion(walk().joints, 30, Skeleton((*NAMES[:-1], "tail"), PARENTS, OFFSETS))
+    for call, error, message in (
             (lambda: MotionCodec.fit([]), CodecError, "no motions"),
             (lambda: MotionCodec.fit(walks(1), codes=512, kind="kmeans"), CodecError,
              "1 motions hold 114 windows of 4 frames, expected at least as many as codes, 512"),
@@ -176,8 +174,9 @@ def test_what_cannot_be_fitted_encoded_or_decoded_is_refused(plain):
             (lambda: MotionCodec.fit(walks(), codes=1), CodecError, "1 codes of 4 frames"),
             (lambda: MotionCodec.fit(walks(), codes=8, window=3, kind="vqvae"), ValueError, "a window of 3 frames"),
             (lambda: MotionCodec.fit(walks(), codes=8, kind="fsq"), CodecError, "kind of codec 'fsq'"),
-            (lambda: MotionCodec.fit([*walks(), other], codes=8, kind="kmeans"), MotionError, "another figure"),
-            (lambda: plain.encode(other), MotionError, "another figure"),
+            (lambda: MotionCodec.fit([*walks(), other_figure], codes=8, kind="kmeans"), MotionError,
+             "another figure"),
+            (lambda: plain.encode(other_figure), MotionError, "another figure"),
             (lambda: plain.encode(walk(3)), MotionError, "3 frames, expected at least the 4"),
             (lambda: plain.decode([]), CodecError, "no codes"),
             (lambda: plain.decode([1, 128]), CodecError, "code 2 is 128, expected an integer from 0 to 127"),
@@ -185,24 +184,24 @@ def test_what_cannot_be_fitted_encoded_or_decoded_is_refused(plain):
             (lambda: plain.decode([1.0]), CodecError, "code 1 is 1.0"),
             (lambda: tokens_of("4 x"), CodecError, "token 2 is 'x'"),
             (lambda: tokens_of("4 -2"), CodecError, "token 2 is '-2'")):
-        with pytest.raises(error, match=re.escape(said)):
+        with pytest.raises(error, match=re.escape(message)):
             call()
 
 
-def spoil(path: Path, change) -> None:
+def edit(path: Path, change) -> None:
     path.write_text(change(path.read_text()))
 
 
-@pytest.mark.parametrize(("file", "change", "said"), [
+@pytest.mark.parametrize(("file", "change", "message"), [
     ("codec.json", lambda path: path.unlink(), "has no codec.json, so it is no codec's folder"),
     ("codec.json", lambda path: path.write_text("{"), "codec.json is broken"),
     ("codec.json", lambda path: path.write_text("{}"), "codec.json has no 'skeleton'"),
-    ("codec.json", lambda path: spoil(path, lambda text: text.replace('"fps": 30', '"fps": 0')), "fps is 0"),
-    ("codec.json", lambda path: spoil(path, lambda text: text.replace(" 0.9,", " NaN,")), "no number"),
-    ("codec.json", lambda path: spoil(path, lambda text: text.replace('"vqvae"', '"pickle"')), "kind is 'pickle'"),
-    ("codec.json", lambda path: spoil(path, lambda text: text.replace('"codes": 32', '"codes": 33')), "33 rows"),
-    ("codec.json", lambda path: spoil(path, lambda text: text.replace('"window": 4', '"window": 2')), "is none of"),
-    ("codec.json", lambda path: spoil(path, lambda text: text.replace("   -1,", "   5,")), "damaged: parents"),
+    ("codec.json", lambda path: edit(path, lambda text: text.replace('"fps": 30', '"fps": 0')), "fps is 0"),
+    ("codec.json", lambda path: edit(path, lambda text: text.replace(" 0.9,", " NaN,")), "not finite"),
+    ("codec.json", lambda path: edit(path, lambda text: text.replace('"vqvae"', '"pickle"')), "kind is 'pickle'"),
+    ("codec.json", lambda path: edit(path, lambda text: text.replace('"codes": 32', '"codes": 33')), "33 rows"),
+    ("codec.json", lambda path: edit(path, lambda text: text.replace('"window": 4', '"window": 2')), "is none of"),
+    ("codec.json", lambda path: edit(path, lambda text: text.replace("   -1,", "   5,")), "damaged: parents"),
     ("codebook.npz", lambda path: path.unlink(), "codebook.npz is missing"),
     ("codebook.npz", lambda path: path.write_bytes(path.read_bytes()[:200]), "codebook.npz is damaged"),
     ("codebook.npz", lambda path: np.savez(path, codebook=np.full((32, 64), np.nan)), "codebook.npz is damaged"),
@@ -211,26 +210,24 @@ def spoil(path: Path, change) -> None:
     ("weights.safetensors", lambda path: path.write_bytes(path.read_bytes()[:-100]), "weights.safetensors is damaged"),
     ("weights.safetensors", lambda path: path.write_bytes(b""), "weights.safetensors is damaged"),
 ])
-def test_a_damaged_folder_is_refused_by_file(learned, tmp_path, file, change, said):
+def test_a_damaged_folder_is_refused_by_file(learned, tmp_path, file, change, message):
     learned.save(tmp_path)
     MotionCodec.load(tmp_path)
     change(tmp_path / file)
-    with pytest.raises(CodecError, match=re.escape(str(tmp_path)) + ".*" + re.escape(said)):
+    with pytest.raises(CodecError, match=re.escape(str(tmp_path)) + ".*" + re.escape(message)):
         MotionCodec.load(tmp_path)
 
 
 def test_weights_of_another_network_are_refused(learned, plain):
-    from motion_llm.motion.vqvae import VqVae
-
     tensors, codebook = learned.quantiser.tensors(), learned.quantiser.codebook
     width = learned.layout.width
-    for change, said in (({"extra": np.zeros(1, np.float32)}, "tensor extra is none of this network"),
-                         ({"mean": tensors["mean"][1:]}, "tensor mean is float32"),
-                         ({"mean": tensors["mean"] * np.nan}, "tensor mean holds what is no number")):
-        with pytest.raises(ValueError, match=said):
+    for change, message in (({"extra": np.zeros(1, np.float32)}, "tensor extra is none of this network"),
+                            ({"mean": tensors["mean"][1:]}, "tensor mean is float32"),
+                            ({"mean": tensors["mean"] * np.nan}, "tensor mean holds values that are not finite")):
+        with pytest.raises(ValueError, match=message):
             VqVae.restore(codebook, tensors | change, 4, width)
     with pytest.raises(ValueError, match="tensor mean is missing"):
-        VqVae.restore(codebook, {name: found for name, found in tensors.items() if name != "mean"}, 4, width)
+        VqVae.restore(codebook, {name: array for name, array in tensors.items() if name != "mean"}, 4, width)
     with pytest.raises(ValueError, match="expected 8 numbers a code"):
         KMeans.restore(plain.quantiser.codebook, {}, 2, 4)
 
@@ -240,7 +237,7 @@ def test_weights_of_another_network_are_refused(learned, plain):
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory) -> Path:
-    """A folder with three clips, the last at 60 frames a second, and their captions in another order."""
+    """A folder with three clips, the last at 60 frames a second, and captions in another order."""
     folder = tmp_path_factory.mktemp("clips")
     for name, motion in zip(("a.bvh", "b.bvh", "c.BVH"), [*walks(2), walk(120, fps=60)], strict=True):
         write_bvh(folder / name, motion)
@@ -252,8 +249,6 @@ def clips(tmp_path_factory) -> Path:
 
 
 def test_fit_encode_and_decode(clips, tmp_path, capsys):
-    import data
-
     assert main(["fit", "--motions", str(clips), "--codes", "64", "--kind", "kmeans",
                  "--output", str(tmp_path / "codec")]) == 0
     assert main(["encode", "--codec", str(tmp_path / "codec"), "--motions", str(clips), "--captions",
@@ -282,30 +277,30 @@ def test_fit_refuses_a_folder_that_holds_a_codec_before_it_fits(plain, clips, tm
     assert MotionCodec.load(tmp_path / "codec").codes == 128
 
 
-@pytest.mark.parametrize(("scale", "said"), [  # the walker's feet are at 0 m, its spine at 1.3
+@pytest.mark.parametrize(("scale", "height"), [  # the walker's feet are at 0 m, its spine at 1.3
     ("0.01", None), ("1", "130"), ("0.001", "0.13"), ("0.0235", "3.1"), ("0.0225", None)])
-def test_fit_warns_of_a_figure_of_an_unlikely_height(clips, tmp_path, caplog, scale, said):
+def test_fit_warns_of_a_figure_of_an_unlikely_height(clips, tmp_path, caplog, scale, height):
     assert main(["fit", "--motions", str(clips), "--codes", "16", "--kind", "kmeans", "--scale", scale,
                  "--output", str(tmp_path / "codec")]) == 0
     warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
-    assert warnings == ([f"the figure is {said} m high: is --scale right?"] if said else [])
+    assert warnings == ([f"the figure is {height} m high: is --scale right?"] if height else [])
 
 
-@pytest.mark.parametrize(("captions", "said"), [
+@pytest.mark.parametrize(("captions", "message"), [
     ("[", "captions.json is broken"), ("[]", "expected a list of objects"), ("{}", "expected a list of objects"),
     ('[{"file": "a.bvh"}]', "row 0: {'file': 'a.bvh'}, expected an object with text_query"),
     ('[{"file": "a.bvh", "text_query": "x"}, {"file": "no.bvh", "text_query": "x"}]', "row 1: "),
     ('["a.bvh"]', "row 0: a.bvh, expected an object with file"),
 ])
-def test_captions_that_do_not_fit_are_refused(plain, clips, tmp_path, captions, said):
+def test_captions_that_do_not_fit_are_refused(plain, clips, tmp_path, captions, message):
     (tmp_path / "captions.json").write_text(captions)
-    with pytest.raises(CodecError, match=re.escape(said)):
+    with pytest.raises(CodecError, match=re.escape(message)):
         encode_captions(plain, clips, tmp_path / "captions.json")
 
 
 def test_another_figure_is_refused_by_file_name(plain, clips, tmp_path, capsys):
-    other = Motion(walk().joints, 30, Skeleton((*NAMES[:-1], "tail"), PARENTS, OFFSETS))
-    write_bvh(tmp_path / "other.bvh", other)
+    other_figure = Motion(walk().joints, 30, Skeleton((*NAMES[:-1], "tail"), PARENTS, OFFSETS))
+    write_bvh(tmp_path / "other.bvh", other_figure)
     (tmp_path / "captions.json").write_text('[{"file": "other.bvh", "text_query": "x"}]')
     with pytest.raises(MotionError, match=r"other\.bvh: another figure: it has no right_foot and has tail"):
         encode_captions(plain, tmp_path, tmp_path / "captions.json")

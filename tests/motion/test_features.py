@@ -1,4 +1,4 @@
-"""codec_features.py: features do not know place and heading, lead back to the motion, and tell left from right."""
+"""features.py: features do not depend on position and heading, lead back to the motion, and know left from right."""
 
 import numpy as np
 import pytest
@@ -12,9 +12,9 @@ LAYOUT = Layout.of(WALKER)
 
 
 def test_features_do_not_depend_on_place_and_heading():
-    here, there = walk(), walk(start=(3.0, -5.0, 2.5))
-    np.testing.assert_allclose(features_of(here, LAYOUT), features_of(there, LAYOUT), atol=1e-9)
-    assert np.abs(here.joints - there.joints).max() > 3
+    motion, moved = walk(), walk(start=(3.0, -5.0, 2.5))
+    np.testing.assert_allclose(features_of(motion, LAYOUT), features_of(moved, LAYOUT), atol=1e-9)
+    assert np.abs(motion.joints - moved.joints).max() > 3
 
 
 def test_a_walk_ahead_turning_left_is_told_so():
@@ -43,7 +43,7 @@ def test_features_lead_back_to_the_motion_from_the_origin_on(fps):
 
 def test_feet_are_the_lowest_ends():
     feet = feet_of(features_of(walk(), LAYOUT), LAYOUT)
-    assert [NAMES[LAYOUT.body[place]] for place in feet] == ["left_foot", "right_foot"]
+    assert [NAMES[LAYOUT.body[i]] for i in feet] == ["left_foot", "right_foot"]
 
 
 def test_the_heading_does_not_jump():
@@ -51,16 +51,16 @@ def test_the_heading_does_not_jump():
 
 
 def test_the_mirror_image_of_a_left_turn_is_a_right_turn():
-    found = mirrored(features_of(walk(turning=0.6, phase=0), LAYOUT), LAYOUT)
+    left_turn = mirrored(features_of(walk(turning=0.6, phase=0), LAYOUT), LAYOUT)
     # the legs swing against each other, so exchanged legs are half a cycle on; the arm goes to the other side
-    other = features_of(walk(turning=-0.6, phase=np.pi), LAYOUT)
-    np.testing.assert_allclose(found[:, :3], other[:, :3], atol=1e-9)
-    places, others = (features[:, 3:].reshape(60, -1, 3) for features in (found, other))
+    right_turn = features_of(walk(turning=-0.6, phase=np.pi), LAYOUT)
+    np.testing.assert_allclose(left_turn[:, :3], right_turn[:, :3], atol=1e-9)
+    joints, expected = (features[:, 3:].reshape(60, -1, 3) for features in (left_turn, right_turn))
     legs = [LAYOUT.body.index(NAMES.index(name)) for name in NAMES if name.endswith(("leg", "foot"))]
-    np.testing.assert_allclose(places[:, legs], others[:, legs], atol=1e-9)
+    np.testing.assert_allclose(joints[:, legs], expected[:, legs], atol=1e-9)
     left, right = (LAYOUT.body.index(NAMES.index(f"{side}_hand")) for side in ("left", "right"))
-    assert places[:, right, 2].max() > 0.4 and np.abs(places[:, left, 2]).max() < 0.01
-    np.testing.assert_allclose(mirrored(found, LAYOUT), features_of(walk(turning=0.6), LAYOUT), atol=1e-12)
+    assert joints[:, right, 2].max() > 0.4 and np.abs(joints[:, left, 2]).max() < 0.01
+    np.testing.assert_allclose(mirrored(left_turn, LAYOUT), features_of(walk(turning=0.6), LAYOUT), atol=1e-12)
 
 
 @pytest.mark.parametrize("sides", [("Left", "Right"), ("L_", "R_"), ("left ", "right "), ("mixamorig:Left",
@@ -77,22 +77,22 @@ def test_hip_joints_that_lie_in_the_centre_give_no_heading_and_the_next_ones_do(
     offsets = OFFSETS.copy()
     offsets[[7, 9]] = 0
     offsets[[8, 10]] = (0.1, -0.9, 0), (-0.1, -0.9, 0)
-    assert Layout.of(Skeleton(NAMES, PARENTS, offsets)).across == (3, 5)  # the arms, as deep as the feet, lie wider
+    assert Layout.of(Skeleton(NAMES, PARENTS, offsets)).across == (3, 5)  # the arms: as deep as the feet, but wider
     offsets[[3, 5]] = 0
     assert Layout.of(Skeleton(NAMES, PARENTS, offsets)).across == (8, 10)
 
 
 def test_hips_give_the_heading_whatever_way_the_rest_pose_lies():
-    for turn in (matrices_of(np.array([90.0]), axis) for axis in "XYZ"):  # a capture's rest pose may lie on its side
-        assert Layout.of(Skeleton(NAMES, PARENTS, OFFSETS @ turn.T)).across == (7, 9)
+    for matrix in (matrices_of(np.array([90.0]), axis) for axis in "XYZ"):  # a capture's rest pose may lie on its side
+        assert Layout.of(Skeleton(NAMES, PARENTS, OFFSETS @ matrix.T)).across == (7, 9)
 
 
 def test_a_figure_without_sides_has_a_heading_and_no_mirror_image():
     layout = Layout.of(Skeleton(tuple("abcdefghijk"), PARENTS, OFFSETS))
     assert layout.mirror is None and layout.across == (7, 9)
     motion = Motion(walk().joints, 30, layout.skeleton)
-    there = Motion(walk(start=(3.0, -5.0, 2.5)).joints, 30, layout.skeleton)
-    np.testing.assert_allclose(features_of(motion, layout), features_of(there, layout), atol=1e-9)
+    moved = Motion(walk(start=(3.0, -5.0, 2.5)).joints, 30, layout.skeleton)
+    np.testing.assert_allclose(features_of(motion, layout), features_of(moved, layout), atol=1e-9)
     with pytest.raises(MotionError, match="left and right cannot be told"):
         mirrored(features_of(motion, layout), layout)
     one_sided = ("Root", "Hips", "Spine", "LeftArm", *"efghijk")
@@ -105,8 +105,8 @@ def test_joints_in_another_order_are_the_same_figure_and_others_are_not():
     order = [0, 1, 2, 5, 6, 3, 4, 9, 10, 7, 8]
     names, parents = tuple(NAMES[i] for i in order), tuple(order.index(PARENTS[i]) if i else -1 for i in order)
     motion = walk()
-    other = Motion(motion.joints[:, order], 30, Skeleton(names, parents, OFFSETS[order]))
-    np.testing.assert_array_equal(features_of(other, LAYOUT), features_of(motion, LAYOUT))
+    reordered = Motion(motion.joints[:, order], 30, Skeleton(names, parents, OFFSETS[order]))
+    np.testing.assert_array_equal(features_of(reordered, LAYOUT), features_of(motion, LAYOUT))
     wrong = Skeleton((*NAMES[:-1], "tail"), PARENTS, OFFSETS)
     with pytest.raises(MotionError, match="another figure: it has no right_foot and has tail besides; expected the 11"):
         ordered(Motion(motion.joints, 30, wrong), LAYOUT)

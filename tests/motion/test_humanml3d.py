@@ -1,4 +1,4 @@
-"""humanml3d.py: checkpoints with the published names and shapes load, features become the joints they were made of."""
+"""humanml3d.py: checkpoints with the published names and shapes load, features give back the joints."""
 
 import re
 
@@ -14,13 +14,13 @@ from motion_llm.motion.kinematics import forward_kinematics, matrices_of
 
 
 def parameters(width: int = 16, latent: int = 12, codes: int = 20) -> dict[str, torch.Tensor]:
-    """Random ones under the published names: two halvings of time, three residual blocks each."""
+    """Random parameters under the published names: two halvings of time, three residual blocks each."""
     generator = torch.Generator().manual_seed(0)
-    found = {}
+    tensors = {}
 
-    def conv(name: str, outside: int, inside: int, frames: int):
-        found[f"{name}.weight"] = torch.randn(outside, inside, frames, generator=generator) / (inside * frames)**0.5
-        found[f"{name}.bias"] = torch.randn(outside, generator=generator) / 10
+    def conv(name: str, outputs: int, inputs: int, frames: int):
+        tensors[f"{name}.weight"] = torch.randn(outputs, inputs, frames, generator=generator) / (inputs * frames)**0.5
+        tensors[f"{name}.bias"] = torch.randn(outputs, generator=generator) / 10
 
     def blocks(name: str):
         for i in range(3):
@@ -37,8 +37,8 @@ def parameters(width: int = 16, latent: int = 12, codes: int = 20) -> dict[str, 
     conv("vqvae.encoder.model.4", latent, width, 3)
     conv("vqvae.decoder.model.4", width, width, 3)
     conv("vqvae.decoder.model.6", 263, width, 3)
-    found["vqvae.quantizer.codebook"] = torch.randn(codes, latent, generator=generator)
-    return found
+    tensors["vqvae.quantizer.codebook"] = torch.randn(codes, latent, generator=generator)
+    return tensors
 
 
 @pytest.fixture
@@ -53,8 +53,8 @@ def files(tmp_path):
 def test_a_checkpoint_loads_whatever_stands_before_its_names(files, tmp_path):
     codec = HumanML3DCodec.load(*files)
     assert (codec.codes, codec.window) == (20, 4)
-    others = {f"vae{name.removeprefix('vqvae')}": tensor for name, tensor in parameters().items()}
-    torch.save({"state_dict": others | {"lm.weight": torch.zeros(1)}}, tmp_path / "other.ckpt")
+    renamed = {f"vae{name.removeprefix('vqvae')}": tensor for name, tensor in parameters().items()}
+    torch.save({"state_dict": renamed | {"lm.weight": torch.zeros(1)}}, tmp_path / "other.ckpt")
     again = HumanML3DCodec.load(tmp_path / "other.ckpt", *files[1:])
     np.testing.assert_array_equal(again.features([1, 2, 3]), codec.features([1, 2, 3]))
 
@@ -66,16 +66,16 @@ def test_codes_are_the_nearest_of_what_the_encoder_says(files):
     assert len(codes) == 7 and len(set(codes)) > 1
     scaled = torch.from_numpy((features[:28] - codec.mean) / codec.std).float()
     latents = encoder_by_hand(parameters(), scaled.T[None])[0].T
-    book = parameters()["vqvae.quantizer.codebook"]
-    assert codes == [int((book - latent).square().sum(1).argmin()) for latent in latents]
+    codebook = parameters()["vqvae.quantizer.codebook"]
+    assert codes == [int((codebook - latent).square().sum(1).argmin()) for latent in latents]
 
 
-def encoder_by_hand(found: dict, x: torch.Tensor) -> torch.Tensor:
-    """The encoder as its paper and its parameters' names say it."""
+def encoder_by_hand(tensors: dict, x: torch.Tensor) -> torch.Tensor:
+    """The encoder after its paper and its parameters' names."""
     conv = torch.nn.functional.conv1d
 
     def part(name: str) -> list[torch.Tensor]:
-        return [found[f"vqvae.encoder.model.{name}.{kind}"] for kind in ("weight", "bias")]
+        return [tensors[f"vqvae.encoder.model.{name}.{kind}"] for kind in ("weight", "bias")]
 
     x = torch.relu(conv(x, *part("0"), padding=1))
     for i in (2, 3):
@@ -108,14 +108,14 @@ def test_a_decoded_motion_has_bones_of_one_length_and_can_be_written(files, tmp_
 
 
 def features_by_hand(joints: np.ndarray, heading: np.ndarray) -> np.ndarray:
-    """The features that places come from, for joints (T, 22, 3) that face `heading` (T,), radians to the left of z."""
+    """The features that joints_of reads, for joints (T, 22, 3) that face `heading` (T,), radians to the left of z."""
     features = np.zeros((len(joints), 263))
-    turns = matrices_of(-np.degrees(heading)[:, None], "Y")
+    matrices = matrices_of(-np.degrees(heading)[:, None], "Y")
     features[:-1, 0] = -np.diff(heading) / 2
-    steps = (turns[1:] @ np.diff(joints[:, 0], axis=0)[..., None])[..., 0]  # as seen with the next heading
+    steps = (matrices[1:] @ np.diff(joints[:, 0], axis=0)[..., None])[..., 0]  # relative to the next heading
     features[:-1, 1:3] = steps[:, [0, 2]]
     features[:, 3] = joints[:, 0, 1]
-    local = np.einsum("tij,tnj->tni", turns, joints[:, 1:] - joints[:, :1] * (1, 0, 1))
+    local = np.einsum("tij,tnj->tni", matrices, joints[:, 1:] - joints[:, :1] * (1, 0, 1))
     features[:, 4:67] = local.reshape(len(joints), -1)
     return features
 
@@ -125,12 +125,12 @@ def test_features_become_the_joints_that_they_were_made_of():
     heading = 0.1 * np.arange(50)
     angles = np.cumsum(rng.normal(scale=2, size=(50, 22, 3)), 0)
     angles[:, 0] = np.stack([np.degrees(heading), 0 * heading, 0 * heading], -1)
-    places = np.broadcast_to([offset for _, _, offset in JOINTS], (50, 22, 3)).astype(float).copy()
-    places[:, 0] = np.stack([np.sin(heading), 0.9 + 0.05 * np.sin(3 * heading), np.cos(heading) - 1], -1)
-    joints = forward_kinematics(matrices_of(angles, "YXZ"), places, PARENTS)
-    found = joints_of(features_by_hand(joints, heading))
-    np.testing.assert_allclose(found, joints, atol=1e-9)
-    np.testing.assert_allclose(skeleton_of(found).offsets[1:], [offset for _, _, offset in JOINTS[1:]], atol=1e-9)
+    translations = np.broadcast_to([offset for _, _, offset in JOINTS], (50, 22, 3)).astype(float).copy()
+    translations[:, 0] = np.stack([np.sin(heading), 0.9 + 0.05 * np.sin(3 * heading), np.cos(heading) - 1], -1)
+    joints = forward_kinematics(matrices_of(angles, "YXZ"), translations, PARENTS)
+    result = joints_of(features_by_hand(joints, heading))
+    np.testing.assert_allclose(result, joints, atol=1e-9)
+    np.testing.assert_allclose(skeleton_of(result).offsets[1:], [offset for _, _, offset in JOINTS[1:]], atol=1e-9)
 
 
 def test_what_is_no_such_checkpoint_is_refused(files, tmp_path):
@@ -138,27 +138,27 @@ def test_what_is_no_such_checkpoint_is_refused(files, tmp_path):
         torch.save(content, tmp_path / "bad.pth")
         return str(tmp_path / "bad.pth")
 
-    found = parameters()
-    kit = found | {"vqvae.encoder.model.0.weight": torch.zeros(16, 251, 3)}
-    short = {name: tensor for name, tensor in found.items() if "decoder.model.6" not in name}
+    tensors = parameters()
+    kit_ml = tensors | {"vqvae.encoder.model.0.weight": torch.zeros(16, 251, 3)}  # KIT-ML has 251 features
+    incomplete = {name: tensor for name, tensor in tensors.items() if "decoder.model.6" not in name}
     (tmp_path / "text.pth").write_text("no checkpoint")
-    for path, said in ((saved({"net": kit}), "251 features a frame, expected HumanML3D's 263"),
-                       (str(tmp_path / "text.pth"), "is no checkpoint of tensors alone")):
-        with pytest.raises(CodecError, match=re.escape(path) + ".*" + re.escape(said)):
+    for path, message in ((saved({"net": kit_ml}), "251 features a frame, expected HumanML3D's 263"),
+                          (str(tmp_path / "text.pth"), "is no checkpoint of tensors alone")):
+        with pytest.raises(CodecError, match=re.escape(path) + ".*" + re.escape(message)):
             HumanML3DCodec.load(path, *files[1:])
-    for content, said in (({"net": short}, "decoder.model.6.bias is nothing, expected (263,)"),
-                          ({"net": {}}, "has no vqvae.encoder.model.0.weight or no"),
-                          ([1], "holds a list, expected parameters by name"),
-                          ({"net": found, "args": files[0]}, "is no checkpoint of tensors alone")):
-        with pytest.raises(CodecError, match=re.escape(said)):
+    for content, message in (({"net": incomplete}, "decoder.model.6.bias is nothing, expected (263,)"),
+                             ({"net": {}}, "has no vqvae.encoder.model.0.weight or no"),
+                             ([1], "holds a list, expected parameters by name"),
+                             ({"net": tensors, "args": files[0]}, "is no checkpoint of tensors alone")):
+        with pytest.raises(CodecError, match=re.escape(message)):
             HumanML3DCodec.load(saved(content), *files[1:])
     np.save(tmp_path / "short.npy", np.zeros(251))
     with pytest.raises(CodecError, match=re.escape("short.npy holds (251,), expected 263 numbers")):
         HumanML3DCodec.load(files[0], tmp_path / "short.npy", files[2])
     codec = HumanML3DCodec.load(*files)
-    for call, said in ((lambda: codec.encode(np.zeros((8, 251))), "features (8, 251)"),
-                       (lambda: codec.encode(np.zeros((3, 263))), "4 frames or more"),
-                       (lambda: codec.decode([]), "expected one or more"),
-                       (lambda: codec.decode([20]), "from 0 to 19")):
-        with pytest.raises(CodecError, match=re.escape(said)):
+    for call, message in ((lambda: codec.encode(np.zeros((8, 251))), "features (8, 251)"),
+                          (lambda: codec.encode(np.zeros((3, 263))), "4 frames or more"),
+                          (lambda: codec.decode([]), "expected one or more"),
+                          (lambda: codec.decode([20]), "from 0 to 19")):
+        with pytest.raises(CodecError, match=re.escape(message)):
             call()

@@ -1,4 +1,4 @@
-"""kinematics.py: angles and back in every order, turns from joints, another frame rate."""
+"""kinematics.py: angles and back in every order, rotations from joints, another frame rate."""
 
 import itertools
 import re
@@ -31,13 +31,13 @@ FIGURE = Skeleton(("floor", "hips", "spine", "left hip", "left knee", "left foot
 
 
 def moved(frames: int = 5, seed: int = 0) -> Motion:
-    """The figure with random turns, its hips moving about."""
+    """The figure with random rotations and random positions of the hips."""
     rng = np.random.default_rng(seed)
-    turns = matrices_of(rng.uniform(-70, 70, (frames, 8, 3)), "YXZ")
-    turns[:, 0] = np.eye(3)
+    rotations = matrices_of(rng.uniform(-70, 70, (frames, 8, 3)), "YXZ")
+    rotations[:, 0] = np.eye(3)
     translations = np.broadcast_to(FIGURE.offsets, (frames, 8, 3)).copy()
     translations[:, 1] += rng.normal(size=(frames, 3))
-    return Motion(forward_kinematics(turns, translations, FIGURE.parents), 30, FIGURE, turns)
+    return Motion(forward_kinematics(rotations, translations, FIGURE.parents), 30, FIGURE, rotations)
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -47,9 +47,9 @@ def test_angles_give_their_matrices_back_also_where_two_of_them_are_one(order):
     for locked in (90.0, -90.0):
         angles[:, 1] = locked
         matrices = matrices_of(angles, order)
-        found = angles_of(matrices, order)
-        np.testing.assert_allclose(matrices_of(found, order), matrices, atol=1e-7)
-        assert (found[:, 2] == 0).all()
+        result = angles_of(matrices, order)
+        np.testing.assert_allclose(matrices_of(result, order), matrices, atol=1e-7)
+        assert (result[:, 2] == 0).all()
 
 
 def test_quaternions_of_turns_of_any_size():
@@ -61,9 +61,9 @@ def test_quaternions_of_turns_of_any_size():
 
 def test_slerp_goes_the_shorter_way_at_an_even_pace():
     start, end = (matrices_of(np.array([angle]), "Y") for angle in (170.0, -160.0))  # 30 degrees by way of 180
-    found = slerp(np.stack([start] * 3), np.stack([end] * 3), np.array([0, 1 / 3, 1]))
-    np.testing.assert_allclose(found, matrices_of(np.array([[170.0], [180.0], [200.0]]), "Y"), atol=1e-9)
-    # Either of a turn's two quaternions may be found: here they are of opposite sign.
+    result = slerp(np.stack([start] * 3), np.stack([end] * 3), np.array([0, 1 / 3, 1]))
+    np.testing.assert_allclose(result, matrices_of(np.array([[170.0], [180.0], [200.0]]), "Y"), atol=1e-9)
+    # A rotation has two quaternions; here those of start and end have opposite signs.
     start, end = (matrices_of(np.array([angle]), "Y") for angle in (-80.0, -100.0))
     np.testing.assert_allclose(slerp(start, end, np.array(0.5)), matrices_of(np.array([-90.0]), "Y"), atol=1e-9)
 
@@ -74,10 +74,10 @@ def test_the_centre_is_where_the_body_forks():
 
 def test_turns_from_joints_put_every_joint_back():
     motion = moved(50)
-    found = with_rotations(Motion(motion.joints, 30, FIGURE))
-    np.testing.assert_allclose(found.joints, motion.joints, atol=1e-6)
-    assert not np.allclose(found.joints[:, 7], FIGURE.offsets[7], atol=0.1)  # it did move
-    np.testing.assert_allclose(found.rotations[:, 1], motion.rotations[:, 1], atol=1e-6)  # three children settle it
+    result = with_rotations(Motion(motion.joints, 30, FIGURE))
+    np.testing.assert_allclose(result.joints, motion.joints, atol=1e-6)
+    assert not np.allclose(result.joints[:, 7], FIGURE.offsets[7], atol=0.1)  # it did move
+    np.testing.assert_allclose(result.rotations[:, 1], motion.rotations[:, 1], atol=1e-6)  # three children determine it
 
 
 def test_the_rest_pose_has_no_turns():
@@ -93,17 +93,17 @@ def test_a_chain_is_turned_least():
     joints = _rest()
     joints[0, 4] = joints[0, 3] + (0, 0, 0.4)  # the thigh is lifted straight ahead: a quarter turn about -x, no twist
     joints[0, 5] = joints[0, 4] + (0, -0.4, 0.1)
-    own = rotations_from_joints(joints, FIGURE)
-    np.testing.assert_allclose(own[0, 3], matrices_of(np.array([-90.0]), "X"), atol=1e-9)
-    np.testing.assert_allclose(own[0, 5], np.eye(3))  # an end has nothing to point along
+    rotations = rotations_from_joints(joints, FIGURE)
+    np.testing.assert_allclose(rotations[0, 3], matrices_of(np.array([-90.0]), "X"), atol=1e-9)
+    np.testing.assert_allclose(rotations[0, 5], np.eye(3))  # an end joint has no child to point to
 
 
 def test_bones_keep_the_skeletons_length_whatever_the_joints_say():
     joints = moved().joints * (1, 1.3, 1) + np.random.default_rng(1).normal(scale=0.02, size=(5, 8, 3))
-    found = with_rotations(Motion(joints, 30, FIGURE)).joints
-    lengths = np.linalg.norm(found[:, 2:] - found[:, list(FIGURE.parents[2:])], axis=-1)
+    result = with_rotations(Motion(joints, 30, FIGURE)).joints
+    lengths = np.linalg.norm(result[:, 2:] - result[:, list(FIGURE.parents[2:])], axis=-1)
     np.testing.assert_allclose(lengths, np.broadcast_to(np.linalg.norm(FIGURE.offsets[2:], axis=-1), (5, 6)), atol=1e-9)
-    np.testing.assert_allclose(found[:, 1], joints[:, 1])
+    np.testing.assert_allclose(result[:, 1], joints[:, 1])
 
 
 def test_half_turns_points_on_a_line_and_mirror_images():
@@ -112,7 +112,7 @@ def test_half_turns_points_on_a_line_and_mirror_images():
     np.testing.assert_allclose(turn @ up[0], -up[0], atol=1e-12)
     assert np.linalg.det(turn) == pytest.approx(1)
     line = np.array([(1.0, 0, 0), (2, 0, 0)])
-    np.testing.assert_allclose(best_turn(line, line[None])[0], np.eye(3), atol=1e-6)  # its twist is left alone
+    np.testing.assert_allclose(best_turn(line, line[None])[0], np.eye(3), atol=1e-6)  # no twist
     solid = np.array([(1.0, 0, 0), (0, 1, 0), (0, 0, 1)])
     assert np.linalg.det(best_turn(solid, -solid[None])[0]) == pytest.approx(1)
 

@@ -1,4 +1,4 @@
-"""The sample data: its files, its clips, and what its codec keeps of them."""
+"""The sample data: its files, its clips, and the clips after decoding."""
 
 import collections
 import functools
@@ -16,7 +16,7 @@ from motion_llm.motion.skeleton import Motion
 from motion_llm.sample import build as S
 from motion_llm.sample import stick_figure as F
 
-INDEX = F.INDEX
+INDEX = {name: i for i, name in enumerate(F.NAMES)}
 
 
 @functools.cache
@@ -38,7 +38,7 @@ def committed():
 
 @functools.cache
 def takes():
-    """[(motion name, joints, decoded joints)] of every take, read with the committed codec."""
+    """[(motion name, joints, decoded joints)] of every take, with the committed codec."""
     return [(name, motion.joints, codec().decode(codec().encode(motion)).joints) for name, _, _, motion in clips()]
 
 
@@ -78,7 +78,7 @@ def test_counts_no_two_clips_alike_and_nearly_every_code_used():
     assert len(rows) >= 800 and len(per_caption) >= 120
     assert 2 <= min(per_caption.values()) and max(per_caption.values()) <= 9
     assert len(set(codes)) == len(codes)
-    used = set(itertools.chain(*codes))  # some are for mirror images alone
+    used = set(itertools.chain(*codes))  # some codes are only for mirror images
     assert used <= set(range(S.NUM_CODES)) and len(used) >= 0.95 * S.NUM_CODES
 
 
@@ -96,16 +96,16 @@ def test_clips_of_one_caption_differ_but_less_than_others():
     for motion in S.all_motions():
         for wording in motion.wordings:
             motion_of[wording] = motion.wordings[0]
-    far = Levenshtein.normalized_distance  # edits / longer length
-    within = [far(a, b) for clips in by_caption.values() for a, b in itertools.combinations(clips, 2)]
+    distance = Levenshtein.normalized_distance  # edits / longer length
+    within = [distance(a, b) for clips in by_caption.values() for a, b in itertools.combinations(clips, 2)]
     assert 0.25 <= np.median(within) <= 0.50
-    nearest = [min(far(a, b) for b in clips[:i][-3:] + clips[i + 1 :][: 3 - min(i, 3)])
+    nearest = [min(distance(a, b) for b in clips[:i][-3:] + clips[i + 1 :][: 3 - min(i, 3)])
                for clips in by_caption.values() for i, a in enumerate(clips)]  # fmt: skip
     assert 0.15 <= np.median(nearest) <= 0.35
     rng = np.random.RandomState(0)
     names = [motion_of[re.sub("^(a person|someone|the person) ", "", row["text_query"])] for row in rows]
     pairs = rng.randint(len(rows), size=(3000, 2))
-    assert np.median([far(codes[i], codes[j]) for i, j in pairs if names[i] != names[j]]) >= 0.85
+    assert np.median([distance(codes[i], codes[j]) for i, j in pairs if names[i] != names[j]]) >= 0.85
 
 
 def test_length_follows_the_caption_and_the_participant():
@@ -142,7 +142,7 @@ def test_nothing_sinks_into_the_floor_and_a_walker_does_not_slide():
             ankles = joints[:, [INDEX["left_ankle"], INDEX["right_ankle"]]]
             speed = np.linalg.norm(np.diff(ankles[:, :, [0, 2]], axis=0), axis=-1) * S.FPS
             lower = speed[np.arange(len(speed)), ankles[:-1, :, 1].argmin(1)]
-            assert np.median(lower) < 0.12, name  # metres a second; the body makes about 1
+            assert np.median(lower) < 0.12, name  # metres a second; the body moves at about 1
 
 
 def features(joints):
@@ -150,7 +150,7 @@ def features(joints):
 
 
 def places(joints):
-    """(T, 22, 3) as seen from under the pelvis, facing ahead."""
+    """Joints (T, 22, 3) relative to the floor under the pelvis and to the heading."""
     return features(joints)[:, 3:].reshape(len(joints), -1, 3)
 
 
@@ -169,7 +169,7 @@ def test_decoding_a_path_keeps_its_length_and_turn():
             assert b == pytest.approx(a, rel=0.3), name
 
 
-# What must be seen in the decoded joints of each motion: the axes are 0 to the left, 1 up, 2 ahead.
+# A check of each motion's decoded joints. The axes are 0: to the left, 1: up, 2: ahead.
 def rise(j, name):
     return track(j, name, 1).max() - track(j, "head", 1).min()
 
@@ -236,12 +236,12 @@ SIGNS = {
 
 @pytest.mark.parametrize("name", SIGNS)
 def test_the_motion_is_seen_after_decoding(name):
-    found = [bool(SIGNS[name](decoded)) for motion, _, decoded in takes() if motion == name]
-    assert len(found) >= 8 and all(found), f"{found.count(False)} of {len(found)} clips"
+    results = [bool(SIGNS[name](decoded)) for motion, _, decoded in takes() if motion == name]
+    assert len(results) >= 8 and all(results), f"{results.count(False)} of {len(results)} clips"
 
 
 def test_the_nearest_prototype_of_a_decoded_clip_is_its_motion():
-    """Prototypes are the mean of the original clips, stretched to 24 frames, of each motion's even takes."""
+    """A prototype is the mean of a motion's even original takes, stretched to 24 frames; the odd takes are decoded."""
 
     def stretched(joints):
         rows = features(joints)
@@ -255,10 +255,10 @@ def test_the_nearest_prototype_of_a_decoded_clip_is_its_motion():
     names = list(groups)
     prototypes = np.array([np.mean([a for a, _ in groups[n][::2]], axis=0) for n in names])
     pairs = [(n, names[((prototypes - b) ** 2).sum(1).argmin()]) for n in names for _, b in groups[n][1::2]]
-    assert np.mean([name == found for name, found in pairs]) > 0.98
-    for name, found in pairs:  # never the other side's
-        stems = [re.sub("left|right", "", n) for n in (name, found)]
-        assert name == found or stems[0] != stems[1], f"{name}: {found}"
+    assert np.mean([name == nearest for name, nearest in pairs]) > 0.98
+    for name, nearest in pairs:  # never the same motion of the other side
+        stems = [re.sub("left|right", "", n) for n in (name, nearest)]
+        assert name == nearest or stems[0] != stems[1], f"{name}: {nearest}"
 
 
 def test_mirrored_motion_is_the_mirror_image():

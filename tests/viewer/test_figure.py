@@ -1,4 +1,4 @@
-"""view_figure.py: names and bones of many skeletons tell sides, parts, floor and heading."""
+"""figure.py: sides, parts, floor and heading from the joint names and bones of many skeletons."""
 
 import numpy as np
 import pytest
@@ -50,8 +50,8 @@ def standing(rows=BVH, size: float = 1.0, turn: float = 0.0, frames: int = 3) ->
 
 def capsule_between(figure, rows, start: str, end: str):
     names = [row[0] for row in rows]
-    (found,) = [c for c in figure.capsules if (names[c.start], names[c.end]) == (start, end) and c.far == 1]
-    return found
+    (capsule,) = [c for c in figure.capsules if (names[c.start], names[c.end]) == (start, end) and c.far == 1]
+    return capsule
 
 
 def test_a_bvh_skeleton_is_drawn_with_its_sides_and_measures():
@@ -59,11 +59,11 @@ def test_a_bvh_skeleton_is_drawn_with_its_sides_and_measures():
     upper_arm, finger = (capsule_between(figure, BVH, *pair) for pair in
                          [("LeftArm", "LeftForeArm"), ("LeftHand", "LeftHandIndex1")])
     assert SIDES[upper_arm.side] == SIDES[finger.side] == "left"
-    assert SIDES[capsule_between(figure, BVH, "LeftHand", "Thumb1").side] == "left"  # as the hand it hangs on
+    assert SIDES[capsule_between(figure, BVH, "LeftHand", "Thumb1").side] == "left"  # as its parent, the hand
     assert SIDES[capsule_between(figure, BVH, "RightLeg", "RightFoot").side] == "right"
     assert SIDES[capsule_between(figure, BVH, "Hips", "LeftUpLeg").side] == ""  # the pelvis belongs to both
     assert finger.far_radius < 0.015 < 0.04 < upper_arm.near_radius < 0.06
-    assert figure.root == 1 and not any(c.start == 0 for c in figure.capsules)  # nothing from the floor to the hips
+    assert figure.root == 1 and not any(c.start == 0 for c in figure.capsules)  # none from the floor to the hips
     assert 1.5 < figure.size < 2.0
     assert abs(figure.floor - (0.95 - 0.43 - 0.42 - 0.06 - 0.026)) < 0.02
 
@@ -92,10 +92,10 @@ def test_a_point_on_the_floor_that_the_body_leaves_is_no_bone_of_it(hips):
     still = standing([(hips if name == "Hips" else name, *rest) for name, *rest in BVH], frames=40)
     joints = still.joints.copy()
     joints[:, 1:, 2] += np.arange(40)[:, None] * 0.2  # the body runs away, Reference stays
-    far = figure_of(Motion(joints, 30.0, still.skeleton))
-    near = figure_of(standing())
-    assert far.root == 1 and far.size == pytest.approx(near.size)
-    assert (far.reach, far.height) == pytest.approx((near.reach, near.height), rel=0.1)
+    running = figure_of(Motion(joints, 30.0, still.skeleton))
+    expected = figure_of(standing())
+    assert running.root == 1 and running.size == pytest.approx(expected.size)
+    assert (running.reach, running.height) == pytest.approx((expected.reach, expected.height), rel=0.1)
 
 
 def test_a_hand_alone_has_fingers_that_can_be_seen():
@@ -136,9 +136,9 @@ def test_a_skeleton_without_bones_is_no_error(rows):
 
 
 def test_figures_of_one_size_share_a_distance_and_others_do_not():
-    bowed = Motion(standing().joints * [1, 0.5, 1], 30.0, standing().skeleton)
-    one, other = figures_of([Clip(standing()), Clip(bowed)])
-    assert (one.reach, one.height) == (other.reach, other.height)
+    bowing = Motion(standing().joints * [1, 0.5, 1], 30.0, standing().skeleton)
+    first, second = figures_of([Clip(standing()), Clip(bowing)])
+    assert (first.reach, first.height) == (second.reach, second.height)
     child, adult = figures_of([Clip(standing(size=0.4)), Clip(standing())])
     assert child.height < 0.5 * adult.height
 

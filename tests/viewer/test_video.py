@@ -1,4 +1,4 @@
-"""view_raster.py and view_video.py: pictures show the figure where it is, in the page's looks; a GIF has its frames."""
+"""raster.py and video.py: pictures show the figure at its position, in the page's colours; a GIF has all frames."""
 
 import re
 import sys
@@ -15,32 +15,32 @@ from motion_llm.viewer.video import wrapped
 
 
 def near(image: np.ndarray, colour) -> np.ndarray:
-    """(H, W): pixels whose tone is that of `colour`, however bright."""
+    """(H, W): whether pixels have the hue of `colour`, in any brightness."""
     tone = image / np.maximum(image.sum(-1, keepdims=True), 1)
     return np.abs(tone - np.array(colour) / sum(colour)).max(-1) < 0.06
 
 
 @pytest.fixture(scope="module")
-def shown():
+def picture_of_walk():
     motion = walk()
     figure = figure_of(motion)
     return motion, figure, picture(motion, figure, 1.0, 200, 160, LOOKS["light"])
 
 
-def test_the_figure_stands_where_the_camera_sees_it(shown):
-    motion, figure, image = shown
+def test_the_figure_stands_where_the_camera_sees_it(picture_of_walk):
+    motion, figure, image = picture_of_walk
     assert image.shape == (160, 200, 3) and image.dtype == np.uint8
     x, z = figure.target[20]
-    view_there = view_of(figure, np.array([x, figure.floor + figure.height / 2, z]), 200, 160)
-    knees = view_there.project(motion.joints[20, [4, 5]])  # left, right
+    view = view_of(figure, np.array([x, figure.floor + figure.height / 2, z]), 200, 160)
+    knees = view.project(motion.joints[20, [4, 5]])  # left, right
     for (column, row, _), colour in zip(knees, LOOKS["light"].body[1:], strict=True):
         assert near(image[round(row) - 1:round(row) + 2, round(column) - 1:round(column) + 2], colour).any()
     columns = [np.flatnonzero(near(image, colour).any(0)).mean() for colour in LOOKS["light"].body[1:]]
     assert columns[0] > columns[1]  # seen from the front, the left is on the right
 
 
-def test_light_comes_from_above_and_the_floor_is_dark_below(shown):
-    _, _, image = shown
+def test_light_comes_from_above_and_the_floor_is_dark_below(picture_of_walk):
+    _, _, image = picture_of_walk
     grey = image.astype(int).sum(-1)
     back = sum(LOOKS["light"].back)
     floor = grey[110:, :].min(1)
@@ -53,18 +53,18 @@ def test_frames_between_two_are_between_them():
     figure = figure_of(motion)
     first, middle, after = (picture(motion, figure, s, 96, 96, LOOKS["dark"]).astype(int) for s in (0.5, 0.525, 0.55))
     assert 0 < np.abs(middle - first).sum() < np.abs(after - first).sum()
-    end = [picture(motion, figure, s, 96, 96, LOOKS["dark"]) for s in (0.95, 5.0)]  # held, not run over
+    end = [picture(motion, figure, s, 96, 96, LOOKS["dark"]) for s in (0.95, 5.0)]  # after the end, the last frame
     assert np.array_equal(*end)
 
 
 def test_the_page_and_the_pictures_have_the_same_looks():
     template = view_page.TEMPLATE_PATH.read_text(encoding="utf-8")
     for name, look in LOOKS.items():
-        (written,) = re.findall(rf"  {name}: {{ top(.*?)}},\n", template, re.DOTALL)
-        body = [[int(v) for v in re.findall(r"\d+", colour)] for colour in re.findall(r"\[(\d+, \d+, \d+)\]", written)]
+        (in_page,) = re.findall(rf"  {name}: {{ top(.*?)}},\n", template, re.DOTALL)
+        body = [[int(v) for v in re.findall(r"\d+", colour)] for colour in re.findall(r"\[(\d+, \d+, \d+)\]", in_page)]
         assert body == [list(colour) for colour in look.body]
         for share in ("lines", "floor", "sky", "key", "gloss", "rim", "dark"):
-            assert float(re.search(rf"\b{share}: ([\d.]+)", written)[1]) == getattr(look, share), (name, share)
+            assert float(re.search(rf"\b{share}: ([\d.]+)", in_page)[1]) == getattr(look, share), (name, share)
 
 
 def test_grid_steps_and_enlarging():
@@ -99,13 +99,13 @@ def test_captions_are_broken_and_cut():
     assert font.getlength(wrapped("x" * 200, font, 120)[0]) <= 120
 
 
-@pytest.mark.parametrize(("settings", "said"), [
+@pytest.mark.parametrize(("settings", "message"), [
     ({"fps": 0}, "0 frames a second"), ({"fps": 60}, "at most 50"), ({"side": 8}, "8 pixels"),
     ({"theme": "pink"}, "expected light or dark")])
-def test_settings_of_a_gif_that_are_none_are_refused(settings, said, tmp_path):
+def test_settings_of_a_gif_that_are_none_are_refused(settings, message, tmp_path):
     if "fps" not in settings:
         pytest.importorskip("PIL")
-    with pytest.raises(view_video.VideoError, match=said):
+    with pytest.raises(view_video.VideoError, match=message):
         view_video.write_gif(tmp_path / "clip.gif", [Clip(walk(1))], **settings)
     assert not (tmp_path / "clip.gif").exists()
 
@@ -114,9 +114,9 @@ def test_an_mp4_has_its_length(tmp_path):
     pytest.importorskip("PIL")
     imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
     view_video.write_mp4(tmp_path / "clip.mp4", [Clip(walk(1), "a walk")], fps=20, side=97)
-    about = next(imageio_ffmpeg.read_frames(str(tmp_path / "clip.mp4")))
-    assert about["fps"] == 20 and about["duration"] == pytest.approx(1.0, abs=0.06)
-    assert all(size % 2 == 0 for size in about["size"])
+    metadata = next(imageio_ffmpeg.read_frames(str(tmp_path / "clip.mp4")))
+    assert metadata["fps"] == 20 and metadata["duration"] == pytest.approx(1.0, abs=0.06)
+    assert all(size % 2 == 0 for size in metadata["size"])
 
 
 def test_a_still_of_numbers_needs_no_package(monkeypatch):

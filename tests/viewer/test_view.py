@@ -1,5 +1,5 @@
-"""view.py: the page holds the motion to the millimetre, is small, needs nothing from elsewhere and draws without an
-error; what cannot be shown is refused."""
+"""view.py: the page holds the motion to the millimetre, is small, loads nothing from elsewhere and draws without an
+error; invalid input is refused."""
 
 import base64
 import html
@@ -27,7 +27,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 
 
 def walk(seconds: float = 2.6, fps: float = 20.0) -> Motion:
-    """The sample's figure, walking on and on."""
+    """The sample's figure, walking straight ahead."""
     gait = stick_figure.Gait(cycles=seconds / 1.15 + 1, period=1.15, stride=1.1)
     channels = stick_figure.gait_channels(gait, np.random.RandomState(0), 1.0, 1.0)
     motion = Motion(stick_figure.channels_to_joints(channels), stick_figure.FPS, stick_figure.skeleton())
@@ -44,7 +44,7 @@ def clips_in(page: str) -> list[dict]:
 
 
 def unpacked(text: str, columns: int) -> np.ndarray:
-    """What view_page.packed wrote, read as the page's script reads it: (T, columns) metres."""
+    """Decodes view_page.packed as the page's script does: (T, columns) metres."""
     values, value, shift = [], 0, 0
     for byte in base64.b64decode(text):
         value |= (byte & 127) << shift
@@ -112,23 +112,23 @@ def test_no_clips_are_refused(make):
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium")
-@pytest.mark.parametrize("asked", ["t=0.5&paused", "theme=dark&yaw=170&pitch=-5&zoom=3&speed=2&t=99&paused"])
-def test_a_browser_draws_it_without_an_error(asked, tmp_path):
+@pytest.mark.parametrize("options", ["t=0.5&paused", "theme=dark&yaw=170&pitch=-5&zoom=3&speed=2&t=99&paused"])
+def test_a_browser_draws_it_without_an_error(options, tmp_path):
     motion = walk()
     page = view_page.page([Clip(motion, NASTY, "2.6 s"), Clip(walk(1), "two")])
     page = page.replace("</body>", "<script>document.title = clips[0].joints.slice(-3).join(' ')</script></body>")
     (tmp_path / "page.html").write_text(page, encoding="utf-8")
-    done = subprocess.run(
+    result = subprocess.run(
         [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
          f"--user-data-dir={tmp_path / 'profile'}", "--window-size=800,600", "--virtual-time-budget=500", "--dump-dom",
-         f"{(tmp_path / 'page.html').as_uri()}#{asked}"], capture_output=True, text=True, timeout=120)
-    shown = done.stdout
-    assert 'data-drawn="2"' in shown and "data-error" not in shown
-    assert f'data-theme="{"dark" if "dark" in asked else "light"}"' in shown
-    (title,) = re.findall("<title>(.*?)</title>", shown)
+         f"{(tmp_path / 'page.html').as_uri()}#{options}"], capture_output=True, text=True, timeout=120)
+    document = result.stdout
+    assert 'data-drawn="2"' in document and "data-error" not in document
+    assert f'data-theme="{"dark" if "dark" in options else "light"}"' in document
+    (title,) = re.findall("<title>(.*?)</title>", document)
     assert np.allclose([float(v) for v in title.split()], motion.joints[-1, -1], atol=0.0006)
-    assert NASTY.split("<b")[1].split("\u2014")[0] not in shown.split("<figcaption>")[1].split("</figcaption>")[0]
-    assert "&lt;/script&gt;&lt;b onclick" in shown
+    assert NASTY.split("<b")[1].split("\u2014")[0] not in document.split("<figcaption>")[1].split("</figcaption>")[0]
+    assert "&lt;/script&gt;&lt;b onclick" in document
 
 
 # Joints in files
@@ -153,25 +153,25 @@ def test_joints_come_back_from_their_file(tmp_path):
 GOOD = np.zeros((5, 22, 3), np.float32)
 
 
-@pytest.mark.parametrize(("array", "fps", "said"), [
+@pytest.mark.parametrize(("array", "fps", "message"), [
     (np.zeros((5, 22)), 20, "expected numbers (T, J, 3)"),
     (np.zeros((5, 22, 4)), 20, "float64 (5, 22, 4)"),
     (np.zeros((0, 22, 3)), 20, "(0, 22, 3)"),
     (np.zeros((5, 22, 3), complex), 20, "complex128"),
     (np.array([[["a"] * 3] * 22]), 20, "expected numbers"),
     (np.zeros((5, 24, 3)), 20, "24 joints, expected the 22 of HumanML3D's skeleton"),
-    (np.full((5, 22, 3), np.nan), 20, "joints of frame 0 hold what is no number"),
+    (np.full((5, 22, 3), np.nan), 20, "joints of frame 0 hold values that are not finite"),
     (GOOD, 0, "0 frames a second"),
 ])
-def test_a_file_without_joints_is_refused(array, fps, said, tmp_path):
-    with pytest.raises(MotionError, match=re.escape(said)) as refused:
+def test_a_file_without_joints_is_refused(array, fps, message, tmp_path):
+    with pytest.raises(MotionError, match=re.escape(message)) as error:
         files.read_joints(saved(tmp_path / "clip.npy", array), fps)
-    assert "clip.npy" in str(refused.value)
+    assert "clip.npy" in str(error.value)
 
 
 def test_a_file_that_is_no_array_is_refused(tmp_path):
     objects, text, archive = tmp_path / "objects.npy", tmp_path / "text.npy", tmp_path / "archive.npz"
-    np.save(objects, np.array([{"a": 1}], dtype=object))  # needs a pickle to be read
+    np.save(objects, np.array([{"a": 1}], dtype=object))  # can only be read with pickle
     text.write_text("no array")
     np.savez(archive, a=GOOD, b=GOOD)
     for path in (objects, text, archive, tmp_path / "missing.npy"):
@@ -184,7 +184,8 @@ def test_other_skeletons_come_from_json(tmp_path):
     path.write_text('{"names": ["Hips", "Spine"], "parents": [-1, 0]}')
     assert files.read_joints(joints, 30, path).skeleton.names == ("Hips", "Spine")
     for text in ("{", "[]", '{"names": ["a", "b"]}', '{"names": ["a", "b"], "parents": [-1]}',
-                 '{"names": ["a", "b"], "parents": [-1, "0"]}', '{"names": ["a", "b"], "parents": [0, -1]}'):
+                 '{"names": ["a", "b"], "parents": [-1, "0"]}', '{"names": ["a", "b"], "parents": [0, -1]}',
+                 '{"names": ["a", "b"], "parents": [-1, 5]}'):
         path.write_text(text)
         with pytest.raises(MotionError, match="expected"):
             files.read_joints(joints, 30, path)
@@ -203,25 +204,25 @@ def test_the_command_writes_a_page(tmp_path, capsys):
     assert "2 clips" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("arguments", "said"), [
+@pytest.mark.parametrize(("arguments", "message"), [
     (["--output", "clip.avi"], "expected a name that ends with .html, .gif, .mp4, .bvh, .npy"),
     (["--output", "clip.html", "--fps", "0"], "0.0 frames a second"),
     (["--output", "clip.html", "--caption", "a", "--caption", "b"], "2 captions for 1 clips"),
     (["--output", "nowhere/clip.html"], "nowhere"),
 ])
-def test_the_command_says_what_is_wrong(arguments, said, tmp_path, capsys, monkeypatch):
+def test_the_command_says_what_is_wrong(arguments, message, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run_script(view, "--joints", saved("a.npy", walk(1).joints), *arguments) == 1
-    told = capsys.readouterr()
-    assert said in told.err and told.out == "" and "Traceback" not in told.err
+    output = capsys.readouterr()
+    assert message in output.err and output.out == "" and "Traceback" not in output.err
 
 
-@pytest.mark.parametrize(("suffix", "missing", "said"), [
+@pytest.mark.parametrize(("suffix", "missing", "message"), [
     ("gif", "PIL", "pip install pillow"), ("mp4", "PIL", "pip install pillow"),
     ("mp4", "imageio_ffmpeg", "pip install pillow imageio-ffmpeg")])
-def test_a_missing_package_is_named(suffix, missing, said, tmp_path, monkeypatch):
+def test_a_missing_package_is_named(suffix, missing, message, tmp_path, monkeypatch):
     if missing != "PIL":
         pytest.importorskip("PIL")
     monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(view_video.VideoError, match=said):
+    with pytest.raises(view_video.VideoError, match=message):
         files.write(tmp_path / f"clip.{suffix}", [Clip(walk(1))])
