@@ -84,8 +84,7 @@ class MotionCodec:
         log.info("fitting %d codes of %d frames (%s) to %d motions, %.0f seconds at %g frames a second%s", codes,
                  window, kind, len(motions), sum(map(len, clips)) / fps / (2 if layout.mirror else 1), fps,
                  ", and their mirror images" if layout.mirror else "")
-        options |= {"layout": layout, "fps": fps} if kind == "vqvae" else {}
-        return MotionCodec(layout, fps, kind, quantiser_of(kind).fit(clips, codes, window, seed=seed, **options))
+        return MotionCodec(layout, fps, kind, quantiser_of(kind).fit(clips, codes, window, seed, layout, fps, **options))
 
     def encode(self, motion: Motion) -> list[int]:
         """One code for each whole window of the motion at the codec's frame rate; the frames after the last whole
@@ -130,9 +129,10 @@ class MotionCodec:
         config = _config_of(folder)
         layout = Layout.of(config["skeleton"])
         codebook = _read_codebook(folder / CODEBOOK_FILE, config["codes"])
-        tensors = _read_weights(folder / WEIGHTS_FILE) if config["kind"] == "vqvae" else {}
+        kind = quantiser_of(config["kind"])
+        tensors = _read_weights(folder / WEIGHTS_FILE) if kind.has_weights else {}
         try:
-            quantiser = quantiser_of(config["kind"]).restore(codebook, tensors, config["window"], layout.width)
+            quantiser = kind.restore(codebook, tensors, config["window"], layout.width)
         except ValueError as error:
             raise CodecError(f"{folder}: {error}") from None
         return MotionCodec(layout, config["fps"], config["kind"], quantiser)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from motion_llm.motion.features import ROOT
+from motion_llm.motion.features import ROOT, Layout
 
 log = logging.getLogger(__name__)
 ROUNDS = 60  # of Lloyd's algorithm, which ends earlier if no centre moves
@@ -17,6 +17,8 @@ RATE_WEIGHT = 0.33  # of velocities and turning relative to positions in metres;
 class KMeans:
     """centres: (K, window, F) means of features whose rates are multiplied by RATE_WEIGHT."""
 
+    has_weights = False  # besides the codebook
+
     def __init__(self, centres: np.ndarray):
         self.centres = centres
         self.codes, self.window, width = centres.shape
@@ -24,7 +26,7 @@ class KMeans:
         self.weights[:ROOT] = RATE_WEIGHT
 
     @staticmethod
-    def fit(clips: Sequence[np.ndarray], codes: int, window: int, seed: int) -> "KMeans":
+    def fit(clips: Sequence[np.ndarray], codes: int, window: int, seed: int, layout: Layout, fps: float) -> "KMeans":
         """From all overlapping windows of the clips (T, F), or a sample of ENOUGH; at least as many as codes."""
         weights = KMeans(np.zeros((1, 1, clips[0].shape[1]))).weights
         ends = np.cumsum([max(len(clip) - window + 1, 0) for clip in clips])

@@ -80,6 +80,8 @@ class _Network(nn.Module):
 class VqVae:
     """The network with its codebook. encode and decode take a whole clip at once."""
 
+    has_weights = True  # besides the codebook
+
     def __init__(self, network: _Network, window: int):
         self.network, self.window = network.eval(), window
 

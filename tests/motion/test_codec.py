@@ -59,8 +59,8 @@ def test_of_many_windows_some_are_drawn(monkeypatch):
     monkeypatch.setattr(kmeans_module, "ENOUGH", 40)
     monkeypatch.setattr(kmeans_module, "kmeans", lambda points, codes, seed: calls.append(points) or points[:codes])
     clips = [np.arange(n * 5.0).reshape(n, 5) + 1000 * n for n in (3, 30, 50)]
-    KMeans.fit(clips, 8, 4, 0)
-    KMeans.fit(clips, 60, 4, 0)
+    KMeans.fit(clips, 8, 4, 0, None, 20)  # the layout and the rate are for other quantisers
+    KMeans.fit(clips, 60, 4, 0, None, 20)
     weights = KMeans(np.zeros((1, 1, 5))).weights
     windows = np.concatenate([kmeans_module.windows_of(clip * weights, 4, 1) for clip in clips])
     assert [len(points) for points in calls] == [40, 60]
