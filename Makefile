@@ -14,7 +14,7 @@ train: setup
 	$(RUN) train_pipeline.py
 
 test: setup
-	$(RUN) -m pytest tests
+	$(RUN) -m pytest tests -n 2
 
 # The sample model is exported where `make train` has made it; MOTION_MODEL=folder names another.
 test-vllm: setup $(VENV_VLLM)/installed

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import run_script
-from test_model import EXTRA, batch, made, trained
+from test_model import EXTRA, batch, tiny_model, trained
 
 import export
 from motion_llm.dataset.length_regression import LengthRegression
@@ -24,7 +24,7 @@ def exported(base: str, place: Path):
     """A model that was trained for a moment, as it is in memory, and the folder that it was exported to."""
     import config
 
-    model = trained(made(base))
+    model = trained(tiny_model(base))
     model.save(place / "stage", EXTRA | {"settings": config.defaults() | {"MAX_SEQ_LEN": 128},
                                          "length_model": LENGTHS})
     return model, export.export(place / "stage", place / "served")

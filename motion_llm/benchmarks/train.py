@@ -81,7 +81,7 @@ def _base(architecture: str | None) -> Iterator[str | None]:
     import torch
     import transformers
 
-    from model import bundled_model_folder
+    from motion_llm.network.base import bundled_model_folder
 
     name, shape = ARCHITECTURES[architecture]
     folder = tempfile.mkdtemp(prefix="motion-llm-")
@@ -257,7 +257,7 @@ def _usual(settings: Mapping, rows, codebook_size: int) -> _Recipe:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from model import PROJECTIONS, base_source
+    from motion_llm.network.base import PROJECTIONS, base_source
     from templates import new_tokens
 
     source = base_source(settings["MODEL_NAME"])

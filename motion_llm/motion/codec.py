@@ -84,7 +84,8 @@ class MotionCodec:
         log.info("fitting %d codes of %d frames (%s) to %d motions, %.0f seconds at %g frames a second%s", codes,
                  window, kind, len(motions), sum(map(len, clips)) / fps / (2 if layout.mirror else 1), fps,
                  ", and their mirror images" if layout.mirror else "")
-        return MotionCodec(layout, fps, kind, quantiser_of(kind).fit(clips, codes, window, seed, layout, fps, **options))
+        quantiser = quantiser_of(kind).fit(clips, codes, window, seed, layout, fps, **options)
+        return MotionCodec(layout, fps, kind, quantiser)
 
     def encode(self, motion: Motion) -> list[int]:
         """One code for each whole window of the motion at the codec's frame rate; the frames after the last whole

@@ -15,9 +15,11 @@ def bench(tiny_run):
 
 def test_both_ways_of_decoding_are_measured(bench, tiny_run, tmp_path, capsys, monkeypatch):
     from motion_llm.benchmarks import decode as bench_decode
+    from motion_llm.benchmarks import train as bench_train
 
     monkeypatch.setattr(bench_decode, "BATCHES", (1, 3))
     monkeypatch.setattr(bench_decode, "READ_BYTES", 2**22)
+    monkeypatch.setattr(bench_train, "PRODUCTS", (512,))
     # vLLM is measured in its own environment; here a stand-in that writes what `bench.py vllm` does.
     stand_in = tmp_path / "python"
     told = {"version": "0.0", "batches": {n: {"tokens_per_second": 1.0, "seconds_to_first_token": 2.0} for n in "13"}}

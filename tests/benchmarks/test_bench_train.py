@@ -6,9 +6,11 @@ import pytest
 from conftest import TINY_SETTINGS, run_script
 
 
-def test_both_recipes_are_measured_and_compared(tiny_arguments, tmp_path, capsys):
+def test_both_recipes_are_measured_and_compared(tiny_arguments, tmp_path, capsys, monkeypatch):
     import bench
+    from motion_llm.benchmarks import train as bench_train
 
+    monkeypatch.setattr(bench_train, "PRODUCTS", (1024,))
     out = tmp_path / "figures.json"
     assert run_script(bench, "train", *tiny_arguments, "--minutes", "0.02", "--output", str(out)) == 0
     shown = capsys.readouterr().out

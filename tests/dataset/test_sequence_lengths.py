@@ -25,7 +25,8 @@ def some_rows(count: int) -> list[Row]:
                 np.full(rng.randrange(1, 30), 7, np.int32), rng.choice(["ana", None])) for i in range(count)]
 
 
-@pytest.mark.parametrize("tasks", [{"t2m"}, {"lm", "m2t"}, {"t2m", "m2t", "denoise"}], ids=str)
+@pytest.mark.parametrize("tasks", [{"t2m"}, {"lm", "m2t"}, {"t2m", "m2t", "denoise"}],
+                         ids=lambda tasks: "+".join(sorted(tasks)))
 @pytest.mark.parametrize("positions", [10, 40, 70, 400])
 def test_what_does_not_fit_is_what_is_too_long_when_it_is_rendered(template, tasks, positions):
     rows = some_rows(300)
