@@ -12,7 +12,7 @@ import numpy as np
 
 from motion_llm.motion.bvh import SCALE
 from motion_llm.motion.codec import CODES, KINDS, WINDOW, MotionCodec, read_motions
-from motion_llm.motion.features import Layout, features_of, feet_of, heading_of, ordered, turned
+from motion_llm.motion.features import Layout, features_of, feet_of, heading_of, joint_order, turned
 from motion_llm.motion.kinematics import resampled
 from motion_llm.motion.skeleton import Motion
 
@@ -62,7 +62,7 @@ def originals(codec: MotionCodec, motions: Sequence[Motion]) -> dict:
 def ground(motion: Motion, codec: MotionCodec) -> np.ndarray:
     """Joints (T, J, 3) of the original, as the codec encodes it: at its rate, in its order, whole windows."""
     motion = resampled(motion, codec.fps)
-    joints = motion.joints[:, ordered(motion, codec.layout)]
+    joints = motion.joints[:, joint_order(motion, codec.layout)]
     return joints[:len(joints) // codec.window * codec.window]
 
 

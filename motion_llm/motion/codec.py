@@ -14,8 +14,15 @@ import numpy as np
 
 from motion_llm.json_files import read_json, write_json
 from motion_llm.motion.bvh import SCALE, read_bvh
-from motion_llm.motion.features import Layout, features_of, joints_of, mirrored, ordered, rest_pose
-from motion_llm.motion.kinematics import above, resampled, with_rotations
+from motion_llm.motion.features import (
+    Layout,
+    features_of,
+    joint_order,
+    joints_from_features,
+    mirror_features,
+    rest_pose,
+)
+from motion_llm.motion.kinematics import ancestors, resampled, with_rotations
 from motion_llm.motion.kmeans import KMeans
 from motion_llm.motion.skeleton import Motion, MotionError, Skeleton
 
@@ -76,7 +83,7 @@ class MotionCodec:
             fps = Counter(motion.fps for motion in motions).most_common(1)[0][0]
         clips = [features_of(resampled(motion, fps), layout) for motion in motions]
         if layout.mirror:
-            clips += [mirrored(clip, layout) for clip in clips]
+            clips += [mirror_features(clip, layout) for clip in clips]
         windows = sum(max(len(clip) - window + 1, 0) for clip in clips)
         if windows < codes:
             raise CodecError(f"{len(motions)} motions hold {windows} windows of {window} frames, expected at least as "
@@ -105,7 +112,7 @@ class MotionCodec:
         for place, code in enumerate(codes):
             if isinstance(code, bool) or not isinstance(code, int | np.integer) or not 0 <= code < self.codes:
                 raise CodecError(f"code {place + 1} is {code!r}, expected an integer from 0 to {self.codes - 1}")
-        joints = joints_of(self.quantiser.decode(np.array(codes)), self.fps, self.layout)
+        joints = joints_from_features(self.quantiser.decode(np.array(codes)), self.fps, self.layout)
         return with_rotations(Motion(joints, self.fps, self.layout.skeleton))
 
     def save(self, folder: str | Path) -> None:
@@ -176,8 +183,8 @@ def mean_skeleton(motions: Sequence[Motion]) -> Skeleton:
     file's rest pose often stands where the clip begins. Raises MotionError for a motion of another figure."""
     first = motions[0].skeleton
     layout = Layout.of(first)
-    offsets = np.mean([motion.skeleton.offsets[ordered(motion, layout)] for motion in motions], 0)
-    offsets[[*above(layout.centre, first.parents), layout.centre]] *= (0, 1, 0)
+    offsets = np.mean([motion.skeleton.offsets[joint_order(motion, layout)] for motion in motions], 0)
+    offsets[[*ancestors(layout.centre, first.parents), layout.centre]] *= (0, 1, 0)
     return Skeleton(first.names, first.parents, offsets)
 
 
@@ -246,7 +253,7 @@ def read_motions(folder: str | Path, scale: float = SCALE) -> dict[str, Motion]:
     layout = Layout.of(motions[paths[0].name].skeleton)
     for path in paths:
         try:
-            ordered(motions[path.name], layout)
+            joint_order(motions[path.name], layout)
         except MotionError as error:
             raise MotionError(f"{path}: {error}, as in {paths[0].name}") from None
     return motions

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from motion_llm.motion.kinematics import above, centre_of, forward_kinematics
+from motion_llm.motion.kinematics import ancestors, body_centre, forward_kinematics
 from motion_llm.motion.skeleton import Motion, MotionError, Skeleton
 
 SIDES = (("left", "right"), ("l", "r"))
@@ -36,7 +36,7 @@ class Layout:
     @staticmethod
     def of(skeleton: Skeleton) -> "Layout":
         parents = skeleton.parents
-        centre = centre_of(parents)
+        centre = body_centre(parents)
         body = [centre]
         for joint, parent in enumerate(parents):
             if parent in body:
@@ -64,7 +64,7 @@ def _across(skeleton: Skeleton, pairs: Sequence[tuple[int, int]], axes: list[int
     pairs that are apart along the axes in the rest pose count."""
     joints = rest_pose(skeleton)
     width = {pair: np.linalg.norm(np.subtract(*joints[list(pair)])[axes]) for pair in pairs}
-    depth = {pair: max(len(above(joint, skeleton.parents)) for joint in pair) for pair in pairs}
+    depth = {pair: max(len(ancestors(joint, skeleton.parents)) for joint in pair) for pair in pairs}
     return min((pair for pair in pairs if width[pair] > APART), key=lambda pair: (depth[pair], -width[pair]),
                default=None)
 
@@ -111,7 +111,7 @@ def features_of(motion: Motion, layout: Layout) -> np.ndarray:
     """(T, 3 + 3 B): the centre's velocity to the left and ahead (metres a second, relative to the heading) and the rate
     of turning (radians a second), each from this frame to the next; then the positions of the body's joints relative to
     the floor under the centre and to the heading (metres; y is the height). The joints' order is the layout's."""
-    joints = motion.joints[:, ordered(motion, layout)]
+    joints = motion.joints[:, joint_order(motion, layout)]
     heading = heading_of(joints, layout)
     centre = joints[:, layout.centre] * (1, 0, 1)
     local = turned(joints[:, layout.body] - centre[:, None], -heading)
@@ -123,7 +123,7 @@ def features_of(motion: Motion, layout: Layout) -> np.ndarray:
     return np.concatenate([rates, local.reshape(len(joints), -1)], 1)
 
 
-def ordered(motion: Motion, layout: Layout) -> list[int]:
+def joint_order(motion: Motion, layout: Layout) -> list[int]:
     """Indices of the layout's joints in a motion, whose joints may be in another order. Raises MotionError for another
     figure."""
     expected, actual = layout.skeleton, motion.skeleton
@@ -141,7 +141,7 @@ def ordered(motion: Motion, layout: Layout) -> list[int]:
     return [actual.names.index(name) for name in expected.names]
 
 
-def joints_of(features: np.ndarray, fps: float, layout: Layout) -> np.ndarray:
+def joints_from_features(features: np.ndarray, fps: float, layout: Layout) -> np.ndarray:
     """Joints (T, J, 3) from features (T, 3 + 3 B). The first frame is above the origin and faces z. The ancestors of
     the centre stay in the rest pose."""
     heading = _path(features[:, 2] / fps)
@@ -149,7 +149,7 @@ def joints_of(features: np.ndarray, fps: float, layout: Layout) -> np.ndarray:
     centre = _path(turned(steps, heading))
     joints = np.zeros((len(features), len(layout.skeleton.names), 3))
     rest = np.broadcast_to(np.eye(3), (1, len(layout.skeleton.names), 3, 3))
-    upper = above(layout.centre, layout.skeleton.parents)
+    upper = ancestors(layout.centre, layout.skeleton.parents)
     joints[:, upper] = forward_kinematics(rest, layout.skeleton.offsets[None], layout.skeleton.parents)[:, upper]
     local = features[:, ROOT:].reshape(len(features), len(layout.body), 3)
     joints[:, layout.body] = turned(local, heading) + centre[:, None]
@@ -168,7 +168,7 @@ def feet_of(features: np.ndarray, layout: Layout) -> list[int]:
     return sorted(sorted(ends, key=lambda i: heights[i])[:2])
 
 
-def mirrored(features: np.ndarray, layout: Layout) -> np.ndarray:
+def mirror_features(features: np.ndarray, layout: Layout) -> np.ndarray:
     """Features (T, 3 + 3 B) of the same motion with left and right exchanged. Raises MotionError if the joints' names
     do not tell the sides."""
     if layout.mirror is None:

@@ -27,7 +27,7 @@ JOINTS = (  # name, index of the parent, offset from it in metres in a rest pose
 NAMES, PARENTS = tuple(name for name, _, _ in JOINTS), tuple(parent for _, parent, _ in JOINTS)
 
 
-def joints_of(features: np.ndarray) -> np.ndarray:
+def joints_from_features(features: np.ndarray) -> np.ndarray:
     """Joints (T, 22, 3), metres, from features (T, 263): half the angle that the root turns right until the next frame;
     its step (x, z) to the next frame, relative to that frame's heading; the pelvis's height; the positions of the other
     joints, relative to the frame's heading. The remaining features (rotations, velocities, contacts) are not needed."""
@@ -91,7 +91,7 @@ class HumanML3DCodec:
 
     def decode(self, codes: Sequence[int]) -> Motion:
         """The motion, 20 frames a second, with rotations and constant bone lengths. Raises CodecError."""
-        joints = joints_of(self.features(codes))
+        joints = joints_from_features(self.features(codes))
         return with_rotations(Motion(joints, FPS, skeleton_of(joints)))
 
 

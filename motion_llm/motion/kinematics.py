@@ -97,21 +97,21 @@ def global_rotations(rotations: np.ndarray, parents: tuple[int, ...]) -> np.ndar
     return world
 
 
-def centre_of(parents: tuple[int, ...]) -> int:
+def body_centre(parents: tuple[int, ...]) -> int:
     """The joint that the body hangs on: the first with several children, such as the hips; the root if none has. Its
     ancestors, such as a root that stays at the origin of the floor, are no part of the body."""
     return next((joint for joint in range(len(parents)) if parents.count(joint) > 1), 0)
 
 
-def above(joint: int, parents: tuple[int, ...]) -> list[int]:
+def ancestors(joint: int, parents: tuple[int, ...]) -> list[int]:
     """The ancestors of a joint, from the root down."""
-    ancestors = []
+    chain = []
     while (joint := parents[joint]) >= 0:
-        ancestors.append(joint)
-    return ancestors[::-1]
+        chain.append(joint)
+    return chain[::-1]
 
 
-def shortest_turn(start: np.ndarray, end: np.ndarray) -> np.ndarray:
+def smallest_rotation(start: np.ndarray, end: np.ndarray) -> np.ndarray:
     """Matrices (T, 3, 3) of the smallest rotation that points directions `start` (T, 3) along `end` (T, 3), of any
     length but 0; for opposite directions, half a turn about a perpendicular axis."""
     a, b = (v / np.linalg.norm(v, axis=-1, keepdims=True) for v in (start, end))
@@ -125,7 +125,7 @@ def shortest_turn(start: np.ndarray, end: np.ndarray) -> np.ndarray:
     return matrices_of_quaternions(quaternion / np.linalg.norm(quaternion, axis=-1, keepdims=True))
 
 
-def best_turn(start: np.ndarray, end: np.ndarray) -> np.ndarray:
+def best_rotation(start: np.ndarray, end: np.ndarray) -> np.ndarray:
     """Matrices (T, 3, 3) that rotate the points `start` (n, 3) about the origin as near as possible to `end` (T, n, 3)
     (Kabsch 1976). Where the points leave a rotation open, as the twist about a line, it is the smallest."""
     spread = np.einsum("tni,nj->tij", end, start)
@@ -146,7 +146,7 @@ def rotations_from_joints(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
     for joint, parent in enumerate(parents):
         if parent >= 0 and np.linalg.norm(offsets[joint]) > 1e-9:
             children[parent].append(joint)
-    ancestors = set(above(centre_of(parents), parents))
+    unturned = set(ancestors(body_centre(parents), parents))
     world = np.empty((len(joints), len(parents), 3, 3))
     local = np.broadcast_to(np.eye(3), world.shape).copy()
     for joint, parent in enumerate(parents):
@@ -154,12 +154,13 @@ def rotations_from_joints(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
         bones = np.swapaxes(outer, 1, 2) @ np.swapaxes(joints[:, children[joint]] - joints[:, joint, None], 1, 2)
         bones = np.swapaxes(bones, 1, 2)  # (T, n, 3) in the parent's frame
         valid = (np.linalg.norm(bones, axis=-1) > 1e-9).all(1)  # a bone without length has no direction
-        if joint not in ancestors and children[joint] and valid.any():
+        if joint not in unturned and children[joint] and valid.any():
             rest = offsets[children[joint]]
             if len(rest) == 1:
-                local[valid, joint] = shortest_turn(np.broadcast_to(rest[0], bones[valid, 0].shape), bones[valid, 0])
+                bone = bones[valid, 0]
+                local[valid, joint] = smallest_rotation(np.broadcast_to(rest[0], bone.shape), bone)
             else:
-                local[valid, joint] = best_turn(rest, bones[valid])
+                local[valid, joint] = best_rotation(rest, bones[valid])
         world[:, joint] = outer @ local[:, joint]
     return local
 
@@ -169,8 +170,8 @@ def with_rotations(motion: Motion) -> Motion:
     skeleton, so that every bone has its length in the rest pose. The body's centre keeps its position."""
     rotations = rotations_from_joints(motion.joints, motion.skeleton)
     translations = np.broadcast_to(motion.skeleton.offsets, motion.joints.shape).copy()
-    centre = centre_of(motion.skeleton.parents)
-    for joint in [*above(centre, motion.skeleton.parents), centre]:  # the ancestors have no rotation
+    centre = body_centre(motion.skeleton.parents)
+    for joint in [*ancestors(centre, motion.skeleton.parents), centre]:  # the ancestors have no rotation
         parent = motion.skeleton.parents[joint]
         translations[:, joint] = motion.joints[:, joint] - (motion.joints[:, parent] if parent >= 0 else 0)
     joints = forward_kinematics(rotations, translations, motion.skeleton.parents)

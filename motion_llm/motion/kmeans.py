@@ -8,8 +8,8 @@ import numpy as np
 from motion_llm.motion.features import ROOT, Layout
 
 log = logging.getLogger(__name__)
-ROUNDS = 60  # of Lloyd's algorithm, which ends earlier if no centre moves
-ENOUGH = 50_000  # windows; if there are more, this many are sampled
+MAX_ITERATIONS = 60  # of Lloyd's algorithm, which ends earlier if no centre moves
+MAX_WINDOWS = 50_000  # windows; if there are more, this many are sampled
 CHUNK = 4096  # windows whose distances to all centres are in memory at a time
 RATE_WEIGHT = 0.33  # of velocities and turning relative to positions in metres; more gives less drift, worse poses
 
@@ -31,9 +31,9 @@ class KMeans:
         weights = KMeans(np.zeros((1, 1, clips[0].shape[1]))).weights
         ends = np.cumsum([max(len(clip) - window + 1, 0) for clip in clips])
         sampled = np.ones(ends[-1], dtype=bool)
-        if len(sampled) > max(ENOUGH, codes):
+        if len(sampled) > max(MAX_WINDOWS, codes):
             sampled[:] = False
-            sampled[np.random.default_rng(seed).choice(len(sampled), max(ENOUGH, codes), replace=False)] = True
+            sampled[np.random.default_rng(seed).choice(len(sampled), max(MAX_WINDOWS, codes), replace=False)] = True
         points = np.concatenate([windows_of(clip * weights, window, 1)[mask]
                                  for clip, mask in zip(clips, np.split(sampled, ends[:-1]), strict=True)])
         return KMeans(kmeans(points, codes, seed).reshape(codes, window, -1))
@@ -94,7 +94,7 @@ def kmeans(points: np.ndarray, codes: int, seed: int) -> np.ndarray:
 def lloyd(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
     """Moves the centres (K, D) to the means of their points (N, D) until none moves, or ROUNDS times. A centre without
     points moves to the point that is farthest from its centre."""
-    for _ in range(ROUNDS):
+    for _ in range(MAX_ITERATIONS):
         owner = nearest(points, centres)
         counts = np.bincount(owner, minlength=len(centres))
         sums = np.zeros_like(centres)

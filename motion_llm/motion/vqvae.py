@@ -26,12 +26,12 @@ UNQUANTISED = 0.25  # share of the steps before quantisation; the codebook then 
 SAMPLES = 12_000  # number of latents for that k-means
 VELOCITY, FEET, RATE, PATH = 0.1, 0.1, 0.05, 1.0  # weights of terms of the loss, see `loss_of`
 SQUARE = 20.0  # per metre; weight of the squared distance of the joints
-STANDING = 0.25  # metres a second; a slower foot counts as standing
+STANDING_SPEED = 0.25  # metres a second; a slower foot counts as standing
 COMMITMENT = 0.25  # weight of the commitment loss (van den Oord et al. 2017)
 DECAY = 0.99  # of the codebook's moving averages
 DEAD = 0.05  # a code used less than this share of the average is reset to a latent of the batch
 LAST_RESET = 0.8  # share of the steps; codes that are reset later would not be trained enough
-PACE = 0.1  # augmentation: clips are played faster or slower by up to about this share
+SPEED_JITTER = 0.1  # augmentation: clips are played faster or slower by up to about this share
 
 
 class _Block(nn.Module):
@@ -156,7 +156,7 @@ def loss_of(predicted: torch.Tensor, target: torch.Tensor, fps: float,
     distance, square = _length(error).mean(), error.square().sum(2).mean()
     velocities = _velocities(target_rates, target_joints, fps)
     velocity_errors = _length(_velocities(rates, joints, fps) - velocities)  # (B, joints, T - 1)
-    standing = _length(velocities[:, feet]) < STANDING
+    standing = _length(velocities[:, feet]) < STANDING_SPEED
     sliding = (velocity_errors[:, feet] * standing).sum() / (standing.sum() + 1)
     rate_errors = rates - target_rates
     path = (rate_errors.cumsum(-1) / fps).abs().mean()
@@ -205,7 +205,7 @@ class _Training:
         scale[:ROOT] = frames[:, :ROOT].std(0)  # one scale for all joints: a centimetre counts the same everywhere
         network.mean.copy_(torch.from_numpy(mean))
         network.scale.copy_(torch.from_numpy(np.maximum(scale, 1e-3)))
-        longest = int(CROP * (1 + PACE)) + 2
+        longest = int(CROP * (1 + SPEED_JITTER)) + 2
         self.clips = [_padded(clip, longest) for clip in clips]
         lengths = np.array([len(clip) for clip in clips], dtype=float)
         self.probabilities = lengths / lengths.sum()
@@ -236,7 +236,7 @@ class _Training:
         """(B, F, CROP) from random frames of random clips on, a little faster or slower."""
         rows = []
         for clip in self.rng.choice(len(self.clips), self.batch_size, p=self.probabilities):
-            frames, pace = self.clips[clip], 1 + PACE * self.rng.uniform(-1, 1)
+            frames, pace = self.clips[clip], 1 + SPEED_JITTER * self.rng.uniform(-1, 1)
             times = self.rng.uniform(0, len(frames) - 1 - CROP * pace) + np.arange(CROP) * pace
             first, share = times.astype(int), (times % 1)[:, None]
             row = frames[first] * (1 - share) + frames[first + 1] * share

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from walker import NAMES, OFFSETS, PARENTS, WALKER, walk
 
-from motion_llm.motion.features import Layout, features_of, feet_of, heading_of, joints_of, mirrored, ordered
+from motion_llm.motion.features import (
+    Layout,
+    features_of,
+    feet_of,
+    heading_of,
+    joint_order,
+    joints_from_features,
+    mirror_features,
+)
 from motion_llm.motion.kinematics import matrices_of
 from motion_llm.motion.skeleton import Motion, MotionError, Skeleton
 
@@ -36,9 +44,9 @@ def test_a_walk_to_the_left_is_told_so():
 @pytest.mark.parametrize("fps", [30, 24])
 def test_features_lead_back_to_the_motion_from_the_origin_on(fps):
     motion = walk(fps=fps, turning=3.0)  # more than one turn around
-    np.testing.assert_allclose(joints_of(features_of(motion, LAYOUT), fps, LAYOUT), motion.joints, atol=1e-9)
+    np.testing.assert_allclose(joints_from_features(features_of(motion, LAYOUT), fps, LAYOUT), motion.joints, atol=1e-9)
     moved = walk(fps=fps, turning=3.0, start=(1, 2, 1.0))
-    np.testing.assert_allclose(joints_of(features_of(moved, LAYOUT), fps, LAYOUT), motion.joints, atol=1e-9)
+    np.testing.assert_allclose(joints_from_features(features_of(moved, LAYOUT), fps, LAYOUT), motion.joints, atol=1e-9)
 
 
 def test_feet_are_the_lowest_ends():
@@ -51,7 +59,7 @@ def test_the_heading_does_not_jump():
 
 
 def test_the_mirror_image_of_a_left_turn_is_a_right_turn():
-    left_turn = mirrored(features_of(walk(turning=0.6, phase=0), LAYOUT), LAYOUT)
+    left_turn = mirror_features(features_of(walk(turning=0.6, phase=0), LAYOUT), LAYOUT)
     # the legs swing against each other, so exchanged legs are half a cycle on; the arm goes to the other side
     right_turn = features_of(walk(turning=-0.6, phase=np.pi), LAYOUT)
     np.testing.assert_allclose(left_turn[:, :3], right_turn[:, :3], atol=1e-9)
@@ -60,7 +68,7 @@ def test_the_mirror_image_of_a_left_turn_is_a_right_turn():
     np.testing.assert_allclose(joints[:, legs], expected[:, legs], atol=1e-9)
     left, right = (LAYOUT.body.index(NAMES.index(f"{side}_hand")) for side in ("left", "right"))
     assert joints[:, right, 2].max() > 0.4 and np.abs(joints[:, left, 2]).max() < 0.01
-    np.testing.assert_allclose(mirrored(left_turn, LAYOUT), features_of(walk(turning=0.6), LAYOUT), atol=1e-12)
+    np.testing.assert_allclose(mirror_features(left_turn, LAYOUT), features_of(walk(turning=0.6), LAYOUT), atol=1e-12)
 
 
 @pytest.mark.parametrize("sides", [("Left", "Right"), ("L_", "R_"), ("left ", "right "), ("mixamorig:Left",
@@ -94,7 +102,7 @@ def test_a_figure_without_sides_has_a_heading_and_no_mirror_image():
     moved = Motion(walk(start=(3.0, -5.0, 2.5)).joints, 30, layout.skeleton)
     np.testing.assert_allclose(features_of(motion, layout), features_of(moved, layout), atol=1e-9)
     with pytest.raises(MotionError, match="left and right cannot be told"):
-        mirrored(features_of(motion, layout), layout)
+        mirror_features(features_of(motion, layout), layout)
     one_sided = ("Root", "Hips", "Spine", "LeftArm", *"efghijk")
     assert Layout.of(Skeleton(one_sided, PARENTS, OFFSETS)).mirror is None
     stick = Skeleton(("a", "b"), (-1, 0), np.array([(0, 0, 0), (0, 1.0, 0)]))
@@ -109,7 +117,7 @@ def test_joints_in_another_order_are_the_same_figure_and_others_are_not():
     np.testing.assert_array_equal(features_of(reordered, LAYOUT), features_of(motion, LAYOUT))
     wrong = Skeleton((*NAMES[:-1], "tail"), PARENTS, OFFSETS)
     with pytest.raises(MotionError, match="another figure: it has no right_foot and has tail besides; expected the 11"):
-        ordered(Motion(motion.joints, 30, wrong), LAYOUT)
+        joint_order(Motion(motion.joints, 30, wrong), LAYOUT)
     wrong = Skeleton(NAMES, (*PARENTS[:-1], 7), OFFSETS)
     with pytest.raises(MotionError, match="the same joints on other parents"):
-        ordered(Motion(motion.joints, 30, wrong), LAYOUT)
+        joint_order(Motion(motion.joints, 30, wrong), LAYOUT)

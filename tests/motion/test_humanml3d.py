@@ -9,7 +9,7 @@ import torch
 from codec import main
 from motion_llm.motion.bvh import read_bvh
 from motion_llm.motion.codec import CodecError
-from motion_llm.motion.humanml3d import JOINTS, NAMES, PARENTS, HumanML3DCodec, joints_of, skeleton_of
+from motion_llm.motion.humanml3d import JOINTS, NAMES, PARENTS, HumanML3DCodec, joints_from_features, skeleton_of
 from motion_llm.motion.kinematics import forward_kinematics, matrices_of
 
 
@@ -128,7 +128,7 @@ def test_features_become_the_joints_that_they_were_made_of():
     translations = np.broadcast_to([offset for _, _, offset in JOINTS], (50, 22, 3)).astype(float).copy()
     translations[:, 0] = np.stack([np.sin(heading), 0.9 + 0.05 * np.sin(3 * heading), np.cos(heading) - 1], -1)
     joints = forward_kinematics(matrices_of(angles, "YXZ"), translations, PARENTS)
-    result = joints_of(features_by_hand(joints, heading))
+    result = joints_from_features(features_by_hand(joints, heading))
     np.testing.assert_allclose(result, joints, atol=1e-9)
     np.testing.assert_allclose(skeleton_of(result).offsets[1:], [offset for _, _, offset in JOINTS[1:]], atol=1e-9)
 

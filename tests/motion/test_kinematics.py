@@ -8,15 +8,15 @@ import pytest
 
 from motion_llm.motion.kinematics import (
     angles_of,
-    best_turn,
-    centre_of,
+    best_rotation,
+    body_centre,
     forward_kinematics,
     matrices_of,
     quaternions_of,
     resampled,
     rotations_from_joints,
-    shortest_turn,
     slerp,
+    smallest_rotation,
     with_rotations,
 )
 from motion_llm.motion.skeleton import Motion, MotionError, Skeleton
@@ -69,7 +69,7 @@ def test_slerp_goes_the_shorter_way_at_an_even_pace():
 
 
 def test_the_centre_is_where_the_body_forks():
-    assert centre_of(FIGURE.parents) == 1 and centre_of((-1, 0, 0)) == 0 and centre_of((-1, 0, 1)) == 0
+    assert body_centre(FIGURE.parents) == 1 and body_centre((-1, 0, 0)) == 0 and body_centre((-1, 0, 1)) == 0
 
 
 def test_turns_from_joints_put_every_joint_back():
@@ -108,13 +108,13 @@ def test_bones_keep_the_skeletons_length_whatever_the_joints_say():
 
 def test_half_turns_points_on_a_line_and_mirror_images():
     up = np.array([[0, 1.0, 0]])
-    turn = shortest_turn(up, -2 * up)[0]
+    turn = smallest_rotation(up, -2 * up)[0]
     np.testing.assert_allclose(turn @ up[0], -up[0], atol=1e-12)
     assert np.linalg.det(turn) == pytest.approx(1)
     line = np.array([(1.0, 0, 0), (2, 0, 0)])
-    np.testing.assert_allclose(best_turn(line, line[None])[0], np.eye(3), atol=1e-6)  # no twist
+    np.testing.assert_allclose(best_rotation(line, line[None])[0], np.eye(3), atol=1e-6)  # no twist
     solid = np.array([(1.0, 0, 0), (0, 1, 0), (0, 0, 1)])
-    assert np.linalg.det(best_turn(solid, -solid[None])[0]) == pytest.approx(1)
+    assert np.linalg.det(best_rotation(solid, -solid[None])[0]) == pytest.approx(1)
 
 
 def test_bones_without_length_point_nowhere():
