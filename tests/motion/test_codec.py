@@ -56,7 +56,7 @@ def test_k_means_finds_the_groups_and_uses_every_code():
 
 def test_of_many_windows_some_are_drawn(monkeypatch):
     calls = []
-    monkeypatch.setattr(kmeans_module, "ENOUGH", 40)
+    monkeypatch.setattr(kmeans_module, "MAX_WINDOWS", 40)
     monkeypatch.setattr(kmeans_module, "kmeans", lambda points, codes, seed: calls.append(points) or points[:codes])
     clips = [np.arange(n * 5.0).reshape(n, 5) + 1000 * n for n in (3, 30, 50)]
     KMeans.fit(clips, 8, 4, 0, None, 20)  # the layout and the rate are for other quantisers
