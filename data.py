@@ -1,7 +1,7 @@
-"""The dataset: read it, and refuse what is wrong with it.
+"""Reading a dataset and checking every row of it.
 
 A row is a caption with a motion, which is a list of codes (motion tokens). Nothing is silently dropped,
-cropped or repaired: read_rows() collects every error, raise_on_errors() raises them together. Problems
+cropped or repaired: read_rows() collects every error, raise_on_errors() raises them together. Messages
 name rows as `row 17`, counted from 0, for a JSON list, and as `line 18` of the file for JSON Lines.
 """
 
@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from motion_llm.dataset.checks import FIELDS, LARGEST_CODE, Checker, Found
-from motion_llm.dataset.reader import SHOWN, Bad, Records, show
+from motion_llm.dataset.checks import FIELDS, LARGEST_CODE, Checker, Occurrences
+from motion_llm.dataset.reader import SHOWN, Invalid, Records, show
 from motion_llm.dataset.report import DataError, Problem, Report, check_split, count_of, format_report, raise_on_errors
-from motion_llm.dataset.rows import SPLITS, Marks, Row, Rows, caption_key, group
+from motion_llm.dataset.rows import SPLITS, Row, RowHashes, Rows, caption_key, group
 
 __all__ = ["DataError", "Problem", "Report", "Row", "Rows", "caption_key", "check_split", "format_report",
            "raise_on_errors", "read_rows"]
@@ -50,46 +50,46 @@ _WARNINGS = {
 # ---------------------------------------------------------------- reading and comparing
 
 
-def _word(what: str, found: Found, report: Report, records: Records) -> str:
-    shown = ", ".join(f"{records.unit} {records.number(record)} ({text})" for record, text in found.first)
-    more = f", and {found.count - SHOWN:,} more" if found.count > SHOWN else ""
-    return f"{report.path}: {what}, in {count_of(found.records, records.unit)}: {shown}{more}"
+def _message(wording: str, occurrences: Occurrences, report: Report, records: Records) -> str:
+    examples = ", ".join(f"{records.unit} {records.number(record)} ({text})" for record, text in occurrences.first)
+    more = f", and {occurrences.count - SHOWN:,} more" if occurrences.count > SHOWN else ""
+    return f"{report.path}: {wording}, in {count_of(occurrences.records, records.unit)}: {examples}{more}"
 
 
 def _type_errors(checker: Checker, report: Report, records: Records) -> list[Problem]:
     problems = []
-    for name, kinds in checker.types.items():
-        if len(kinds) == 2:
-            found = " and ".join(
+    for name, by_type in checker.types.items():
+        if len(by_type) == 2:
+            both = " and ".join(
                 f"{word} in {count_of(count, records.unit)} (first: {records.unit} {records.number(first)}, "
                 f"{show(value)})"
-                for word, (count, first, value) in (("text", kinds[str]), ("an integer", kinds[int])))
+                for word, (count, first, value) in (("text", by_type[str]), ("an integer", by_type[int])))
             problems.append(Problem(f"{name.split('_')[0]}-types",
-                                    f"{report.path}: {name} is {found}; make them all one type"))
+                                    f"{report.path}: {name} is {both}; make them all one type"))
     return problems
 
 
 def _compare(rows: Rows, checker: Checker, records: Records) -> None:
-    """Add what rows have in common: duplicates, one motion under several captions, similar captions."""
+    """Add the warnings about rows that agree: duplicates, one motion under several captions, similar captions."""
     if not len(rows):
         return
     motions, captions, keys = rows.motions, rows.captions, rows.keys
 
-    def add(kind: str, which: np.ndarray, earlier: np.ndarray, name_texts: bool = True) -> None:
-        """which: (N,) bool; earlier: (N,), the row that each has something in common with."""
-        places = np.flatnonzero(which)
+    def add(kind: str, mask: np.ndarray, earlier: np.ndarray, name_texts: bool = True) -> None:
+        """mask: bool, (N,), the rows to report; earlier: (N,), the row that each agrees with."""
+        places = np.flatnonzero(mask)
 
-        def text(place: int) -> str:
-            one, other = rows[places[place]], rows[earlier[places[place]]]
-            where = f"as {records.unit} {records.number(other.index)}"
-            return f"{show(one.text_query)}, {where}, {show(other.text_query)}" if name_texts else where
+        def text(i: int) -> str:
+            row, earlier_row = rows[places[i]], rows[earlier[places[i]]]
+            reference = f"as {records.unit} {records.number(earlier_row.index)}"
+            return f"{show(row.text_query)}, {reference}, {show(earlier_row.text_query)}" if name_texts else reference
 
         if len(places):
             checker.findings.add_all(kind, rows.index[places], text)
 
-    alike = group(np.stack([captions.ids * motions.count + motions.ids, rows.participant], 1).astype(np.uint64))
+    contents = group(np.stack([captions.ids * motions.count + motions.ids, rows.participant], 1).astype(np.uint64))
     place = np.arange(len(rows))
-    add("duplicate", alike.first[alike.ids] != place, alike.first[alike.ids], name_texts=False)
+    add("duplicate", contents.first[contents.ids] != place, contents.first[contents.ids], name_texts=False)
     same_motion = motions.first[motions.ids]
     add("same-motion", keys.ids[same_motion] != keys.ids, same_motion)
     same_key = keys.first[keys.ids]
@@ -100,45 +100,44 @@ def _compare(rows: Rows, checker: Checker, records: Records) -> None:
 
 def _compare_splits(rows: Rows, checker: Checker, records: Records) -> None:
     """Add the rows whose clip is in a later split too, and those without a split where others have one."""
-    leaks, without = np.flatnonzero(rows.later_copy >= 0), np.flatnonzero(rows.splits < 0)
+    leaks, unsplit = np.flatnonzero(rows.later_copy >= 0), np.flatnonzero(rows.splits < 0)
 
-    def text(place: int) -> str:
-        own, other = rows[leaks[place]], rows[rows.later_copy[leaks[place]]]
-        return f"{own.split or SPLITS[0]}, as {records.unit} {records.number(other.index)}, {other.split}"
+    def text(i: int) -> str:
+        row, later_row = rows[leaks[i]], rows[rows.later_copy[leaks[i]]]
+        return f"{row.split or SPLITS[0]}, as {records.unit} {records.number(later_row.index)}, {later_row.split}"
 
     if len(leaks):
         checker.findings.add_all("split-leak", rows.index[leaks], text)
-    if 0 < len(without) < len(rows):
-        checker.findings.add_all("no-split", rows.index[without], lambda place: show(rows[without[place]].text_query))
+    if 0 < len(unsplit) < len(rows):
+        checker.findings.add_all("no-split", rows.index[unsplit], lambda i: show(rows[unsplit[i]].text_query))
 
 
 def read_rows(path: str | Path, max_seq_len: int, codebook_size: int | None = None,
               denoise: bool = True) -> Report:
-    """Read a dataset and check all of it; nothing is raised for what is wrong with it, see raise_on_errors().
+    """Read a dataset and check all of it. Errors in it are reported, not raised: see raise_on_errors().
 
     The file is a JSON list of objects or JSON Lines (told apart by content), UTF-8, each object with text_query,
     motion_tokens ("42 18 91" or [42, 18, 91]) and optionally participant_id and clip_id (text or integers) and split
     (train, val or test). max_seq_len: positions; denoise: whether stage 2's denoising task is trained, whose examples
-    hold the motion twice. The file is read in chunks; what stays in memory are 4 bytes a code, the texts and about 150
-    bytes a row.
+    hold the motion twice. The file is read in chunks; memory holds 4 bytes a code, the texts and about 150 bytes a row.
     """
     report = Report(str(path), max_seq_len, codebook_size_is_set=codebook_size is not None)
     largest = min(LARGEST_CODE, codebook_size - 1) if codebook_size else LARGEST_CODE
-    checker, records, seen = Checker(max_seq_len, largest, denoise), Records(), np.zeros(LARGEST_CODE + 1, bool)
-    chunks, marks = [], []
+    checker, records, is_used = Checker(max_seq_len, largest, denoise), Records(), np.zeros(LARGEST_CODE + 1, bool)
+    chunks, hashes = [], []
     try:
         for chunk in records.chunks(Path(path), FIELDS):
             columns = checker(chunk)
-            seen[columns.codes] = True
-            marks.append(Marks.of(columns))
+            is_used[columns.codes] = True
+            hashes.append(RowHashes.of(columns))
             chunks.append(columns)
-    except Bad as bad:  # of a file that cannot be read to its end nothing else is said
+    except Invalid as error:  # a file that cannot be read to its end gets this one error
         report.form = records.form
-        report.errors.append(Problem(bad.kind, f"{path}: {bad.found}"))
+        report.errors.append(Problem(error.kind, f"{path}: {error.detail}"))
         return report
-    report.form, report.file_sha256, report.rows = records.form, records.sha256, Rows(chunks, marks)
-    report.codes_used = int(seen.sum())
-    report.codebook_size = codebook_size or (int(np.flatnonzero(seen)[-1]) + 1 if report.codes_used else 0)
+    report.form, report.file_sha256, report.rows = records.form, records.sha256, Rows(chunks, hashes)
+    report.codes_used = int(is_used.sum())
+    report.codebook_size = codebook_size or (int(np.flatnonzero(is_used)[-1]) + 1 if report.codes_used else 0)
     _add_problems(report, checker, records)
     if not report.errors:
         report.fingerprint = hashlib.sha256(report.rows.digests.tobytes()).hexdigest()
@@ -146,19 +145,18 @@ def read_rows(path: str | Path, max_seq_len: int, codebook_size: int | None = No
 
 
 def _add_problems(report: Report, checker: Checker, records: Records) -> None:
-    left = records.broken_count - len(records.broken)
-    broken = records.broken + [f"and {left:,} more broken lines"] * (left > 0)
-    report.errors += [Problem("json", f"{report.path}: {found}") for found in broken]
+    unlisted = records.broken_count - len(records.broken)
+    broken = records.broken + [f"and {unlisted:,} more broken lines"] * (unlisted > 0)
+    report.errors += [Problem("json", f"{report.path}: {text}") for text in broken]
     report.errors += _type_errors(checker, report, records)
     _compare(report.rows, checker, records)
     codebook = f", CODEBOOK_SIZE is {report.codebook_size:,}" if report.codebook_size_is_set else ""
     values = {"max_seq_len": report.max_seq_len, "largest": checker.largest, "codebook": codebook}
-    for wording, problems in ((_ERRORS, report.errors), (_WARNINGS, report.warnings)):
-        problems += [Problem(kind, _word(text.format(**values), checker.findings.found[kind], report, records))
-                     for kind, text in wording.items() if kind in checker.findings.found]
+    occurrences = checker.findings.by_kind
+    for wordings, problems in ((_ERRORS, report.errors), (_WARNINGS, report.warnings)):
+        problems += [Problem(kind, _message(wording.format(**values), occurrences[kind], report, records))
+                     for kind, wording in wordings.items() if kind in occurrences]
     report.ignored_fields = dict(sorted(checker.ignored.items()))
     if report.ignored_fields:
         names = ", ".join(f"{name} ({count_of(count, records.unit)})" for name, count in report.ignored_fields.items())
         report.warnings.append(Problem("ignored-field", f"{report.path}: unknown fields, ignored: {names}"))
-
-

@@ -29,13 +29,13 @@ HUMANML3D_FPS, HUMANML3D_UNIT = 20.0, 4  # frames a second; frames a token of T2
 
 
 class LayoutError(ValueError):
-    """A folder or file that is not in the layout; the text says what was found and what is expected."""
+    """A folder or file that is not in the layout; the message names what it holds and what is expected."""
 
 
 @dataclass
 class Imported:
-    """rows: in the project's format, with clip_id and split. skipped: reason -> what was skipped for it. facts: what
-    else a reader should know."""
+    """rows: in the project's format, with clip_id and split. skipped: reason -> names of what was skipped. facts: other
+    lines of the summary."""
 
     rows: list[dict] = field(default_factory=list)
     skipped: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
@@ -47,9 +47,9 @@ class Imported:
         lines = [f"{len(self.rows)} rows of {clips} clips read",
                  "  " + ", ".join(f"{split} {count}" for split, count in counts.items())]
         lines += [f"  {fact}" for fact in self.facts]
-        for reason, found in self.skipped.items():
-            more = f", and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-            lines.append(f"  skipped, {reason}: {len(found)} ({', '.join(found[:SHOWN])}{more})")
+        for reason, names in self.skipped.items():
+            more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+            lines.append(f"  skipped, {reason}: {len(names)} ({', '.join(names[:SHOWN])}{more})")
         return "\n".join(lines if self.skipped else [*lines, "  nothing skipped"])
 
 
@@ -61,68 +61,68 @@ def import_t2m_gpt(root: str | Path, tokens_dir: str | Path | None = None, fps: 
     """Every caption of every id that a split file names becomes a row, with the id as clip_id.
 
     A caption with times gets the tokens from int(start * fps / unit) up to, not including, int(end * fps / unit), as
-    T2M-GPT cuts them. fps: frames a second. unit: frames a token. tokens_dir: found by itself where None.
+    T2M-GPT cuts them. fps: frames a second. unit: frames a token. tokens_dir: None searches below root.
     Raises LayoutError.
     """
-    root, found = Path(root), Imported()
+    root, imported = Path(root), Imported()
     splits = _split_files(root)
     texts = root / "texts"
     if not texts.is_dir():
         raise LayoutError(f"{texts}: there is no such folder, expected ID.txt with the captions of each clip")
     tokens = _tokens_dir(root, tokens_dir, [name for names in splits.values() for name in names])
-    found.facts.append(f"tokens from {tokens}; {fps:g} frames a second, {unit} a token")
+    imported.facts.append(f"tokens from {tokens}; {fps:g} frames a second, {unit} a token")
     named = set()
     for split, names in splits.items():
         for name in names:
             named.add(name)
             if not (texts / f"{name}.txt").is_file():
-                found.skipped["no texts file"].append(f"{name} ({split})")
+                imported.skipped["no texts file"].append(f"{name} ({split})")
             elif not (tokens / f"{name}.npy").is_file():
-                found.skipped["no tokens file"].append(f"{name} ({split})")
+                imported.skipped["no tokens file"].append(f"{name} ({split})")
             else:
                 motions = _read_tokens(tokens / f"{name}.npy")
-                _add_captions(found, texts / f"{name}.txt", motions, name, split, fps, unit)
-    left = sorted(path.stem for path in texts.glob("*.txt") if path.stem not in named)
-    if left:
-        found.skipped["texts that no split file names"] += left
-    return found
+                _add_captions(imported, texts / f"{name}.txt", motions, name, split, fps, unit)
+    unnamed = sorted(path.stem for path in texts.glob("*.txt") if path.stem not in named)
+    if unnamed:
+        imported.skipped["texts that no split file names"] += unnamed
+    return imported
 
 
 def _split_files(root: Path) -> dict[str, list[str]]:
-    """split -> its ids. Where there is none of train.txt, val.txt and test.txt, all.txt as the split "". Raises
-    LayoutError for none at all, and for an id in two splits."""
+    """split -> its ids; without train.txt, val.txt and test.txt, those of all.txt as the split "". Raises LayoutError
+    where there is no such file, and for an id in two splits."""
     names = [name for name in SPLITS if (root / f"{name}.txt").is_file()]
     if not names and not (root / "all.txt").is_file():
         raise LayoutError(f"{root} has none of train.txt, val.txt, test.txt and all.txt, expected an id a line")
     files = {name: root / f"{name}.txt" for name in names} or {"": root / "all.txt"}
     splits = {split: list(dict.fromkeys(path.read_text(encoding="utf-8-sig").split())) for split, path in files.items()}
-    where: dict[str, str] = {}
+    split_of: dict[str, str] = {}
     for split, ids in splits.items():
         for name in ids:
-            if name in where:
-                raise LayoutError(f"{root}: {name} is in {where[name]}.txt and in {split}.txt, expected one of them")
-            where[name] = split
+            if name in split_of:
+                raise LayoutError(f"{root}: {name} is in {split_of[name]}.txt and in {split}.txt, expected one of them")
+            split_of[name] = split
     return splits
 
 
-def _tokens_dir(root: Path, given: str | Path | None, ids: Sequence[str]) -> Path:
-    """The folder given, or the one below root whose .npy files are named by the ids and hold integers.
+def _tokens_dir(root: Path, tokens_dir: str | Path | None, ids: Sequence[str]) -> Path:
+    """tokens_dir, or where it is None the one folder below root whose .npy files are named by ids and hold integers.
 
-    HumanML3D's own folders of .npy files are named so too, but hold floats. Raises LayoutError.
+    HumanML3D's own folders of .npy files have the same names, but hold floats. Raises LayoutError.
     """
-    if given is not None:
-        if not Path(given).is_dir():
-            raise LayoutError(f"--tokens_dir {given}: there is no such folder")
-        return Path(given)
-    fitting = []
+    if tokens_dir is not None:
+        if not Path(tokens_dir).is_dir():
+            raise LayoutError(f"--tokens_dir {tokens_dir}: there is no such folder")
+        return Path(tokens_dir)
+    candidates = []
     for folder, _, files in sorted(os.walk(root)):
         first = next((name for name in ids if f"{name}.npy" in set(files)), None)
         if first is not None and np.issubdtype(_load(Path(folder) / f"{first}.npy").dtype, np.integer):
-            fitting.append(Path(folder))
-    if len(fitting) != 1:
-        listed = ", ".join(map(str, fitting)) or "none"
+            candidates.append(Path(folder))
+    if len(candidates) != 1:
+        listed = ", ".join(map(str, candidates)) or "none"
         raise LayoutError(f"{root}: folders of ID.npy with integers: {listed}; name the one with --tokens_dir")
-    return fitting[0]
+    return candidates[0]
 
 
 def _load(path: Path) -> np.ndarray:
@@ -143,33 +143,33 @@ def _read_tokens(path: Path) -> list[list[int]]:
     return np.atleast_2d(tokens).tolist()
 
 
-def _add_captions(found: Imported, path: Path, motions: Sequence[Sequence[int]], name: str, split: str,
+def _add_captions(imported: Imported, path: Path, motions: Sequence[Sequence[int]], name: str, split: str,
                   fps: float, unit: int) -> None:
     """A row for each caption of a texts file and each motion of the clip."""
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
         if not line.strip():
             continue
-        where = f"{path.name} line {number}"
+        location = f"{path.name} line {number}"
         parts = line.strip().split("#")
         times = [_seconds(part) for part in parts[2:]]
         if len(parts) != 4 or None in times:
-            found.skipped["lines that are not caption#word/POS ...#start#end"].append(where)
+            imported.skipped["lines that are not caption#word/POS ...#start#end"].append(location)
             continue
         if not parts[0].strip():
-            found.skipped["captions without text"].append(where)
+            imported.skipped["captions without text"].append(location)
             continue
         start, end = times
         for motion in motions:
-            cut = motion if start == end == 0 else motion[int(start * fps / unit):int(end * fps / unit)]
-            if not cut:
-                found.skipped["times that leave no tokens"].append(f"{where}: {start:g} to {end:g} s")
+            tokens = motion if start == end == 0 else motion[int(start * fps / unit):int(end * fps / unit)]
+            if not tokens:
+                imported.skipped["times that leave no tokens"].append(f"{location}: {start:g} to {end:g} s")
                 continue
-            row = {"text_query": parts[0].strip(), "motion_tokens": " ".join(map(str, cut)), "clip_id": name}
-            found.rows.append(row | ({"split": split} if split else {}))
+            row = {"text_query": parts[0].strip(), "motion_tokens": " ".join(map(str, tokens)), "clip_id": name}
+            imported.rows.append(row | ({"split": split} if split else {}))
 
 
 def _seconds(text: str) -> float | None:
-    """0 or more; nan, which stands for the whole clip, is 0. None for anything else."""
+    """A time, 0 or more; nan, which stands for the whole clip, gives 0. None for anything else."""
     try:
         value = float(text)
     except ValueError:
@@ -185,10 +185,10 @@ def _seconds(text: str) -> float | None:
 def import_qiqi(root: str | Path) -> Imported:
     """Every object of train.json, val.json and test.json that asks for the motion of a caption becomes a row.
 
-    {instruction, input: the caption, output: "81,81,207", motion: the clip's id, length: frames}. Objects that give
-    tokens beside the caption are another task, and skipped. Raises LayoutError.
+    {instruction, input: the caption, output: "81,81,207", motion: the clip's id, length: frames}. Objects whose input
+    has tokens are of another task and skipped. Raises LayoutError.
     """
-    root, found = Path(root), Imported()
+    root, imported = Path(root), Imported()
     files = {split: root / f"{split}.json" for split in SPLITS if (root / f"{split}.json").is_file()}
     if not files:
         raise LayoutError(f"{root} has none of train.json, val.json and test.json")
@@ -200,31 +200,31 @@ def import_qiqi(root: str | Path) -> Imported:
         if not isinstance(content, list):
             raise LayoutError(f"{path} holds a {type(content).__name__}, expected a list of objects")
         for number, entry in enumerate(content):
-            where = f"{path.name} row {number}"
+            location = f"{path.name} row {number}"
             if not isinstance(entry, dict) or not all(isinstance(entry.get(k), str) for k in ("input", "output")):
                 raise LayoutError(f"{path}: row {number} is {str(entry)[:80]!r}, expected an object with input, output "
                                   "and motion")
             if re.search(r"</?\s*motion", entry["input"], re.IGNORECASE):
-                found.skipped["objects that give tokens beside the caption, or ask for a caption"].append(where)
+                imported.skipped["objects that give tokens beside the caption, or ask for a caption"].append(location)
             elif not entry["input"].strip():
-                found.skipped["captions without text"].append(where)
+                imported.skipped["captions without text"].append(location)
             elif not re.fullmatch(r"\s*\d+(\s*,\s*\d+)*\s*,?\s*", entry["output"]):
-                found.skipped['outputs that are not "81,81,207"'].append(where)
+                imported.skipped['outputs that are not "81,81,207"'].append(location)
             else:
-                found.rows.append({"text_query": entry["input"].strip(),
-                                   "motion_tokens": " ".join(re.findall(r"\d+", entry["output"])),
-                                   "clip_id": str(entry.get("motion", f"{split} {number}")), "split": split})
-    return found
+                imported.rows.append({"text_query": entry["input"].strip(),
+                                      "motion_tokens": " ".join(re.findall(r"\d+", entry["output"])),
+                                      "clip_id": str(entry.get("motion", f"{split} {number}")), "split": split})
+    return imported
 
 
-# ---------------------------------------------------------------- and back
+# ---------------------------------------------------------------- export
 
 
 def export_t2m_gpt(data: str | Path, root: str | Path) -> str:
     """Write a dataset in T2M-GPT's layout: VQVAE/ID.npy (1, T), texts/ID.txt, train.txt, val.txt, test.txt, all.txt.
 
     A clip's captions share a file. Its id is the clip_id where that names one motion and can be a file's name, else a
-    number. Rows without a split are trained. Gives the summary. Raises DataError, LayoutError.
+    number. Rows without a split go to train. Returns the summary. Raises DataError, LayoutError.
     """
     root = Path(root)
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
@@ -240,25 +240,26 @@ def export_t2m_gpt(data: str | Path, root: str | Path) -> str:
     (root / "texts").mkdir()
     ids: dict[str, list[str]] = {split: [] for split in SPLITS}
     for name, places in zip(names, clips.values(), strict=True):
-        own = sorted({splits[place] for place in places})
-        if len(own) > 1:
+        clip_splits = sorted({splits[place] for place in places})
+        if len(clip_splits) > 1:
             raise LayoutError(f"{data}: row {report.rows[places[0]].index}: its clip is in the splits "
-                              f"{' and '.join(own)}, expected one")
+                              f"{' and '.join(clip_splits)}, expected one")
         rows = [report.rows[place] for place in places]
         np.save(root / "VQVAE" / f"{name}.npy", rows[0].codes[None].astype(np.int64), allow_pickle=False)
         (root / "texts" / f"{name}.txt").write_text("".join(map(_text_line, rows)), encoding="utf-8")
-        ids[own[0]].append(name)
-    for split, own in (*ids.items(), ("all", names)):
-        (root / f"{split}.txt").write_text("".join(f"{name}\n" for name in own), encoding="utf-8")
-    people = sum(row.participant_id is not None for row in report.rows)
+        ids[clip_splits[0]].append(name)
+    for split, split_ids in (*ids.items(), ("all", names)):
+        (root / f"{split}.txt").write_text("".join(f"{name}\n" for name in split_ids), encoding="utf-8")
+    participant_rows = sum(row.participant_id is not None for row in report.rows)
     lines = [f"{len(report.rows)} rows of {len(names)} clips written to {root}",
-             "  " + ", ".join(f"{split} {len(own)} clips" for split, own in ids.items())]
-    lines += [f"  not kept, for the layout has none: the participant of {people} rows"] * bool(people)
+             "  " + ", ".join(f"{split} {len(split_ids)} clips" for split, split_ids in ids.items())]
+    if participant_rows:
+        lines.append(f"  not kept, for the layout has none: the participant of {participant_rows} rows")
     return "\n".join(lines)
 
 
 def _names(clip_ids: Sequence[str | None]) -> list[str]:
-    """A file's name for each clip, all different even where case does not count."""
+    """A file name for each clip, all different even on a file system that ignores case."""
     names, taken = [], {clip_id.casefold() for clip_id in clip_ids if clip_id}
     counts = {key: sum((clip_id or "").casefold() == key for clip_id in clip_ids) for key in taken}
     number = 0
@@ -274,17 +275,17 @@ def _names(clip_ids: Sequence[str | None]) -> list[str]:
 
 
 def _text_line(row) -> str:
-    """caption#word/POS ...#0.0#0.0; the part of speech, which is not known, is X. A # or a line's end in the caption
-    would end it, and becomes a space."""
+    """caption#word/POS ...#0.0#0.0; the part of speech is unknown and written as X. A # or a line break in the caption
+    would end it and becomes a space."""
     text = " ".join(row.text_query.replace("#", " ").split())
     return f"{text}#{' '.join(f'{word}/X' for word in text.split())}#0.0#0.0\n"
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Datasets in other projects' layouts, and back.", allow_abbrev=False)
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--layout", choices=LAYOUTS, help="read this layout from --root, write --output (JSON)")
-    what.add_argument("--export", choices=LAYOUTS[:1], help="read --data (JSON), write this layout to --output")
+    mode = parser.add_mutually_exclusive_group(required=True)
+    mode.add_argument("--layout", choices=LAYOUTS, help="read this layout from --root, write --output (JSON)")
+    mode.add_argument("--export", choices=LAYOUTS[:1], help="read --data (JSON), write this layout to --output")
     parser.add_argument("--root", help="the folder of the layout")
     parser.add_argument("--data", help="a dataset of this project")
     parser.add_argument("--output", required=True, help="the JSON file, or the folder, to write")
@@ -296,24 +297,24 @@ def _parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> str:
     """The summary to print. Raises ValueError (its subclasses included) and OSError for what cannot be done."""
-    needed = "root" if args.layout else "data"
-    if getattr(args, needed) is None:
-        raise LayoutError(f"--{needed} is missing")
+    required = "root" if args.layout else "data"
+    if getattr(args, required) is None:
+        raise LayoutError(f"--{required} is missing")
     if not (args.fps > 0 and math.isfinite(args.fps)) or args.unit < 1:
         raise LayoutError(f"--fps {args.fps:g} and --unit {args.unit}, expected more than 0, and 1 or more")
     if args.export:
         return export_t2m_gpt(args.data, args.output)
     if args.layout == "t2m_gpt":
-        found = import_t2m_gpt(args.root, args.tokens_dir, args.fps, args.unit)
+        imported = import_t2m_gpt(args.root, args.tokens_dir, args.fps, args.unit)
     else:
-        found = import_qiqi(args.root)
-    if not found.rows:
-        raise LayoutError(f"{args.root}: no row could be read\n{found.summary()}")
+        imported = import_qiqi(args.root)
+    if not imported.rows:
+        raise LayoutError(f"{args.root}: no row could be read\n{imported.summary()}")
     output = Path(args.output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    text = "[\n" + ",\n".join(json.dumps(row, ensure_ascii=False) for row in found.rows) + "\n]\n"
+    text = "[\n" + ",\n".join(json.dumps(row, ensure_ascii=False) for row in imported.rows) + "\n]\n"
     output.write_text(text, encoding="utf-8")
-    return f"{args.output}: {found.summary()}"
+    return f"{args.output}: {imported.summary()}"
 
 
 def main() -> int:

@@ -1,14 +1,14 @@
-"""JSON files that are always whole, and say so when they are not. Every wing may use it."""
+"""JSON files: written atomically, and read with errors that name the file. Every wing may use it."""
 
 import json
 from pathlib import Path
 
 
 def write_json(path: Path, content: object) -> None:
-    """Written aside and renamed, so that the file is always whole."""
-    aside = path.with_name(f".{path.name}.saving")
-    aside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    aside.replace(path)
+    """Write to a temporary file and rename it, so that the file is always whole."""
+    temporary = path.with_name(f".{path.name}.saving")
+    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.replace(path)
 
 
 def read_json(path: Path, error: type[ValueError] = ValueError) -> dict:

@@ -1,4 +1,4 @@
-"""data.py: every error and warning by its words, one content in three forms, the promises of the split."""
+"""data.py: the message of every error and warning, one content in three forms, the report."""
 
 import json
 import subprocess
@@ -80,15 +80,15 @@ def test_any_change_of_content_or_order_changes_the_fingerprint(tmp_path, change
     records = [RECORDS[0], GOOD]
     prints = {read(tmp_path, version).fingerprint
               for version in (records, [records[0] | change, records[1]], records[::-1])}
-    assert len(prints) == 3 and all(len(one) == 64 for one in prints)
+    assert len(prints) == 3 and all(len(fingerprint) == 64 for fingerprint in prints)
 
 
 @pytest.mark.parametrize("block", [1, 3, 50, 1000])
 @pytest.mark.parametrize("lines", [False, True])
 def test_a_file_in_many_blocks_reads_as_in_one(tmp_path, monkeypatch, block, lines):
-    odd = [5, GOOD | {"motion_tokens": "1 x"}, GOOD | {"text_query": "a\tb"}, GOOD | {"motion_tokens": [0, 7]},
+    unusual = [5, GOOD | {"motion_tokens": "1 x"}, GOOD | {"text_query": "a\tb"}, GOOD | {"motion_tokens": [0, 7]},
            GOOD | {"participant_id": 7, "fps": 20}, GOOD | {"participant_id": "7"}, {"text_query": "é\U0001f600"}]
-    records = RECORDS + [GOOD | {"motion_tokens": f"{n} 5"} for n in range(40)] + odd + [GOOD] * 20 + odd
+    records = RECORDS + [GOOD | {"motion_tokens": f"{n} 5"} for n in range(40)] + unusual + [GOOD] * 20 + unusual
     texts = [json.dumps(record, ensure_ascii=False) for record in records]
     broken = ["[1,"] * 12
     text = "\n".join(texts + broken) if lines else "\ufeff[\n" + ",\n ".join(texts) + "\n]"
@@ -107,7 +107,7 @@ def test_a_file_in_many_blocks_reads_as_in_one(tmp_path, monkeypatch, block, lin
     '[{"a": "b\n"}]', '[{"a": 1}] x', '[{"a": 1}', '[{"a": 1},', '[1, 2', '["\\u12"]', '[tru]', '{"a": 1} x',
     '[{"a": 1}\n\n}]', '{"a": 1,\n "b" 2}', '[[[', '{"text_query": "a\n"}'])
 @pytest.mark.parametrize("block", [1, 5, 1000])
-def test_what_is_broken_is_said_as_pythons_parser_says_it_of_the_whole_text(tmp_path, monkeypatch, text, block):
+def test_broken_json_gives_the_error_of_pythons_parser_for_the_whole_text(tmp_path, monkeypatch, text, block):
     monkeypatch.setattr(reader, "BLOCK", block)
     with pytest.raises(json.JSONDecodeError) as error:
         json.loads(text)
@@ -141,7 +141,7 @@ def test_odd_but_plain_integers_are_read(tmp_path, tokens):
 # ---------------------------------------------------------------- errors of the whole file
 
 
-@pytest.mark.parametrize(("text", "kind", "words"), [
+@pytest.mark.parametrize(("text", "kind", "expected"), [
     (b"", "empty-file", ["the file is empty (0 bytes)"]),
     (b"\xef\xbb\xbf \n", "empty-file", ["the file is empty (5 bytes)"]),
     (b'[\n{"text_query": "caf\xe9"}]', "encoding", ["not UTF-8", "byte 0xe9 at byte offset 21, line 2"]),
@@ -164,11 +164,11 @@ def test_odd_but_plain_integers_are_read(tmp_path, tokens):
     ("3.5", "structure", ["found 3.5"]),
     ("null", "structure", ["found null"]),
 ])
-def test_files_that_cannot_be_read(tmp_path, text, kind, words):
+def test_files_that_cannot_be_read(tmp_path, text, kind, expected):
     report = read(tmp_path, text)
     message = only(report.errors, kind)
     assert message.startswith(str(tmp_path / "toy.json") + ": ")
-    assert [word for word in words if word not in message] == [], message
+    assert [part for part in expected if part not in message] == [], message
     assert list(report.rows) == [] and report.fingerprint == ""
     with pytest.raises(data.DataError):
         data.raise_on_errors(report)
@@ -182,11 +182,11 @@ def test_a_missing_file_and_a_folder(tmp_path):
 def test_json_lines_name_each_broken_line_and_the_lines_of_bad_rows(tmp_path):
     good, bad = json.dumps(GOOD), json.dumps(GOOD | {"motion_tokens": "1 -2"})
     report = read(tmp_path, "\n".join([good, "", '{"text_query": "b", }', bad, "[1, 2", good]))
-    words = [(problem.kind, problem.message.split("toy.json: ")[1]) for problem in report.errors]
-    assert words[0][0] == words[1][0] == "json" and len(words) == 3
-    assert words[0][1].startswith("broken JSON at line 3, column 2")
-    assert words[1][1].startswith("broken JSON at line 5, column 6")
-    assert words[2] == ("negative-code", "a negative motion token, in 1 line: line 4 ('-2' at place 1)")
+    errors = [(problem.kind, problem.message.split("toy.json: ")[1]) for problem in report.errors]
+    assert errors[0][0] == errors[1][0] == "json" and len(errors) == 3
+    assert errors[0][1].startswith("broken JSON at line 3, column 2")
+    assert errors[1][1].startswith("broken JSON at line 5, column 6")
+    assert errors[2] == ("negative-code", "a negative motion token, in 1 line: line 4 ('-2' at place 1)")
 
 
 def test_many_broken_lines_are_cut_short(tmp_path):
@@ -202,7 +202,7 @@ def test_json_lines_with_a_broken_first_line(tmp_path):
 # ---------------------------------------------------------------- errors of rows
 
 
-@pytest.mark.parametrize(("change", "kind", "words"), [
+@pytest.mark.parametrize(("change", "kind", "expected"), [
     ({"text_query": ""}, "text", "row 1 ('')"),
     ({"text_query": " \n"}, "text", r"row 1 (' \n')"),
     ({"text_query": 5}, "text", "row 1 (5)"),
@@ -244,10 +244,10 @@ def test_json_lines_with_a_broken_first_line(tmp_path):
     ({"clip_id": False}, "clip-id", "row 1 (false; expected text or an integer)"),
     ({"clip_id": " "}, "clip-id", "row 1 (' '; leave the field out"),
 ])
-def test_each_error_names_kind_row_and_what_was_found(tmp_path, change, kind, words):
+def test_each_error_names_kind_row_and_what_was_found(tmp_path, change, kind, expected):
     report = read(tmp_path, [GOOD, GOOD | change])
     message = only(report.errors, kind)
-    assert "in 1 row: row 1 (" in message and words in message, message
+    assert "in 1 row: row 1 (" in message and expected in message, message
     assert report.fingerprint == "" and [row.index for row in report.rows] == [0]
 
 
@@ -267,7 +267,7 @@ def test_a_key_given_twice(tmp_path):
 @pytest.mark.parametrize("record", [
     '{"text_query": NaN, "motion_tokens": "1"}', '{"text_query": "a", "motion_tokens": [1, -Infinity]}',
     '{"text_query": "a", "motion_tokens": "1", "length": {"s": [NaN]}}'])
-def test_constants_that_json_does_not_have(tmp_path, record):
+def test_nan_and_infinity_are_refused(tmp_path, record):
     message = only(read(tmp_path, f"[{json.dumps(GOOD)}, {record}]").errors, "json-constant")
     assert "NaN or Infinity, which JSON does not have, in 1 row: row 1 (" in message
 
@@ -324,7 +324,7 @@ def test_no_error_raises_nothing(tmp_path):
     (50, 3, False, 94, ("may-not-fit", "57 to 95")),
     (50, 3, True, 140, ("may-not-fit", None)),  # 2 * 50 + 40
     (50, 3, True, 139, ("may-not-fit", "106 to 140")),
-    (2, 30, True, 36, ("too-long", None)),    # the caption decides: 2 + 30 + 4
+    (2, 30, True, 36, ("too-long", None)),    # the caption is what counts: 2 + 30 + 4
     (2, 30, True, 35, ("too-long", "36 or more")),
 ])
 def test_the_bounds_of_what_fits(tmp_path, codes, words, denoise, limit, kinds):
@@ -369,14 +369,14 @@ def test_unknown_fields_are_named_with_their_counts(tmp_path):
     assert report.ignored_fields == {"Clip_ID": 1, "fps": 3} and len(report.rows) == 4
 
 
-@pytest.mark.parametrize(("one", "other", "same"), [
+@pytest.mark.parametrize(("first", "second", "same"), [
     ("A Person walks", "a person walks", True), ("a  person\twalks ", "a person walks", True),
     ("a person walks.", "a person walks", True), ("caf\u00e9", "cafe\u0301", True), ("STRASSE", "straße", True),
     ("CAFE\u0301", "caf\u00e9", True), ("a person walks .", "a person walks", True),
     ("a person walks!", "a person walks", False), ("1.5 steps", "15 steps", False), (".", "a", False)])
-def test_caption_keys(one, other, same):
-    assert (data.caption_key(one) == data.caption_key(other)) == same
-    assert data.caption_key(data.caption_key(one)) == data.caption_key(one) != ""
+def test_caption_keys(first, second, same):
+    assert (data.caption_key(first) == data.caption_key(second)) == same
+    assert data.caption_key(data.caption_key(first)) == data.caption_key(first) != ""
 
 
 # ---------------------------------------------------------------- the report
@@ -397,19 +397,19 @@ def test_the_report_tells_what_is_in_the_file(tmp_path):
     assert max(map(len, text.splitlines())) <= 120
 
 
-@pytest.mark.parametrize(("rows", "share", "named", "said"), [
+@pytest.mark.parametrize(("rows", "share", "named", "size"), [
     (30, 0.1, False, "6 rows"), (90, 0.1, False, "18 rows"), (100, 0.1, False, None), (30, 0, False, None),
     (30, 0, True, "1 row")])
-def test_the_report_warns_of_a_validation_set_too_small_to_choose_by(tmp_path, rows, share, named, said):
+def test_the_report_warns_of_a_validation_set_too_small_to_choose_by(tmp_path, rows, share, named, size):
     records = [{"text_query": f"caption {n // 3}", "motion_tokens": [n]} for n in range(rows)]
     if named:
         records[0] |= {"split": "val"}
     report = read(tmp_path, records)
     text = " ".join(data.format_report(report, splits.split_rows(report.rows, 0, share, 100)).split())
-    few = f"note: validation has {said}: too few to choose an epoch by, or to say how good the model is"
-    assert (few in text) == (said is not None) == ("too few" in text)
-    # What the file names is held out whatever the share.
-    assert ("--heldout_share 0 trains on everything to the end" in text) == (said is not None and not named)
+    note = f"note: validation has {size}: too few to choose an epoch by, or to say how good the model is"
+    assert (note in text) == (size is not None) == ("too few" in text)
+    # Rows that the file names as val are held out whatever the share.
+    assert ("--heldout_share 0 trains on everything to the end" in text) == (size is not None and not named)
 
 
 def test_the_report_of_a_bad_file_lists_its_errors(tmp_path):
@@ -428,17 +428,11 @@ def test_checking_needs_no_heavy_import(tmp_path):
     assert not {"torch", "transformers", "datasets", "pyarrow", "pandas", "unsloth"} & set(modules)
 
 
-@pytest.mark.parametrize(("record", "said"), [
+@pytest.mark.parametrize(("record", "expected"), [
     (GOOD | {"text_query": "\u200b\ufeff"}, "in which nothing can be seen"),
     (GOOD | {"clip_id": "\ud83d"}, "half a character"),
     (GOOD | {"participant_id": 10**4000}, "participant_id that cannot be used"),
     (GOOD | {"participant_id": "NULL"}, "reserved"),
 ])
-def test_what_cannot_be_seen_stored_or_named_is_refused(tmp_path, record, said):
-    path = tmp_path / "odd.json"
-    path.write_text(json.dumps([record]), encoding="utf-8")
-    assert said in read_message(path)
-
-
-def read_message(path):
-    return data.read_rows(path, 512).errors[0].message
+def test_what_cannot_be_seen_stored_or_named_is_refused(tmp_path, record, expected):
+    assert expected in read(tmp_path, [record]).errors[0].message

@@ -1,4 +1,5 @@
-"""import_tokens.py: other projects' layouts, read with nothing lost in silence, and written to read the same."""
+"""import_tokens.py: other projects' layouts are read with every skipped entry named, and written so that they read
+back the same."""
 
 import json
 from pathlib import Path
@@ -39,27 +40,27 @@ def codes(row: dict) -> list[int]:
 
 
 def test_every_caption_becomes_a_row_with_its_id_and_split(tmp_path):
-    found = import_t2m_gpt(layout(tmp_path / "set"))
-    assert [(row["text_query"], row["clip_id"], row["split"]) for row in found.rows] == [
+    imported = import_t2m_gpt(layout(tmp_path / "set"))
+    assert [(row["text_query"], row["clip_id"], row["split"]) for row in imported.rows] == [
         ("a person walks", "000001", "train"), ("he strolls", "000001", "train"),
         ("a person walks left", "M000001", "train"), ("starts late", "000002", "val"), ("the end", "000002", "val")]
-    assert codes(found.rows[0]) == codes(found.rows[1]) == list(range(20))
-    assert codes(found.rows[3]) == list(range(205, 212))  # 1.0 * 20 / 4 = 5, 2.5 * 20 / 4 = 12.5
-    assert codes(found.rows[4]) == [219]  # from 19, and no further than there is
+    assert codes(imported.rows[0]) == codes(imported.rows[1]) == list(range(20))
+    assert codes(imported.rows[3]) == list(range(205, 212))  # 1.0 * 20 / 4 = 5, 2.5 * 20 / 4 = 12.5
+    assert codes(imported.rows[4]) == [219]  # from 19 to the end of the clip
 
 
 def test_what_is_skipped_is_counted_and_named(tmp_path):
-    found = import_t2m_gpt(layout(tmp_path / "set"))
-    assert dict(found.skipped) == {"no tokens file": ["000003 (train)"], "no texts file": ["000007 (test)"],
-                                   "texts that no split file names": ["000009"]}
-    summary = found.summary()
+    imported = import_t2m_gpt(layout(tmp_path / "set"))
+    assert dict(imported.skipped) == {"no tokens file": ["000003 (train)"], "no texts file": ["000007 (test)"],
+                                      "texts that no split file names": ["000009"]}
+    summary = imported.summary()
     assert "5 rows of 3 clips read" in summary and "train 3, val 2, test 0" in summary
     assert "skipped, no tokens file: 1 (000003 (train))" in summary
 
 
 def test_frames_a_second_and_a_token_are_as_given(tmp_path):
-    found = import_t2m_gpt(layout(tmp_path / "set"), fps=30, unit=10)
-    assert codes(found.rows[3]) == list(range(203, 207))  # 3 to 7.5
+    imported = import_t2m_gpt(layout(tmp_path / "set"), fps=30, unit=10)
+    assert codes(imported.rows[3]) == list(range(203, 207))  # 3 to 7.5
     # T2M-GPT's order of the arithmetic: 4.6 * 25 / 5 is a little less than 23, 4.6 * (25 / 5) is not.
     (tmp_path / "set" / "texts" / "000002.txt").write_text("a#a/X#4.6#6.0\n")
     np.save(tmp_path / "set" / "VQVAE" / "000002.npy", np.arange(40)[None])
@@ -70,14 +71,13 @@ def test_the_tokens_folder_is_found_by_its_ids_and_integers(tmp_path):
     root = layout(tmp_path / "set", "VQVAE_codebook_512")
     (root / "new_joint_vecs").mkdir()
     np.save(root / "new_joint_vecs" / "000001.npy", np.zeros((80, 263), np.float32))  # HumanML3D's own
-    found = import_t2m_gpt(root)
-    assert len(found.rows) == 5 and "VQVAE_codebook_512" in found.facts[0]
+    imported = import_t2m_gpt(root)
+    assert len(imported.rows) == 5 and "VQVAE_codebook_512" in imported.facts[0]
     (root / "other").mkdir()
     np.save(root / "other" / "000001.npy", np.arange(5)[None])
     with pytest.raises(LayoutError, match="VQVAE_codebook_512, .*other; name the one with --tokens_dir"):
         import_t2m_gpt(root)
-    (only,) = {row["clip_id"] for row in import_t2m_gpt(root, root / "other").rows}
-    assert only == "000001"
+    assert {row["clip_id"] for row in import_t2m_gpt(root, root / "other").rows} == {"000001"}
 
 
 def test_motions_of_both_shapes_and_several_in_a_file(tmp_path):
@@ -91,12 +91,12 @@ def test_lines_that_cannot_be_used_are_named(tmp_path):
     root = layout(tmp_path / "set")
     (root / "texts" / "000002.txt").write_text(
         "good#good/X#0.0#0.0\nno times\n\n#a/X#0.0#0.0\nlate#late/X#50.0#60.0\nbad#bad/X#x#1.0\n")
-    found = import_t2m_gpt(root)
-    assert [row["text_query"] for row in found.rows][3:] == ["good"]
-    assert found.skipped["lines that are not caption#word/POS ...#start#end"] == [
+    imported = import_t2m_gpt(root)
+    assert [row["text_query"] for row in imported.rows][3:] == ["good"]
+    assert imported.skipped["lines that are not caption#word/POS ...#start#end"] == [
         "000002.txt line 2", "000002.txt line 6"]
-    assert found.skipped["captions without text"] == ["000002.txt line 4"]
-    assert found.skipped["times that leave no tokens"] == ["000002.txt line 5: 50 to 60 s"]
+    assert imported.skipped["captions without text"] == ["000002.txt line 4"]
+    assert imported.skipped["times that leave no tokens"] == ["000002.txt line 5: 50 to 60 s"]
 
 
 def test_without_split_files_all_txt_names_the_clips(tmp_path):
@@ -132,20 +132,20 @@ def test_pickles_are_not_opened(tmp_path):
 
 def qiqi(root: Path) -> Path:
     root.mkdir()
-    ask = "Generate a sequence of motion tokens matching the following human motion description."
-    rows = [{"instruction": ask, "input": "a person bows", "output": "81,81,207", "motion": "000004", "length": 12},
-            {"instruction": ask, "input": "bows<Motion Token>81</Motion Token>", "output": "81,207", "motion": "04"},
-            {"instruction": ask, "input": "jumps", "output": "81,x", "motion": "000005"}]
+    t2m = {"instruction": "Generate a sequence of motion tokens matching the following human motion description."}
+    rows = [t2m | {"input": "a person bows", "output": "81,81,207", "motion": "000004", "length": 12},
+            t2m | {"input": "bows<Motion Token>81</Motion Token>", "output": "81,207", "motion": "04"},
+            t2m | {"input": "jumps", "output": "81,x", "motion": "000005"}]
     (root / "train.json").write_text(json.dumps(rows))
     (root / "val.json").write_text(json.dumps(rows[:1]))
     return root
 
 
-def test_the_other_layout_is_read_with_its_splits(tmp_path):
-    found = import_qiqi(qiqi(tmp_path / "set"))
+def test_the_qiqi_layout_is_read_with_its_splits(tmp_path):
+    imported = import_qiqi(qiqi(tmp_path / "set"))
     row = {"text_query": "a person bows", "motion_tokens": "81 81 207", "clip_id": "000004"}
-    assert found.rows == [row | {"split": "train"}, row | {"split": "val"}]
-    assert list(found.skipped.values()) == [["train.json row 1"], ["train.json row 2"]]
+    assert imported.rows == [row | {"split": "train"}, row | {"split": "val"}]
+    assert list(imported.skipped.values()) == [["train.json row 1"], ["train.json row 2"]]
     (tmp_path / "set" / "val.json").write_text('[{"input": 3}]')
     with pytest.raises(LayoutError, match="val.json: row 0 is .*expected an object with input"):
         import_qiqi(tmp_path / "set")
@@ -158,15 +158,15 @@ def content(rows) -> list[tuple]:
 
 
 def test_written_and_read_again_it_is_the_same(tmp_path):
-    found = import_t2m_gpt(layout(tmp_path / "set"))
+    imported = import_t2m_gpt(layout(tmp_path / "set"))
     path = tmp_path / "my.json"
-    path.write_text(json.dumps(found.rows))
+    path.write_text(json.dumps(imported.rows))
     summary = export_t2m_gpt(path, tmp_path / "back")
     again = import_t2m_gpt(tmp_path / "back")
-    assert content(again.rows) == content(found.rows) and not again.skipped
-    # The clip with two captions is one file still; the two parts of another are two, as their tokens differ.
+    assert content(again.rows) == content(imported.rows) and not again.skipped
+    # The clip with two captions is still one file; the two parts of 000002 are two, as their tokens differ.
     assert sorted(path.stem for path in (tmp_path / "back" / "VQVAE").iterdir()) == [
-        "000000", "000001", "000003", "M000001"]  # 000002 names two motions, so no file is called so
+        "000000", "000001", "000003", "M000001"]  # no 000002, as that id names two motions
     assert np.load(tmp_path / "back" / "VQVAE" / "M000001.npy").shape == (1, 20)
     assert "5 rows of 4 clips" in summary and "train 2 clips, val 2 clips, test 0 clips" in summary
 

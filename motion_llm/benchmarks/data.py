@@ -1,5 +1,5 @@
-"""How a large dataset is prepared: time and memory of reading, splitting, the length model, the first batch, and of a
-second start. The dataset is made up; each measurement runs in a process of its own, so that peaks can be told apart."""
+"""Time and memory of preparing a large dataset: reading, splitting, the length model, the first batch, and a second
+start. The dataset is synthetic; each measurement runs in its own process, so that it has its own memory peak."""
 
 import json
 import logging
@@ -9,6 +9,17 @@ import time
 from pathlib import Path
 
 import numpy as np
+
+from data import read_rows
+from motion_llm.dataset.lengths import LengthModel
+from motion_llm.dataset.prepared import PreparedChunks, load_prepared, prepare, prepared_matches, prepared_report
+from motion_llm.dataset.report import format_report
+from motion_llm.dataset.rows import caption_key, row_lengths
+from motion_llm.dataset.sequence_lengths import find_unfit
+from motion_llm.dataset.splits import PARTS, split_rows
+from motion_llm.json_files import write_json
+from motion_llm.network.folder import BUNDLED_MODEL
+from templates import MotionTemplate
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +44,8 @@ def add_arguments(parser) -> None:
 
 
 def write_dataset(path: Path, rows: int, seed: int = 0) -> None:
-    """A JSON list: about 50 codes a row; every third row has the clip of the one before under another caption; a
-    third of the captions are common ones, the others nearly all distinct."""
+    """A JSON list: about 50 codes a row; every third row has the clip of the row before under another caption; a third
+    of the captions come from COMMON shared ones, the others are nearly all distinct."""
     rng = np.random.default_rng(seed)
 
     def captions(count: int) -> list[str]:
@@ -44,23 +55,23 @@ def write_dataset(path: Path, rows: int, seed: int = 0) -> None:
     with open(path, "w", encoding="utf-8") as file:
         for start in range(0, rows, 10_000):
             count = min(10_000, rows - start)
-            which, lengths = rng.integers(0, 3 * COMMON, count), rng.integers(20, 81, count)
-            people = rng.integers(0, PARTICIPANTS, count)
+            common_ids, lengths = rng.integers(0, 3 * COMMON, count), rng.integers(20, 81, count)
+            participants = rng.integers(0, PARTICIPANTS, count)
             codes = rng.integers(0, CODEBOOK, (count, 80)).tolist()
             for i, text in enumerate(captions(count)):
                 clip = i - 1 if i % 3 == 2 else i
-                row = {"text_query": common[which[i]] if which[i] < COMMON else text,
+                row = {"text_query": common[common_ids[i]] if common_ids[i] < COMMON else text,
                        "motion_tokens": " ".join(map(str, codes[clip][:lengths[clip]])),
-                       "participant_id": f"P{people[clip]:03}", "clip_id": f"clip{start + clip:08}"}
+                       "participant_id": f"P{participants[clip]:03}", "clip_id": f"clip{start + clip:08}"}
                 file.write(("[\n" if start + i == 0 else ",\n") + json.dumps(row))
         file.write("\n]\n")
 
 
-# ---------------------------------------------------------------- one measurement, in a process of its own
+# ---------------------------------------------------------------- one measurement, in its own process
 
 
 def _memory(name: str) -> float:
-    """VmRSS (now) or VmHWM (at most so far) of this process in MB; nan where /proc is none."""
+    """VmRSS (current) or VmHWM (peak so far) of this process in MB; nan where there is no /proc."""
     status = Path("/proc/self/status")
     if not status.is_file():
         return float("nan")
@@ -69,8 +80,8 @@ def _memory(name: str) -> float:
 
 
 class _Watch:
-    """Seconds of each step, those in which a processor worked for it (less, where others use the machine too), and the
-    peak of memory since the watch was made, over what was there then (imports)."""
+    """Wall and processor seconds of each step, and how far the memory peak is above the memory in use when the watch
+    was created (imports)."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -84,19 +95,14 @@ class _Watch:
             end - start for start, end in zip(self._started, now, strict=True))
         self._started = now
 
-    def done(self) -> dict:
+    def figures(self) -> dict:
         return {"seconds": self.seconds, "processor_seconds": self.processor_seconds,
                 "peak_mb": _memory("VmHWM") - self._before}
 
 
 def _prepare(folder: Path, made_with: dict) -> dict:
     """Read and validate, split, write the table."""
-    import pyarrow  # noqa: F401  an import, not memory of ours
-
-    from data import read_rows
-    from motion_llm.dataset.prepared import prepare
-    from motion_llm.dataset.report import format_report
-    from motion_llm.dataset.splits import split_rows
+    import pyarrow  # noqa: F401  so that its import is not counted as memory of the steps
 
     watch = _Watch()
     report = read_rows(folder / "data.json", **MAKE_WITH)
@@ -107,17 +113,12 @@ def _prepare(folder: Path, made_with: dict) -> dict:
     watch.step("report")
     prepare(report, split, folder / "prepared", made_with, text)
     watch.step("write_table")
-    return watch.done() | {"captions": report.rows.keys.count, "tokens": int(report.rows.lengths.sum())}
+    return watch.figures() | {"captions": report.rows.keys.count, "tokens": int(report.rows.lengths.sum())}
 
 
 def _lengths(folder: Path, made_with: dict) -> dict:
-    """The length model, as a model's folder keeps it, and its answers for captions that were never trained."""
-    import pyarrow.compute  # noqa: F401
-
-    from motion_llm.dataset.lengths import LengthModel
-    from motion_llm.dataset.prepared import PreparedChunks, load_prepared
-    from motion_llm.dataset.rows import caption_key
-    from motion_llm.json_files import write_json
+    """The length model, stored and loaded as in a model's folder, and its limits for unseen captions."""
+    import pyarrow.compute  # noqa: F401  so that its import is not counted as memory of the steps
 
     load_prepared(folder / "prepared")  # imports `datasets`
     watch = _Watch()
@@ -128,24 +129,20 @@ def _lengths(folder: Path, made_with: dict) -> dict:
     model.limits("the first question makes the index")
     watch.step("load_and_index")
     rng, times = np.random.default_rng(1), []
-    done = watch.done()
+    figures = watch.figures()
     for _ in range(QUERIES):
         started = time.perf_counter()
         model.limits(" ".join(rng.choice(words) for words in WORDS[::-1]) + " with a drum")
         times.append(time.perf_counter() - started)
-    return done | {"file_mb": (folder / "lengths.json").stat().st_size / 1e6,
-                           "query_ms": 1e3 * float(np.mean(times)), "slowest_query_ms": 1e3 * max(times)}
+    return figures | {"file_mb": (folder / "lengths.json").stat().st_size / 1e6,
+                      "query_ms": 1e3 * float(np.mean(times)), "slowest_query_ms": 1e3 * max(times)}
 
 
 def _first_batch(folder: Path, made_with: dict) -> dict:
     """From the prepared table to the first batch of stage 2, with every row checked against MAX_SEQ_LEN."""
+    # These import torch, which takes seconds.
     from collators import DrawnExamples, EpochBatches, ExampleDrawer, collate
     from model import add_motion_tokens, load_tokenizer
-    from motion_llm.dataset.prepared import load_prepared, prepared_report
-    from motion_llm.dataset.rows import row_lengths
-    from motion_llm.dataset.sequence_lengths import find_unfit
-    from motion_llm.network.folder import BUNDLED_MODEL
-    from templates import MotionTemplate
 
     tokenizer = load_tokenizer(BUNDLED_MODEL)
     load_prepared(folder / "prepared")
@@ -162,24 +159,21 @@ def _first_batch(folder: Path, made_with: dict) -> dict:
     watch.step("open_table")
     collate([examples[place] for place in next(iter(batches))], tokenizer.pad_token_id)
     watch.step("first_batch")
-    return watch.done()
+    return watch.figures()
 
 
 def _second_start(folder: Path, made_with: dict) -> dict:
     """A later start with the same file and settings."""
-    from motion_llm.dataset.prepared import load_prepared, prepared_matches, prepared_report
-    from motion_llm.dataset.splits import PARTS
-
     load_prepared(folder / "prepared")
     watch = _Watch()
     if not prepared_matches(folder / "prepared", folder / "data.json", made_with):
-        raise RuntimeError("the prepared data is not taken for that of the unchanged file")
+        raise RuntimeError("the prepared data is not recognised as that of the unchanged file")
     watch.step("file_is_unchanged")
     prepared_report(folder / "prepared")
     for part in PARTS:
         load_prepared(folder / "prepared", part)
     watch.step("open_table")
-    return watch.done()
+    return watch.figures()
 
 
 MEASUREMENTS = {"prepare": _prepare, "lengths": _lengths, "first_batch": _first_batch, "second_start": _second_start}
@@ -191,7 +185,7 @@ def _child(name: str, folder: Path, made_with: dict) -> None:
 
 
 def run(args, settings) -> dict:
-    """Figures: measurement -> seconds (of each step), peak_mb, counts. Raises ValueError for fewer than 1,000 rows."""
+    """measurement -> seconds (of each step), peak_mb, counts. Raises ValueError for fewer than 1,000 rows."""
     if args.rows < 1000:
         raise ValueError(f"--rows is {args.rows}, expected 1000 or more")
     made_with = MAKE_WITH | {"seed": settings["SEED"], "share": settings["HELDOUT_SHARE"],
@@ -213,23 +207,23 @@ def run(args, settings) -> dict:
 
 
 def format_figures(figures: dict) -> str:
-    rows, prepare, lengths = figures["rows"], figures["prepare"], figures["lengths"]
-    lines = [f"{rows:,} rows, {prepare['captions']:,} captions, {prepare['tokens']:,} tokens; file "
+    rows, first_steps, lengths = figures["rows"], figures["prepare"], figures["lengths"]
+    lines = [f"{rows:,} rows, {first_steps['captions']:,} captions, {first_steps['tokens']:,} tokens; file "
              f"{figures['file_mb']:.0f} MB, table {figures['table_mb']:.0f} MB", "",
              f"{'step':<36}{'seconds':>9}{'processor s':>13}{'rows/s':>12}{'peak MB over the imports':>27}"]
-    whole = {}
+    totals = {}
     for name in MEASUREMENTS:
-        seconds, worked = figures[name]["seconds"], figures[name]["processor_seconds"]
-        whole[name] = sum(seconds.values())
+        seconds, processor = figures[name]["seconds"], figures[name]["processor_seconds"]
+        totals[name] = sum(seconds.values())
         for i, (step, value) in enumerate(seconds.items()):
             peak = "" if i else f"{figures[name]['peak_mb']:.0f}"
-            lines.append(f"{name + ': ' + step:<36}{value:>9.2f}{worked[step]:>13.2f}{rows / max(value, 1e-9):>12,.0f}"
-                         f"{peak:>27}")
-    again = whole.pop("second_start")
-    first = sum(whole.values())
-    worked = sum(sum(figures[name]["processor_seconds"].values()) for name in whole)
+            lines.append(f"{name + ': ' + step:<36}{value:>9.2f}{processor[step]:>13.2f}"
+                         f"{rows / max(value, 1e-9):>12,.0f}{peak:>27}")
+    second = totals.pop("second_start")
+    first = sum(totals.values())
+    processor_total = sum(sum(figures[name]["processor_seconds"].values()) for name in totals)
     return "\n".join([*lines, "", f"first start, all steps: {first:.1f} s, {rows / first:,.0f} rows/s; in processor "
-                      f"time {worked:.1f} s, {rows / worked:,.0f} rows/s",
-                      f"second start: {again:.2f} s instead of {whole['prepare']:.1f} s for 'prepare'",
+                      f"time {processor_total:.1f} s, {rows / processor_total:,.0f} rows/s",
+                      f"second start: {second:.2f} s instead of {totals['prepare']:.1f} s for 'prepare'",
                       f"length model: {lengths['file_mb']:.1f} MB in a model's folder; for a caption that was never "
                       f"trained {lengths['query_ms']:.1f} ms, at most {lengths['slowest_query_ms']:.1f}"])

@@ -1,8 +1,8 @@
-"""From a dataset's file to checked, split, memory-mapped rows, and what they say about the length of a motion.
+"""From a dataset's file to checked, split, memory-mapped rows, and to length limits for the motion of a caption.
 
-Read in this order: reader (a file in chunks), checks (the rules for a row), rows (compact columns), report (what was
-found, for people), splits (what is held out), prepared (the table on disk), sequence_lengths (what fits MAX_SEQ_LEN),
+Read in this order: reader (a file in chunks), checks (the rules for a row), rows (compact columns), report (facts and
+problems as text), splits (what is held out), prepared (the table on disk), sequence_lengths (what fits MAX_SEQ_LEN),
 caption_index (similar captions), length_regression and lengths (how long a motion for a caption should be).
 
-data.py at the top puts it together. It may import templates.py, and nothing else of the project.
+data.py at the top puts these together. This wing may import templates.py, and nothing else of the project.
 """

@@ -1,4 +1,4 @@
-"""The rules that a row must keep: for a whole chunk at once, and one by one where something in it is wrong."""
+"""The rules for a row: checked for a whole chunk at once, and row by row where the chunk has an error."""
 
 import re
 from collections import Counter, defaultdict
@@ -10,22 +10,23 @@ from typing import Any
 
 import numpy as np
 
-from motion_llm.dataset.reader import SHOWN, Bad, Constant, Repeated, show
+from motion_llm.dataset.reader import SHOWN, Constant, Invalid, RepeatedKeys, show
 from motion_llm.dataset.rows import SPLITS, Columns, Row, Texts, offsets
 from templates import NO_PARTICIPANT
 
 FIELDS = ("text_query", "motion_tokens", "participant_id", "clip_id", "split")
 REQUIRED, _IDENTIFIERS = FIELDS[:2], FIELDS[2:4]
-# What a split may be called, in any case.
+# Accepted names of a split, in any case.
 _SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
                 "test": "test"}
 LARGEST_CODE = 1_000_000
-_KNOWN, _REQUIRED = frozenset(FIELDS), frozenset(REQUIRED)
+_FIELD_SET, _REQUIRED_SET = frozenset(FIELDS), frozenset(REQUIRED)
 
 
 @dataclass
-class Found:
-    """Problems of one kind. records: how many it is in. count: how many there are. first: (record, text) of some."""
+class Occurrences:
+    """Problems of one kind. records: how many records have it. count: how many there are. last: the last record that
+    has it. first: (record, text) of the first SHOWN."""
 
     records: int = 0
     count: int = 0
@@ -35,125 +36,125 @@ class Found:
 
 @dataclass
 class Findings:
-    """What is wrong in which records (positions in the file, from 0): kind -> Found. Only the first are kept."""
+    """The problems of all records (positions in the file, from 0), by kind. Texts are stored of the first only."""
 
-    found: dict[str, Found] = field(default_factory=lambda: defaultdict(Found))
+    by_kind: dict[str, Occurrences] = field(default_factory=lambda: defaultdict(Occurrences))
 
     def add(self, kind: str, record: int, text: str) -> None:
         """Records of a kind come in ascending order; one may come several times."""
-        found = self.found[kind]
-        found.records += record != found.last
-        found.last = record
-        found.count += 1
-        if found.count <= SHOWN:
-            found.first.append((record, text))
+        occurrences = self.by_kind[kind]
+        occurrences.records += record != occurrences.last
+        occurrences.last = record
+        occurrences.count += 1
+        if occurrences.count <= SHOWN:
+            occurrences.first.append((record, text))
 
     def add_all(self, kind: str, records: np.ndarray, text: Callable[[int], str]) -> None:
-        """records: ascending; text: what to say of the i-th of them."""
-        for place, record in enumerate(records[:SHOWN].tolist()):
-            self.add(kind, record, text(place))
+        """records: ascending; text: gives the text for the i-th of them."""
+        for i, record in enumerate(records[:SHOWN].tolist()):
+            self.add(kind, record, text(i))
         rest = max(0, len(records) - SHOWN)
-        self.found[kind].records += rest
-        self.found[kind].count += rest
+        self.by_kind[kind].records += rest
+        self.by_kind[kind].count += rest
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise Bad("text", show(value))
+        raise Invalid("text", show(value))
     if not any(char.isprintable() and not char.isspace() for char in value):
-        raise Bad("text", f"{show(value)}, in which nothing can be seen")
+        raise Invalid("text", f"{show(value)}, in which nothing can be seen")
     _refuse_half_characters(value, "text")
     return value
 
 
 def _refuse_half_characters(value: str, kind: str) -> None:
-    """Half a character, such as "\\ud83d" without its other half: no tokenizer takes it, no file stores it."""
+    """Half a character is a lone surrogate such as "\\ud83d": no tokenizer takes it, no UTF-8 file can store it."""
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise Bad(kind, f"half a character, {value[error.start]!r}, in {show(value)}") from error
+        raise Invalid(kind, f"half a character, {value[error.start]!r}, in {show(value)}") from error
 
 
 _CODES = re.compile(r"\s*\d{1,6}(?:\s+\d{1,6})*\s*", re.ASCII)
 
 
 def _codes(value: Any, largest: int) -> np.ndarray:
-    """motion_tokens as codes, int32 (T,). Good forms are recognised whole; others go to _slow_codes."""
+    """motion_tokens as codes, int32 (T,). The usual forms are read at once; others go to _codes_one_by_one."""
     if isinstance(value, str) and _CODES.fullmatch(value):
         numbers = list(map(int, value.split()))
     elif isinstance(value, list) and set(map(type, value)) == {int}:
         numbers = value
     else:
-        numbers = _slow_codes(value, largest)
+        numbers = _codes_one_by_one(value, largest)
     if min(numbers) < 0 or max(numbers) > largest:
-        _slow_codes(numbers, largest)
+        _codes_one_by_one(numbers, largest)
     codes = np.array(numbers, dtype=np.int32)
     codes.flags.writeable = False
     return codes
 
 
-def _slow_codes(value: Any, largest: int) -> list[int]:
-    """The codes one by one. Raises Bad for the first that is wrong, with its place, counted from 0."""
+def _codes_one_by_one(value: Any, largest: int) -> list[int]:
+    """The codes in a field's value. Raises Invalid for the first wrong one, with its place, counted from 0."""
     if not isinstance(value, str | list):
-        raise Bad("codes-type", show(value))
+        raise Invalid("codes-type", show(value))
     tokens = value.split() if isinstance(value, str) else value
     if not tokens:
-        raise Bad("no-codes", show(value))
+        raise Invalid("no-codes", show(value))
     numbers = []
     for place, token in enumerate(tokens):
-        found = f"{show(token)} at place {place}"
-        whole = isinstance(value, str) and re.fullmatch(r"-?\d+", token, re.ASCII)
-        if not whole and type(token) is not int:
-            comma = "; separate tokens by spaces" if isinstance(token, str) and "," in token else ""
-            raise Bad("non-integer-code", found + comma)
-        if token.startswith("-") if whole else token < 0:
-            raise Bad("negative-code", found)
-        digits = token.lstrip("0") or "0" if whole else ""
+        detail = f"{show(token)} at place {place}"
+        is_decimal = isinstance(value, str) and re.fullmatch(r"-?\d+", token, re.ASCII)
+        if not is_decimal and type(token) is not int:
+            hint = "; separate tokens by spaces" if isinstance(token, str) and "," in token else ""
+            raise Invalid("non-integer-code", detail + hint)
+        if token.startswith("-") if is_decimal else token < 0:
+            raise Invalid("negative-code", detail)
+        digits = token.lstrip("0") or "0" if is_decimal else ""
         if len(digits) > 7 or int(digits or token) > largest:  # int() would raise for 4301 digits
-            raise Bad("code-too-large", found)
+            raise Invalid("code-too-large", detail)
         numbers.append(int(digits or token))
     return numbers
 
 
 def _identifier(value: Any, kind: str) -> str | None:
-    """participant_id or clip_id as text; null counts as not given."""
+    """participant_id or clip_id as text; null counts as a missing field."""
     if value is None:
         return None
     if type(value) is int and abs(value) < 10**18:
         return str(value)
     if not isinstance(value, str):
-        raise Bad(kind, f"{show(value)}; expected text or an integer")
+        raise Invalid(kind, f"{show(value)}; expected text or an integer")
     if not value.strip():
-        raise Bad(kind, f"{show(value)}; leave the field out where there is none")
+        raise Invalid(kind, f"{show(value)}; leave the field out where there is none")
     _refuse_half_characters(value, kind)
     if kind == "participant":  # it becomes a token, <PID_x>
         if len(value) > 64:
-            raise Bad(kind, f"{show(value)}: {len(value)} characters, at most 64 are allowed")
+            raise Invalid(kind, f"{show(value)}: {len(value)} characters, at most 64 are allowed")
         if value == NO_PARTICIPANT:
-            raise Bad(kind, f"{show(value)}: the name is reserved for clips without a participant")
-        wrong = [char for char in value if char in "<>" or not char.isprintable()]
-        if wrong or value != value.strip():
-            raise Bad(kind, f"{show(value)} holds {wrong[0]!r}" if wrong else
-                       f"{show(value)} has spaces at its ends")
+            raise Invalid(kind, f"{show(value)}: the name is reserved for clips without a participant")
+        forbidden = [char for char in value if char in "<>" or not char.isprintable()]
+        if forbidden or value != value.strip():
+            raise Invalid(kind, f"{show(value)} holds {forbidden[0]!r}" if forbidden else
+                          f"{show(value)} has spaces at its ends")
     return value
 
 
 def _split(value: Any) -> str | None:
-    """split as one of SPLITS; null counts as not given."""
+    """split as one of SPLITS; null counts as a missing field."""
     if value is None:
         return None
     if not isinstance(value, str) or value.casefold() not in _SPLIT_NAMES:
-        raise Bad("split", show(value))
+        raise Invalid("split", show(value))
     return _SPLIT_NAMES[value.casefold()]
 
 
 def _has_constant(value: Any) -> bool:
-    waiting = [value]  # not recursive: a field may be nested deeper than Python's calls
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, Constant):
+    stack = [value]  # not recursive: a field may be nested deeper than Python's calls
+    while stack:
+        item = stack.pop()
+        if isinstance(item, Constant):
             return True
-        waiting += one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
+        stack += item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
     return False
 
 
@@ -166,28 +167,28 @@ def _read_row(record: Any, index: int, largest: int, findings: Findings) -> Row 
         "text_query": _text, "motion_tokens": partial(_codes, largest=largest),
         "participant_id": partial(_identifier, kind="participant"),
         "clip_id": partial(_identifier, kind="clip-id"), "split": _split}
-    values, good = {}, True
+    values, valid = {}, True
     for name, reader in readers.items():
         try:
             if name in record:
                 values[name] = reader(record[name])
             elif name in REQUIRED:
-                raise Bad("missing-field", f"{name}; it has {', '.join(record) or 'no fields'}")
-        except Bad as bad:
-            findings.add(bad.kind, index, bad.found)
-            good = False
-    if isinstance(record, Repeated):
-        findings.add("duplicate-key", index, ", ".join(record.twice))
-        good = False
+                raise Invalid("missing-field", f"{name}; it has {', '.join(record) or 'no fields'}")
+        except Invalid as error:
+            findings.add(error.kind, index, error.detail)
+            valid = False
+    if isinstance(record, RepeatedKeys):
+        findings.add("duplicate-key", index, ", ".join(record.repeated))
+        valid = False
     return Row(index, values["text_query"], values["motion_tokens"], values.get("participant_id"),
-               values.get("clip_id"), values.get("split")) if good else None
+               values.get("clip_id"), values.get("split")) if valid else None
 
 
 def _positions(row: Row, denoise: bool) -> tuple[int, int]:
-    """Bounds, without a tokenizer, of the positions that the row's longest example takes.
+    """Lower and upper bound, without a tokenizer, of the positions that the row's longest example takes.
 
     A caption has at least a token a word and at most one a UTF-8 byte; 4 and 40 stand for markers and prompt.
-    denoise: stage 2 also holds the motion twice, the damaged and the whole one.
+    denoise: an example of stage 2 also holds the motion twice, damaged and undamaged.
     """
     codes = len(row.codes)
     low = codes + len(row.text_query.split()) + 4
@@ -200,18 +201,18 @@ def _positions(row: Row, denoise: bool) -> tuple[int, int]:
 
 def _code_texts(tokens: list[str]) -> tuple[np.ndarray, np.ndarray] | None:
     """Texts of codes to all their codes and the number of codes in each; None unless all are digits and spaces."""
-    joined = "\n".join(["", *tokens, ""])  # so that spaces stand at both ends
+    joined = "\n".join(["", *tokens, ""])  # line breaks at both ends, so that every number has a start and an end
     if not joined.isascii():
         return None
     data = np.frombuffer(joined.encode(), np.uint8)
-    digit = data - np.uint8(ord("0")) < 10  # uint8 goes round: what is less than "0" is large
-    others = data[~digit]
-    if not ((others == ord(" ")) | (others - np.uint8(9) < 5)).all():  # 9 to 13: tab, line breaks
+    is_digit = data - np.uint8(ord("0")) < 10  # uint8 wraps around: a byte below "0" becomes large
+    separators = data[~is_digit]
+    if not ((separators == ord(" ")) | (separators - np.uint8(9) < 5)).all():  # 9 to 13: tab, line breaks
         return None
-    changes = np.flatnonzero(digit[1:] != digit[:-1]) + 1
+    changes = np.flatnonzero(is_digit[1:] != is_digit[:-1]) + 1
     starts, ends = changes[::2], changes[1::2]
     sizes = ends - starts
-    if not len(sizes) or sizes.max() > 9:  # more may still be a small number, behind zeros
+    if not len(sizes) or sizes.max() > 9:  # more digits may still be a small number, with leading zeros
         return None
     codes = np.zeros(len(starts), np.int32)
     for place in range(sizes.max()):
@@ -240,32 +241,35 @@ def _identifiers(values: list, kind: str) -> list[str | None]:
 
 
 def _splits(values: list) -> np.ndarray:
-    """int8, (N,): places in SPLITS, -1 for none. Raises Bad for a split that is none."""
-    if not set(map(type, values)) <= {str, type(None)}:  # nor could it be looked up: 1 and True are one key, [] is none
-        raise Bad("split", "")
+    """int8, (N,): places in SPLITS, -1 for none. Raises Invalid for an unknown split."""
+    if not set(map(type, values)) <= {str, type(None)}:  # such a value is no dict key: 1 and True are equal, [] fails
+        raise Invalid("split", "")
     names = {value: -1 if value is None else SPLITS.index(_split(value)) for value in set(values)}
     return np.fromiter(map(names.__getitem__, values), np.int8, len(values))
 
 
 def _whole_chunk(records: list[Any], start: int, largest: int) -> Columns | None:
-    """The records as columns; None where anything may be wrong with one of them."""
-    if set(map(type, records)) != {dict} or not all(map(_REQUIRED.issubset, records)):
+    """The records as columns; None where any of them may have an error."""
+    if set(map(type, records)) != {dict} or not all(map(_REQUIRED_SET.issubset, records)):
         return None
-    if Constant.made and any(map(_has_constant, records)):
+    if Constant.count and any(map(_has_constant, records)):
         return None
-    texts, tokens, people, clips, splits = ([record.get(name) for record in records] for name in FIELDS)
-    read = {frozenset({str}): _code_texts, frozenset({list}): _code_lists}.get(frozenset(map(type, tokens)))
-    found = read(tokens) if read else None
-    if found is None or not found[1].all() or found[0].min() < 0 or found[0].max() > largest:
+    texts, tokens, participants, clip_ids, splits = ([record.get(name) for record in records] for name in FIELDS)
+    parse = {frozenset({str}): _code_texts, frozenset({list}): _code_lists}.get(frozenset(map(type, tokens)))
+    parsed = parse(tokens) if parse else None
+    if parsed is None:
+        return None
+    codes, counts = parsed
+    if not counts.all() or codes.min() < 0 or codes.max() > largest:
         return None
     try:
         for text in texts:
             if not (type(text) is str and text.isprintable() and not text.isspace() and text):
                 _text(text)
-        return Columns(np.arange(start, start + len(records)), Texts.of(texts), found[0].astype(np.int32),
-                       offsets(found[1]).astype(np.int32), Texts.of(_identifiers(people, "participant")),
-                       Texts.of(_identifiers(clips, "clip-id")), _splits(splits))
-    except Bad:
+        return Columns(np.arange(start, start + len(records)), Texts.of(texts), codes.astype(np.int32),
+                       offsets(counts).astype(np.int32), Texts.of(_identifiers(participants, "participant")),
+                       Texts.of(_identifiers(clip_ids, "clip-id")), _splits(splits))
+    except Invalid:
         return None
 
 
@@ -274,7 +278,7 @@ class Checker:
     """Checks the chunks of a file one after another.
 
     max_seq_len: positions. largest: the largest code allowed. denoise: see `_positions`. ignored: unknown fields and
-    the number of rows that have them. types: field -> type -> (records, first record, what it has there).
+    the number of rows that have them. types: field -> type -> (records, first record, its value). checked: records.
     """
 
     max_seq_len: int
@@ -284,51 +288,51 @@ class Checker:
     ignored: Counter[str] = field(default_factory=Counter)
     types: dict[str, dict[type, tuple[int, int, Any]]] = field(
         default_factory=lambda: {name: {} for name in _IDENTIFIERS})
-    done: int = 0  # records
+    checked: int = 0
 
     def __call__(self, records: list[Any]) -> Columns:
-        """The good rows of the next chunk; what is wrong with the others goes into findings."""
-        columns = _whole_chunk(records, self.done, self.largest)
+        """The valid rows of the next chunk; the errors of the others go into findings."""
+        columns = _whole_chunk(records, self.checked, self.largest)
         if columns is None:
             columns = self._one_by_one(records)
         else:
-            self._note_unknown(records)
-        self._note_types(records)
+            self._count_unknown_fields(records)
+        self._count_types(records)
         self._check_positions(columns)
-        self.done += len(records)
+        self.checked += len(records)
         return columns
 
     def _one_by_one(self, records: list[Any]) -> Columns:
         rows = []
-        for index, record in enumerate(records, self.done):
-            if Constant.made and _has_constant(record):
+        for index, record in enumerate(records, self.checked):
+            if Constant.count and _has_constant(record):
                 self.findings.add("json-constant", index, show(record))
                 continue
             row = _read_row(record, index, self.largest, self.findings)
             if isinstance(record, dict):
-                self._note_unknown([record])
+                self._count_unknown_fields([record])
             if row is not None:
                 rows.append(row)
         return Columns.of(rows)
 
-    def _note_unknown(self, records: list[dict]) -> None:
+    def _count_unknown_fields(self, records: list[dict]) -> None:
         for record in records:
-            if not record.keys() <= _KNOWN:
-                self.ignored.update(record.keys() - _KNOWN)
+            if not record.keys() <= _FIELD_SET:
+                self.ignored.update(record.keys() - _FIELD_SET)
 
-    def _note_types(self, records: list[Any]) -> None:
-        """7 and "7" would otherwise silently become one participant or one clip."""
+    def _count_types(self, records: list[Any]) -> None:
+        """Without this, 7 and "7" would silently become one participant or one clip."""
         for name in _IDENTIFIERS:
             values = [record.get(name) if isinstance(record, dict) else None for record in records]
             for kind, count in Counter(map(type, values)).items():
                 if kind in (str, int):
                     place = next(place for place, value in enumerate(values) if type(value) is kind)
-                    before, first, shown = self.types[name].get(kind, (0, self.done + place, values[place]))
-                    self.types[name][kind] = before + count, first, shown
+                    before, first, example = self.types[name].get(kind, (0, self.checked + place, values[place]))
+                    self.types[name][kind] = before + count, first, example
 
     def _check_positions(self, columns: Columns) -> None:
-        codes, letters = np.diff(columns.ends), np.diff(columns.texts.ends)
-        high = np.maximum(codes + letters, 2 * codes if self.denoise else 0) + 40  # as in _positions
+        codes, text_bytes = np.diff(columns.ends), np.diff(columns.texts.ends)
+        high = np.maximum(codes + text_bytes, 2 * codes if self.denoise else 0) + 40  # as in _positions
         for place in np.flatnonzero(high > self.max_seq_len).tolist():
             row = columns.row(place)
             low, high = _positions(row, self.denoise)

@@ -1,4 +1,4 @@
-"""The rows with their part kept as a table on disk (Arrow), memory-mapped, so that later starts read it at once."""
+"""The rows and their split as a memory-mapped Arrow table on disk, so that later starts need not read the file."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ import numpy as np
 
 from motion_llm.dataset.report import Problem, Report, raise_on_errors
 from motion_llm.dataset.rows import Columns, Rows, Texts
-from motion_llm.dataset.splits import KINDS, PARTS, Split, drawn
+from motion_llm.dataset.splits import KINDS, PARTS, Split, sample
 
 if TYPE_CHECKING:
     import pyarrow
@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 
 TABLE, INFO = "rows.arrow", "fingerprint.json"
 _VERSION = 3  # raise it when the table, the checks or the split change, so that older prepared data is replaced
-_KEPT = ("path", "max_seq_len", "form", "fingerprint", "codebook_size", "codebook_size_is_set", "codes_used",
-         "ignored_fields", "file_sha256")
+_REPORT_FIELDS = ("path", "max_seq_len", "form", "fingerprint", "codebook_size", "codebook_size_is_set", "codes_used",
+                  "ignored_fields", "file_sha256")
 
 
 def prepare(report: Report, split: Split, folder: str | Path, made_with: Mapping[str, Any], text: str = "") -> None:
@@ -33,7 +33,7 @@ def prepare(report: Report, split: Split, folder: str | Path, made_with: Mapping
 
     Columns: index, text_query, codes (list of int32), participant_id, clip_id, split (one of PARTS) and kind (seen,
     unseen, or null in training and of unused rows); a record for each row, part after part, each in file order.
-    made_with: the settings that the rows were checked and split with, for prepared_matches(). text: kept for later
+    made_with: the settings that the rows were checked and split with, for prepared_matches(). text: stored for later
     starts. The folder appears whole or not at all; an earlier one is replaced. Raises DataError if the report has
     errors.
     """
@@ -49,7 +49,7 @@ def prepare(report: Report, split: Split, folder: str | Path, made_with: Mapping
     info = {"version": _VERSION, "made_with": dict(made_with), "sizes": split.sizes(),
             "table_bytes": (partial_folder / TABLE).stat().st_size, "text": text,
             "warnings": [asdict(problem) for problem in report.warnings],
-            **{name: getattr(report, name) for name in _KEPT}}
+            **{name: getattr(report, name) for name in _REPORT_FIELDS}}
     (partial_folder / INFO).write_text(json.dumps(info, indent=1), encoding="utf-8")
     if folder.exists():
         os.replace(folder, old_folder)  # a folder that is not empty cannot be replaced in one step
@@ -60,10 +60,10 @@ def prepare(report: Report, split: Split, folder: str | Path, made_with: Mapping
 
 
 def _write_table(path: Path, rows: Rows, split: Split) -> None:
-    """The parts one after another, none in the same batch as another, so that each can be read by itself."""
+    """Write part after part, no two in one batch, so that each part can be read by itself."""
     import pyarrow as pa
 
-    text, done, later = pa.string(), 0, {part: [] for part in PARTS[1:]}
+    text, done, batches = pa.string(), 0, {part: [] for part in PARTS[1:]}  # train is written at once
     schema = pa.schema([("index", pa.int64()), ("text_query", text), ("codes", pa.list_(pa.int32())),
                         ("participant_id", text), ("clip_id", text), ("split", text), ("kind", text)])
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
@@ -71,7 +71,7 @@ def _write_table(path: Path, rows: Rows, split: Split) -> None:
             places = slice(done, done + len(chunk))
             done += len(chunk)
             parts = split.part[places]
-            # A kind of -1 takes the last of its names, None.
+            # A kind of -1 indexes the last name, None.
             names = (pa.array(np.array(names, object)[numbers], text)
                      for names, numbers in ((PARTS, parts), ((*KINDS, None), split.kind[places])))
             codes = pa.ListArray.from_arrays(pa.array(chunk.ends), pa.array(chunk.codes))
@@ -81,29 +81,29 @@ def _write_table(path: Path, rows: Rows, split: Split) -> None:
             writer.write_batch(batch.filter(pa.array(parts == 0)) if parts.any() else batch)
             for number, part in enumerate(PARTS[1:], 1):
                 if (parts == number).any():
-                    later[part].append(batch.filter(pa.array(parts == number)))
+                    batches[part].append(batch.filter(pa.array(parts == number)))
         for part in PARTS[1:]:
-            for batch in later[part]:
+            for batch in batches[part]:
                 writer.write_batch(batch)
 
 
 def _strings(texts: Texts) -> "pyarrow.StringArray":
     import pyarrow as pa
 
-    there = None if texts.there.all() else pa.py_buffer(np.packbits(texts.there, bitorder="little"))
-    return pa.StringArray.from_buffers(len(texts), pa.py_buffer(texts.ends), pa.py_buffer(texts.data), there)
+    validity = None if texts.present.all() else pa.py_buffer(np.packbits(texts.present, bitorder="little"))
+    return pa.StringArray.from_buffers(len(texts), pa.py_buffer(texts.ends), pa.py_buffer(texts.data), validity)
 
 
 def _texts(array: "pyarrow.StringArray") -> Texts:
     _, ends, data = array.buffers()
     ends = np.frombuffer(ends, np.int32)[array.offset:array.offset + len(array) + 1]
-    there = array.is_valid().to_numpy(zero_copy_only=False)
-    return Texts(np.frombuffer(data, np.uint8) if data else np.empty(0, np.uint8), ends, there)
+    present = array.is_valid().to_numpy(zero_copy_only=False)
+    return Texts(np.frombuffer(data, np.uint8) if data else np.empty(0, np.uint8), ends, present)
 
 
 @dataclass(frozen=True)
 class PreparedChunks:
-    """The rows that prepare() wrote, of one part or of all, as often as they are gone through: nothing is kept in
+    """The rows that prepare() wrote, of one part or of all; each iteration reads them anew and stores nothing in
     memory. Raises FileNotFoundError if the folder is not prepared."""
 
     folder: Path
@@ -123,14 +123,14 @@ class PreparedChunks:
 
 
 def prepared_info(folder: str | Path) -> dict[str, Any]:
-    """fingerprint.json: version, fingerprint, made_with, codebook_size, sizes (as Split.sizes() gives them), text and
-    more. Raises FileNotFoundError if the folder is not prepared."""
+    """fingerprint.json: version, fingerprint, made_with, codebook_size, sizes (see Split.sizes()), text and more.
+    Raises FileNotFoundError if the folder is not prepared."""
     return json.loads((Path(folder) / INFO).read_text("utf-8"))
 
 
 def prepared_matches(folder: str | Path, path: str | Path, made_with: Mapping[str, Any]) -> bool:
-    """Whether the folder holds the table of the file at `path` as it is now, byte by byte (its sha256 is compared),
-    made with these settings."""
+    """Whether the folder holds the table of the file at `path`, made with these settings; the file must have the same
+    bytes as then (by its sha256)."""
     folder = Path(folder)
     try:
         info = prepared_info(folder)
@@ -140,19 +140,19 @@ def prepared_matches(folder: str | Path, path: str | Path, made_with: Mapping[st
             return False
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest() == info.get("file_sha256")
-    except (OSError, json.JSONDecodeError):  # none, or damaged: it can be prepared again
+    except (OSError, json.JSONDecodeError):  # missing or damaged: it can be prepared again
         return False
 
 
 def prepared_report(folder: str | Path) -> Report:
-    """The report as read_rows() gave it; its rows are memory-mapped."""
+    """The report of read_rows() without errors; its rows are memory-mapped, in the order of the table."""
     info = prepared_info(folder)
-    return Report(**{name: info[name] for name in _KEPT}, rows=Rows(PreparedChunks(Path(folder))),
+    return Report(**{name: info[name] for name in _REPORT_FIELDS}, rows=Rows(PreparedChunks(Path(folder))),
                   warnings=[Problem(**problem) for problem in info["warnings"]])
 
 
 def load_prepared(folder: str | Path, part: str | None = None, kind: str | None = None) -> "Dataset":
-    """The table that prepare() wrote, memory-mapped; only one part ("train", ...) or kind if given.
+    """The table that prepare() wrote, memory-mapped; part ("train", ...) and kind select rows of it.
 
     Raises FileNotFoundError if the folder is not prepared, ValueError for an unknown part or kind.
     """
@@ -166,9 +166,9 @@ def load_prepared(folder: str | Path, part: str | None = None, kind: str | None 
     table = Dataset.from_file(str(Path(folder) / TABLE))
     if part is not None:
         sizes = prepared_info(folder)["sizes"]
-        # An empty last part would start behind the last row, which `datasets` refuses.
-        start = sum(sizes[before] for before in PARTS[:PARTS.index(part)]) if sizes[part] else 0
-        table = table.select(range(start, start + sizes[part]))  # a slice: rows are then found without an index
+        # An empty last part would start after the last row, which `datasets` refuses.
+        start = sum(sizes[earlier] for earlier in PARTS[:PARTS.index(part)]) if sizes[part] else 0
+        table = table.select(range(start, start + sizes[part]))  # a slice, for which `datasets` needs no index
     if kind is not None:
         table = table.select(np.flatnonzero(pc.equal(table.data.column("kind"), kind).fill_null(False).to_numpy()))
     return table
@@ -177,13 +177,13 @@ def load_prepared(folder: str | Path, part: str | None = None, kind: str | None 
 def load_measured(folder: str | Path, part: str, most: int, seed: int) -> list[dict]:
     """The rows of a held-out part that a run measures on: at most `most` of each kind, whatever the order of the file.
 
-    A split of ours holds no more out; one that the file names may.
+    A part that split_rows() chose never has more; one that the file names may.
     """
     table = load_prepared(folder, part)
     kinds = np.array(table["kind"], object)
-    own = [np.flatnonzero(kinds == kind) for kind in KINDS]
-    if max(map(len, own)) > most:
+    by_kind = [np.flatnonzero(kinds == kind) for kind in KINDS]
+    if max(map(len, by_kind)) > most:
         digests = Rows(PreparedChunks(Path(folder), part)).digests
-        own = [places[drawn(digests[places], most, seed)] for places in own]
-        table = table.select(np.sort(np.concatenate(own)))
+        by_kind = [places[sample(digests[places], most, seed)] for places in by_kind]
+        table = table.select(np.sort(np.concatenate(by_kind)))
     return table.to_list()

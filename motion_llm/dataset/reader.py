@@ -1,7 +1,7 @@
 """A dataset's file as JSON values, in chunks, so that memory does not grow with the file.
 
-The file is a JSON list or JSON Lines, told apart by content. What cannot be read is said as Python's own parser would
-say it of the whole file: with line and column.
+The file is a JSON list or JSON Lines, told apart by content. The error for broken JSON is the one that Python's parser
+would give for the whole file, with line and column.
 """
 
 import hashlib
@@ -14,43 +14,43 @@ from pathlib import Path
 from typing import Any
 
 BLOCK = 1 << 22  # bytes read at once; 16,000 rows of 250 bytes, and about ten times as much memory
-AHEAD = 64  # characters behind an error that are read, more than a message shows and than any escape or number name has
+AHEAD = 64  # characters read after an error: more than a message shows, and than any escape or constant's name has
 SHOWN = 10  # rows, keys or lines at most that a message names
 
 
-class Bad(Exception):
-    """What cannot be accepted. kind: a short name; found: what was found, for the message."""
+class Invalid(Exception):
+    """A value or file that cannot be accepted. kind: a short name; detail: what was found, for the message."""
 
-    def __init__(self, kind: str, found: str) -> None:
-        self.kind, self.found = kind, found
+    def __init__(self, kind: str, detail: str) -> None:
+        self.kind, self.detail = kind, detail
 
 
 class Constant:
     """NaN, Infinity or -Infinity: Python's parser takes them, JSON does not have them."""
 
-    made = 0  # so that a chunk's values are searched for them only if there are any
+    count = 0  # instances; values are searched for them only if there are any
 
     def __init__(self, name: str) -> None:
         self.name = name
-        Constant.made += 1
+        Constant.count += 1
 
     def __repr__(self) -> str:
         return self.name
 
 
-class Repeated(dict):
-    """An object with a key given twice."""
+class RepeatedKeys(dict):
+    """An object in which a key occurs twice. repeated: those keys."""
 
-    twice: list[str]
+    repeated: list[str]
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     record = dict(pairs)
     if len(record) == len(pairs):
         return record
-    repeated = Repeated(record)
-    repeated.twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
-    return repeated
+    record = RepeatedKeys(record)
+    record.repeated = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+    return record
 
 
 _decoder = json.JSONDecoder(object_pairs_hook=_object, parse_constant=Constant)
@@ -72,43 +72,43 @@ def show(value: Any) -> str:
 
 
 def _parse(text: str, line: int = 1, column: int = 1) -> Any:
-    """One JSON value; line, column: where text starts in the file. Raises Bad (kind json) with line and column."""
+    """One JSON value; line, column: where text starts in the file. Raises Invalid (kind json) with line and column."""
     try:
         return _decoder.decode(text)
     except json.JSONDecodeError as error:
         rest = text[error.pos:error.pos + 20].split("\n")[0]
-        found = repr(rest) if rest else "the end of the line" if text[error.pos:].strip() else "the end"
-        there = error.colno + (column - 1 if error.lineno == 1 else 0)
-        raise Bad("json", f"broken JSON at line {line + error.lineno - 1}, column {there}: {error.msg} "
-                          f"(found {found})") from error
-    except (ValueError, RecursionError) as error:  # a number of over 4300 digits; lists in lists in lists
-        raise Bad("json", f"broken JSON at line {line} or after it: {error}") from error
+        excerpt = repr(rest) if rest else "the end of the line" if text[error.pos:].strip() else "the end"
+        error_column = error.colno + (column - 1 if error.lineno == 1 else 0)
+        raise Invalid("json", f"broken JSON at line {line + error.lineno - 1}, column {error_column}: {error.msg} "
+                              f"(found {excerpt})") from error
+    except (ValueError, RecursionError) as error:  # a number of over 4300 digits; lists nested too deep
+        raise Invalid("json", f"broken JSON at line {line} or after it: {error}") from error
 
 
 class Window:
-    """The part of a file's text that is being looked at. Raises Bad (kinds file, encoding).
+    """The part of a file's text that is in memory. Raises Invalid (kinds file, encoding).
 
     text: from line `line` and column `column` on (both from 1), without a byte order mark. whole: whether it goes to
-    the end of the file. digest: sha256 of the bytes read so far.
+    the end of the file. digest: sha256 of the bytes read so far. size: their number.
     """
 
     def __init__(self, path: Path) -> None:
         if path.is_dir():
-            raise Bad("file", "this is a folder, expected a JSON file")
+            raise Invalid("file", "this is a folder, expected a JSON file")
         if not path.exists():
-            raise Bad("file", f"no such file (looked for {path.absolute()})")
+            raise Invalid("file", f"no such file (looked for {path.absolute()})")
         self._file = open(path, "rb")
         self.digest = hashlib.sha256()
         self.text, self.line, self.column, self.whole = "", 1, 1, False
-        self.size = 0  # bytes read
+        self.size = 0
         self._lines_read = 1
-        self._rest = b""  # the start of a character whose end is still to be read
+        self._rest = b""  # the first bytes of a character whose last bytes are not read yet
 
     def close(self) -> None:
         self._file.close()
 
     def grow(self) -> bool:
-        """Read as much again as there is, a block at least; False at the end of the file."""
+        """Read as much as text holds, at least a block; False at the end of the file."""
         if self.whole:
             return False
         start = self.size - len(self._rest)
@@ -130,21 +130,21 @@ class Window:
         self._lines_read += piece.count(b"\n")
         return True
 
-    def _not_utf8(self, piece: bytes, place: int, start: int) -> Bad:
+    def _not_utf8(self, piece: bytes, place: int, start: int) -> Invalid:
         utf16 = "; it looks like UTF-16" if start == 0 and piece[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
         line = self._lines_read + piece.count(b"\n", 0, place)
-        return Bad("encoding", f"not UTF-8: byte 0x{piece[place]:02x} at byte offset {start + place}, line {line}"
-                               f"{utf16}; save the file as UTF-8")
+        return Invalid("encoding", f"not UTF-8: byte 0x{piece[place]:02x} at byte offset {start + place}, line {line}"
+                                   f"{utf16}; save the file as UTF-8")
 
     def drop(self, end: int) -> None:
-        """Forget the text before `end`."""
+        """Remove the text before `end`."""
         breaks = self.text.count("\n", 0, end)
         self.line += breaks
         self.column = end - self.text.rfind("\n", 0, end) if breaks else self.column + end
         self.text = self.text[end:]
 
     def skip_space(self, place: int) -> int:
-        """The next place that is no space, with AHEAD more read."""
+        """The next place that is no space; AHEAD more characters are then read."""
         if self.text[place:place + 1] in _SPACES:
             place = _space(self.text, place).end()
         while place + AHEAD > len(self.text) and self.grow():
@@ -152,14 +152,14 @@ class Window:
         return place
 
     def value(self, place: int) -> tuple[Any, int] | None:
-        """The JSON value at `place` and where it ends; None if it is broken, with as much read as its error needs."""
+        """The JSON value at `place` and where it ends; None if it is broken (all that its error needs is then read)."""
         while True:
             try:
                 value, end = _decoder.raw_decode(self.text, place)
-                if end < len(self.text) or self.whole:  # else a number may go on
+                if end < len(self.text) or self.whole:  # else a number may continue after the window
                     return value, end
             except json.JSONDecodeError as error:
-                # What is cut off by the end of the window is broken near its end, or is a string that never ends.
+                # A value cut off by the end of the window has its error near that end, or is an unterminated string.
                 if error.pos < len(self.text) - AHEAD and not error.msg.startswith("Unterminated string"):
                     return None
             except (ValueError, RecursionError):
@@ -168,25 +168,26 @@ class Window:
                 return None
 
     def raise_broken(self, place: int, before: str) -> None:
-        """Raise what is wrong at `place`; before: what stood there, so that the parser expects what comes next."""
+        """Raise the error at `place`; before: text to parse ahead of it, so that the parser is in the same state."""
         self.drop(place)
         _parse(before + self.text, self.line, self.column - len(before))
-        raise Bad("json", f"broken JSON at line {self.line}, column {self.column}")
+        raise Invalid("json", f"broken JSON at line {self.line}, column {self.column}")
 
     def only_value(self) -> Any:
-        """The one value that the whole file is. Raises Bad if it is none, or something follows it."""
-        found = self.value(self.skip_space(0))
-        if found is None or self.skip_space(found[1]) < len(self.text):
+        """The value of a file that holds just one. Raises Invalid if it is broken, or if something follows it."""
+        value_and_end = self.value(self.skip_space(0))
+        if value_and_end is None or self.skip_space(value_and_end[1]) < len(self.text):
             _parse(self.text)
-        return found[0]
+        return value_and_end[0]
 
 
 @dataclass
 class Records:
     """The records of a file, as `chunks` gives them.
 
-    form: "JSON list" or "JSON Lines". numbers: the number that a message gives to each record. broken: a message for
-    the first broken lines of JSON Lines; broken_count: of how many. sha256, size: of the bytes, when all were read.
+    form: "JSON list" or "JSON Lines". numbers: the number that a message gives to each record. broken: messages for
+    the first broken lines of JSON Lines; broken_count: how many there are. sha256, size: of the bytes, once all are
+    read.
     """
 
     form: str = ""
@@ -209,16 +210,16 @@ class Records:
         raise IndexError(f"record {record} past the end")
 
     def chunks(self, path: Path, fields: tuple[str, ...]) -> Iterator[list[Any]]:
-        """Lists of records, in order. fields: names by which a single object is known as a row.
+        """Lists of records, in order. fields: a single object with any of these names counts as a row.
 
-        Raises Bad (kinds file, encoding, empty-file, json, structure), also after some chunks were given.
+        Raises Invalid (kinds file, encoding, empty-file, json, structure), also after some chunks were yielded.
         """
         window = Window(path)
         try:
             while not window.text.strip() and window.grow():
                 pass
             if not window.text.strip():
-                raise Bad("empty-file", f"the file is empty ({window.size} bytes)")
+                raise Invalid("empty-file", f"the file is empty ({window.size} bytes)")
             if window.text.lstrip().startswith("{") and _is_lines(window, fields):
                 self.form = "JSON Lines"
                 yield from self._lines(window)
@@ -239,9 +240,10 @@ class Records:
                     try:
                         records.append(_parse(line, number))
                         numbers.append(number)
-                    except Bad as bad:
+                    except Invalid as error:
                         self.broken_count += 1
-                        self.broken += [bad.found] if self.broken_count <= SHOWN else []
+                        if self.broken_count <= SHOWN:
+                            self.broken.append(error.detail)
             if records:
                 self.numbers.append(numbers if len(numbers) < numbers[-1] - numbers[0] + 1 else
                                     range(numbers[0], numbers[-1] + 1))
@@ -255,8 +257,8 @@ class Records:
         place = window.skip_space(start + 1)
         if window.text[start] != "[" or window.text[place:place + 1] == "]":
             value = window.only_value()
-            raise Bad("structure", f"expected a list of objects with {fields[0]} and {fields[1]}, found "
-                                   f"{'an empty list' if value == [] else show(value)}")
+            raise Invalid("structure", f"expected a list of objects with {fields[0]} and {fields[1]}, found "
+                                       f"{'an empty list' if value == [] else show(value)}")
         done, records, before = 0, [], "["
         while True:
             if place > BLOCK:
@@ -265,14 +267,14 @@ class Records:
                 done, records = done + len(records), []
                 window.drop(place)
                 place = 0
-            found = window.value(place)
-            if found is None:
+            value_and_end = window.value(place)
+            if value_and_end is None:
                 window.raise_broken(place, before)
-            records.append(found[0])
-            end = window.skip_space(found[1])
+            records.append(value_and_end[0])
+            end = window.skip_space(value_and_end[1])
             if window.text[end:end + 1] != ",":
                 break
-            # The parser that words an error starts inside the list, where a value must follow a comma.
+            # For an error, the parser then starts inside the list, where a value must follow a comma.
             place, before = window.skip_space(end + 1), "[0,"
         if window.text[end:end + 1] != "]":
             window.raise_broken(place, before)
@@ -283,24 +285,24 @@ class Records:
 
 
 def _is_lines(window: Window, fields: tuple[str, ...]) -> bool:
-    """Whether a text that starts with "{" is JSON Lines, rather than one object or a broken one."""
+    """Whether a text that starts with "{" is JSON Lines, and not one object, be it broken or not."""
     first, second = _first_lines(window)
     try:
         value = _parse(first)
         return bool(second) or any(name in value for name in fields)
-    except Bad:
+    except Invalid:
         pass  # broken, or an object over several lines
     try:
         window.only_value()
         return False
-    except Bad:
+    except Invalid:
         return second.lstrip().startswith("{")
 
 
 def _first_lines(window: Window) -> tuple[str, str]:
     """The first two lines that are not blank; "" for the second if there is none."""
     while True:
-        found = [line for line in window.text.split("\n") if line.strip()] if window.whole else [
-            line for line in window.text.split("\n")[:-1] if line.strip()]
-        if len(found) > 1 or not window.grow():
-            return found[0], found[1] if len(found) > 1 else ""
+        complete = window.text.split("\n") if window.whole else window.text.split("\n")[:-1]
+        lines = [line for line in complete if line.strip()]
+        if len(lines) > 1 or not window.grow():
+            return lines[0], lines[1] if len(lines) > 1 else ""

@@ -1,4 +1,4 @@
-"""What was read of a dataset and what is wrong with it, and that report as people read it."""
+"""The report on a dataset: its rows, facts and problems, and the same as text."""
 
 import textwrap
 from dataclasses import dataclass, field
@@ -8,11 +8,11 @@ import numpy as np
 from motion_llm.dataset.reader import SHOWN
 from motion_llm.dataset.rows import Rows, distinct
 
-FEW_VALIDATION_ROWS = 20  # below this a single clip moves the figures by 5 % and more
+FEW_VALIDATION_ROWS = 20  # with fewer, a single clip changes a metric by more than 5 %
 
 
 class DataError(ValueError):
-    """The dataset has errors; the text is the whole list of them."""
+    """The dataset has errors; the message lists all of them."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class Problem:
 
 @dataclass
 class Report:
-    """What read_rows() found. rows: the good rows in file order; all of them only where errors is empty.
+    """The result of read_rows(). rows: the valid rows in file order; all rows only where errors is empty.
 
     form: "JSON list" or "JSON Lines". fingerprint: sha256 of the content in order, whatever the path and the
-    JSON formatting ("" with errors). file_sha256: of the file's bytes, as they were read. codebook_size: as set, else
-    the largest code + 1; codes_used: how many of them occur. ignored_fields: unknown fields and the number of rows
+    JSON formatting ("" with errors). file_sha256: of the file's bytes as they were read. codebook_size: as set, else
+    the largest code + 1; codes_used: how many codes of it occur. ignored_fields: unknown fields and the number of rows
     that have them.
     """
 
@@ -50,7 +50,7 @@ class Report:
 def raise_on_errors(report: Report) -> None:
     """Raise DataError with every error of the report, if it has any."""
     if report.errors:
-        raise DataError("\n".join([f"{report.path}: {_kinds(report.errors, 'error')}{_counting(report)}",
+        raise DataError("\n".join([f"{report.path}: {_kinds(report.errors, 'error')}{_numbering(report)}",
                                    *(f"  ERROR: {problem.message}" for problem in report.errors)]))
 
 
@@ -62,7 +62,7 @@ def count_of(number: int, unit: str) -> str:
     return f"{number:,} {unit}{'s' * (number != 1)}"
 
 
-def _counting(report: Report) -> str:
+def _numbering(report: Report) -> str:
     """How messages number the rows."""
     return {"JSON list": "; rows count from 0", "JSON Lines": "; lines count from 1", "": ""}[report.form]
 
@@ -114,30 +114,32 @@ def _few_for_validation(split, sizes: dict[str, int]) -> list[str]:
     rows = sizes["seen"] + sizes["unseen"]
     if not 0 < rows < FEW_VALIDATION_ROWS:
         return []
-    ours = not (split.named or {}).get("val")  # what the file names is held out whatever the share
+    chosen = not (split.named or {}).get("val")  # rows that the file names as val are held out whatever the share
     return [f"validation has {count_of(rows, 'row')}: too few to choose an epoch by, or to say how good the model is"
-            + "; --heldout_share 0 trains on everything to the end" * ours]
+            + "; --heldout_share 0 trains on everything to the end" * chosen]
 
 
 def _facts(report: Report) -> list[tuple[str, str]]:
     rows, size = report.rows, report.codebook_size
-    motions, keys, ids = rows.motions, rows.keys, rows.clips
+    motions, keys, clips = rows.motions, rows.keys, rows.clips
     pairs = distinct(keys.ids * motions.count + motions.ids)  # a caption with each of its motions
-    clips = np.bincount(pairs // motions.count)
+    motions_of_key = np.bincount(pairs // motions.count)
     counts = np.bincount(rows.participant + 1, minlength=1)
-    nobody, counts = counts[0], counts[1:]
+    without, counts = counts[0], counts[1:]
     order = np.argsort(-counts, kind="stable")
     names = [f"{rows.participants[place]} {counts[place]:,}" for place in order[:SHOWN]]
     names += [f"and {len(counts) - SHOWN:,} more"] if len(counts) > SHOWN else []
-    names += [f"without one {nobody:,}"] if nobody else []
-    how = "CODEBOOK_SIZE" if report.codebook_size_is_set else "the largest code + 1"
+    names += [f"without one {without:,}"] if without else []
+    size_source = "CODEBOOK_SIZE" if report.codebook_size_is_set else "the largest code + 1"
     return [
-        ("form", report.form + _counting(report)),
+        ("form", report.form + _numbering(report)),
         ("rows", f"{len(rows):,}" + (" without errors" if report.errors else "")),
         ("motions", f"{motions.count:,} distinct"),
         ("motion tokens", f"{_spread(rows.lengths)} a row"),
-        ("codebook", f"{size:,} codes ({how}): {report.codes_used:,} used, {size - report.codes_used:,} never used"),
-        ("captions", f"{keys.count:,} distinct; motions for each: {_spread(clips)}"),
+        ("codebook", f"{size:,} codes ({size_source}): {report.codes_used:,} used, {size - report.codes_used:,} never "
+                     "used"),
+        ("captions", f"{keys.count:,} distinct; motions for each: {_spread(motions_of_key)}"),
         ("participants", f"{len(counts):,} (rows: {', '.join(names)})" if len(counts) else "none given"),
-        ("clip_id", f"{ids.count:,} distinct, in {int((ids.ids >= 0).sum()):,} rows" if ids.count else "not given"),
+        ("clip_id", f"{clips.count:,} distinct, in {int((clips.ids >= 0).sum()):,} rows" if clips.count else
+                    "not given"),
     ]

@@ -1,4 +1,4 @@
-"""The rows of a dataset as compact columns: a few arrays for each chunk, whether in memory or mapped from a file."""
+"""The rows of a dataset as compact columns: a few arrays for each chunk, in memory or mapped from a file."""
 
 import hashlib
 import unicodedata
@@ -10,7 +10,7 @@ from json.encoder import encode_basestring_ascii as quoted
 import numpy as np
 
 SPLITS = ("train", "val", "test")
-BYTES_A_TOKEN = 4  # of a caption, about
+BYTES_A_TOKEN = 4  # of a caption, roughly
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,7 +27,7 @@ class Row:
 
 
 def caption_key(text: str) -> str:
-    """What captions are compared by: no case, NFC, single spaces, no full stop at the end."""
+    """The form in which captions are compared: case folded, NFC, single spaces, no full stop at the end."""
     folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
     spaced = " ".join(folded.split())
     return spaced.rstrip(". ") or spaced
@@ -35,12 +35,12 @@ def caption_key(text: str) -> str:
 
 @dataclass(frozen=True)
 class Texts:
-    """N texts, some of them None. data: their UTF-8 one after another, uint8; text i is data[ends[i]:ends[i + 1]]
-    (ends: int32, (N + 1,)); there: bool, (N,), False for None."""
+    """N texts, some of them None. data: uint8, their concatenated UTF-8; text i is data[ends[i]:ends[i + 1]] (ends:
+    int32, (N + 1,)). present: bool, (N,), False for None."""
 
     data: np.ndarray
     ends: np.ndarray
-    there: np.ndarray
+    present: np.ndarray
 
     @classmethod
     def of(cls, texts: Sequence[str | None]) -> "Texts":
@@ -48,28 +48,28 @@ class Texts:
         joined = "".join(plain)
         data = np.frombuffer(joined.encode(), np.uint8)
         sizes = map(len, plain) if len(data) == len(joined) else (len(text.encode()) for text in plain)
-        there = np.fromiter((text is not None for text in texts), bool, len(plain))
-        return cls(data, offsets(np.fromiter(sizes, np.int64, len(plain))).astype(np.int32), there)
+        present = np.fromiter((text is not None for text in texts), bool, len(plain))
+        return cls(data, offsets(np.fromiter(sizes, np.int64, len(plain))).astype(np.int32), present)
 
     def __len__(self) -> int:
-        return len(self.there)
+        return len(self.present)
 
     def __getitem__(self, place: int) -> str | None:
-        return self.data[self.ends[place]:self.ends[place + 1]].tobytes().decode() if self.there[place] else None
+        return self.data[self.ends[place]:self.ends[place + 1]].tobytes().decode() if self.present[place] else None
 
     def to_list(self) -> list[str | None]:
         data, ends = self.data.tobytes(), self.ends.tolist()
-        return [data[start:end].decode() if there else None
-                for start, end, there in zip(ends[:-1], ends[1:], self.there.tolist(), strict=True)]
+        return [data[start:end].decode() if present else None
+                for start, end, present in zip(ends[:-1], ends[1:], self.present.tolist(), strict=True)]
 
 
 def offsets(sizes: np.ndarray) -> np.ndarray:
-    """(N,) sizes to (N + 1,) places where things of these sizes begin and end when they stand one after another."""
+    """Sizes, (N,), to the bounds, (N + 1,), of consecutive items of these sizes, from 0."""
     return np.concatenate([[0], np.cumsum(sizes)])
 
 
 def distinct(numbers: np.ndarray) -> np.ndarray:
-    """The different ones, ascending; many times faster than np.unique (numpy 2.4), which hashes."""
+    """The distinct numbers, ascending; many times faster than np.unique (numpy 2.4), which hashes."""
     ordered = np.sort(numbers)
     new = np.ones(len(ordered), bool)
     new[1:] = ordered[1:] != ordered[:-1]
@@ -78,9 +78,9 @@ def distinct(numbers: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Columns:
-    """Some consecutive rows. index: int64, (N,), positions in the file. codes: int32, those of all rows one after
-    another; row i has codes[ends[i]:ends[i + 1]] (ends: int32, (N + 1,)). splits: int8, (N,), places in SPLITS, -1 for
-    none."""
+    """Consecutive rows. index: int64, (N,), positions in the file. codes: int32, those of all rows concatenated; row i
+    has codes[ends[i]:ends[i + 1]] (ends: int32, (N + 1,)). clips: clip_ids. splits: int8, (N,), places in SPLITS, -1
+    for none."""
 
     index: np.ndarray
     texts: Texts
@@ -111,8 +111,8 @@ class Columns:
 
 @dataclass(frozen=True)
 class Groups:
-    """Which of N things are equal. ids: int64, (N,), from 0 to count - 1, or -1. first: (count,), the first thing of
-    each group."""
+    """Groups of equal items among N. ids: int64, (N,), the group of each item, from 0 to count - 1, or -1. first:
+    (count,), the first item of each group."""
 
     ids: np.ndarray
     first: np.ndarray
@@ -122,11 +122,11 @@ class Groups:
         return len(self.first)
 
 
-def group(hashes: np.ndarray, there: np.ndarray | None = None) -> Groups:
-    """Things with equal hashes, (N, 2) uint64; there: (N,), False for things that are in no group (id -1)."""
-    places = np.arange(len(hashes)) if there is None else np.flatnonzero(there)
+def group(hashes: np.ndarray, present: np.ndarray | None = None) -> Groups:
+    """Groups of items with equal hashes, (N, 2) uint64; present: (N,), False for items in no group (id -1)."""
+    places = np.arange(len(hashes)) if present is None else np.flatnonzero(present)
     high, low = hashes[places, 0], hashes[places, 1]
-    order = np.lexsort((low, high))  # stable, so that a group's first thing comes first
+    order = np.lexsort((low, high))  # stable, so that a group's first item comes first
     high, low = high[order], low[order]
     new = np.ones(len(order), bool)
     new[1:] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
@@ -136,9 +136,9 @@ def group(hashes: np.ndarray, there: np.ndarray | None = None) -> Groups:
 
 
 @dataclass(frozen=True)
-class Marks:
-    """What rows of a chunk are told apart by. digests: uint8, (N, 32), see `digest`; the others: uint64, (N, 2),
-    hashes of the motion, the caption, its key and the clip_id."""
+class RowHashes:
+    """Hashes of a chunk's rows. digests: uint8, (N, 32), see `digest`; the others: uint64, (N, 2), hashes of the
+    motion, the caption, its key and the clip_id."""
 
     digests: np.ndarray
     motion: np.ndarray
@@ -147,12 +147,12 @@ class Marks:
     clip: np.ndarray
 
     @classmethod
-    def of(cls, chunk: Columns) -> "Marks":
-        texts, people, clips = (column.to_list() for column in (chunk.texts, chunk.participants, chunk.clips))
+    def of(cls, chunk: Columns) -> "RowHashes":
+        texts, participants, clips = (column.to_list() for column in (chunk.texts, chunk.participants, chunk.clips))
         codes, ends = chunk.codes.astype("<i4").tobytes(), (4 * chunk.ends.astype(np.int64)).tolist()
         motions = [codes[start:end] for start, end in zip(ends[:-1], ends[1:], strict=True)]
-        splits = np.array([*SPLITS, None], object)[chunk.splits].tolist()  # -1 takes the last, None
-        digests = [digest(*content) for content in zip(texts, people, clips, motions, splits, strict=True)]
+        splits = np.array([*SPLITS, None], object)[chunk.splits].tolist()  # -1 indexes the last, None
+        digests = [digest(*content) for content in zip(texts, participants, clips, motions, splits, strict=True)]
         of_text = {text: _hash(text.encode()) for text in set(texts)}
         of_key = {text: _hash(caption_key(text).encode()) for text in of_text}
         return cls(np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32), _join(map(_hash, motions)),
@@ -165,15 +165,15 @@ def digest(text: str, participant_id: str | None, clip_id: str | None, codes: by
 
     codes: int32, little-endian.
     """
-    person = "null" if participant_id is None else quoted(participant_id)
+    participant = "null" if participant_id is None else quoted(participant_id)
     clip = "null" if clip_id is None else quoted(clip_id)
     end = "]" if split is None else f', "{split}"]'
-    head = f"[{quoted(text)}, {person}, {clip}{end}".encode()
+    head = f"[{quoted(text)}, {participant}, {clip}{end}".encode()
     return hashlib.sha256(len(head).to_bytes(8, "little") + head + codes).digest()
 
 
 def _hash(content: bytes) -> bytes:
-    """16 bytes: among a thousand million contents two share them with odds of about 1 to 10**20."""
+    """16 bytes: the odds that any two of 10**9 contents share them are about 1 to 10**20."""
     return hashlib.blake2b(content, digest_size=16).digest()
 
 
@@ -182,14 +182,14 @@ def _join(hashes: Iterable[bytes]) -> np.ndarray:
 
 
 class Rows(Sequence[Row]):
-    """Rows in file order, as chunks of columns; a Row is made when it is asked for.
+    """Rows as chunks of columns; a Row object is created on access.
 
-    marks: those of each chunk, worked out when first needed if not given.
+    hashes: those of each chunk; None computes them at first use.
     """
 
-    def __init__(self, chunks: Iterable[Columns] = (), marks: list[Marks] | None = None) -> None:
+    def __init__(self, chunks: Iterable[Columns] = (), hashes: list[RowHashes] | None = None) -> None:
         self.chunks = list(chunks)
-        self._marks = marks
+        self._hashes = hashes
         self._starts = offsets(np.array(list(map(len, self.chunks)), np.int64))
 
     @classmethod
@@ -201,7 +201,7 @@ class Rows(Sequence[Row]):
 
     def __getitem__(self, place: int | slice) -> Row | list[Row]:
         if isinstance(place, slice):
-            return [self[one] for one in range(*place.indices(len(self)))]
+            return [self[i] for i in range(*place.indices(len(self)))]
         if not -len(self) <= place < len(self):
             raise IndexError(f"row {place} of {len(self)}")
         place %= len(self)
@@ -214,11 +214,11 @@ class Rows(Sequence[Row]):
     def _all(self, parts: Iterable[np.ndarray], empty: np.ndarray) -> np.ndarray:
         return np.concatenate([empty, *parts])
 
-    def _marked(self, name: str) -> np.ndarray:
-        if self._marks is None:
-            self._marks = list(map(Marks.of, self.chunks))
-        width, kind = (32, np.uint8) if name == "digests" else (2, np.uint64)
-        return self._all((getattr(marks, name) for marks in self._marks), np.empty((0, width), kind))
+    def _hash_column(self, name: str) -> np.ndarray:
+        if self._hashes is None:
+            self._hashes = list(map(RowHashes.of, self.chunks))
+        width, dtype = (32, np.uint8) if name == "digests" else (2, np.uint64)
+        return self._all((getattr(hashes, name) for hashes in self._hashes), np.empty((0, width), dtype))
 
     @cached_property
     def index(self) -> np.ndarray:
@@ -232,27 +232,28 @@ class Rows(Sequence[Row]):
 
     @property
     def digests(self) -> np.ndarray:
-        return self._marked("digests")
+        return self._hash_column("digests")
 
     @cached_property
     def motions(self) -> Groups:
         """Rows with the same motion tokens."""
-        return group(self._marked("motion"))
+        return group(self._hash_column("motion"))
 
     @cached_property
     def captions(self) -> Groups:
-        """Rows with the same caption, letter by letter."""
-        return group(self._marked("text"))
+        """Rows with exactly the same caption."""
+        return group(self._hash_column("text"))
 
     @cached_property
     def keys(self) -> Groups:
         """Rows whose captions have the same key."""
-        return group(self._marked("key"))
+        return group(self._hash_column("key"))
 
     @cached_property
     def clips(self) -> Groups:
         """Rows with the same clip_id."""
-        return group(self._marked("clip"), self._all((chunk.clips.there for chunk in self.chunks), np.empty(0, bool)))
+        present = self._all((chunk.clips.present for chunk in self.chunks), np.empty(0, bool))
+        return group(self._hash_column("clip"), present)
 
     @cached_property
     def splits(self) -> np.ndarray:
@@ -266,18 +267,18 @@ class Rows(Sequence[Row]):
         if not (self.splits > 0).any():
             return np.full(len(self), -1)
         split, places = np.maximum(self.splits, 0), np.arange(len(self))
-        last_first = np.lexsort((-places, split))  # of what is assigned twice below, the last stays
-        found = places.copy()
+        by_split = np.lexsort((-places, split))  # the latest split comes last, so its assignment below is the last
+        copy = places.copy()
         for groups in (self.motions, self.clips):
-            mine = last_first[groups.ids[last_first] >= 0]
+            members = by_split[groups.ids[by_split] >= 0]
             latest = np.zeros(groups.count, np.int64)
-            latest[groups.ids[mine]] = mine
-            other = latest[groups.ids[mine]]
-            found[mine] = np.where(split[other] > split[found[mine]], other, found[mine])
-        return np.where(found == places, -1, found)
+            latest[groups.ids[members]] = members
+            candidate = latest[groups.ids[members]]
+            copy[members] = np.where(split[candidate] > split[copy[members]], candidate, copy[members])
+        return np.where(copy == places, -1, copy)
 
     @cached_property
-    def _people(self) -> tuple[list[str], np.ndarray]:
+    def _participants(self) -> tuple[list[str], np.ndarray]:
         names: dict[str | None, int] = {None: -1}
         parts = [np.fromiter((names.setdefault(name, len(names) - 1) for name in chunk.participants.to_list()),
                              np.int64, len(chunk)) for chunk in self.chunks]
@@ -285,22 +286,22 @@ class Rows(Sequence[Row]):
 
     @property
     def participants(self) -> list[str]:
-        """Their names, in the order in which they come."""
-        return self._people[0]
+        """Their names, in the order of their first rows."""
+        return self._participants[0]
 
     @property
     def participant(self) -> np.ndarray:
         """int64, (N,): the place of each row's participant in `participants`; -1 for none."""
-        return self._people[1]
+        return self._participants[1]
 
 
 def row_lengths(table) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) each: motion tokens of the rows of a `datasets` table, and about how many tokens their captions have;
-    without making lists of them."""
+    """(N,) each: motion tokens of the rows of a `datasets` table, and roughly how many tokens their captions have;
+    computed on the Arrow columns, without Python lists."""
     import pyarrow.compute
 
-    counts, letters = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    counts, text_bytes = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for batch in table.select_columns(["codes", "text_query"]).with_format("arrow").iter(10_000):
         counts.append(batch["codes"].combine_chunks().value_lengths().to_numpy())
-        letters.append(pyarrow.compute.binary_length(batch["text_query"]).to_numpy())
-    return np.concatenate(counts), np.concatenate(letters) // BYTES_A_TOKEN
+        text_bytes.append(pyarrow.compute.binary_length(batch["text_query"]).to_numpy())
+    return np.concatenate(counts), np.concatenate(text_bytes) // BYTES_A_TOKEN

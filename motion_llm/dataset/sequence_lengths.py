@@ -1,4 +1,4 @@
-"""Which rows fit the positions of a model, exactly, once its tokenizer is there."""
+"""Which rows fit the positions of a model: an exact check with its tokenizer."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -9,13 +9,13 @@ from motion_llm.dataset.rows import Columns
 from templates import MotionTemplate
 
 SHOWN = 10  # rows that are described
-TOKENS_A_LETTER = 4  # a letter that a tokenizer does not know is written as its bytes, at most 4
+TOKENS_A_LETTER = 4  # a letter that is not in the vocabulary is encoded as its bytes, at most 4
 _SIMPLE = np.array([chr(byte).isascii() and (chr(byte).isalnum() or chr(byte) in " .,;:!?'-") for byte in range(256)])
 
 
 @dataclass
 class Unfit:
-    """Rows that do not fit. largest: positions that the longest example needs. first: what to say of some of them."""
+    """Rows that do not fit. largest: positions that the longest example needs. first: texts on the first SHOWN."""
 
     count: int = 0
     largest: int = 0
@@ -23,8 +23,8 @@ class Unfit:
 
 
 def find_unfit(chunks: Iterable[Columns], template: MotionTemplate, tasks: set[str], positions: int) -> Unfit:
-    """Every row in every task that it may be given, against `positions`. Raises ValueError for a caption that cannot
-    be written without control ids."""
+    """Check every row in each of the tasks against `positions`. Raises ValueError for a caption that cannot be encoded
+    without control ids."""
     unfit = Unfit()
     for chunk in chunks:
         places = _uncertain(chunk, template, tasks, positions)
@@ -46,11 +46,11 @@ def find_unfit(chunks: Iterable[Columns], template: MotionTemplate, tasks: set[s
 def _uncertain(chunk: Columns, template: MotionTemplate, tasks: set[str], positions: int) -> np.ndarray:
     """Places of the rows whose caption has to be encoded, which is slow, to know whether they fit.
 
-    The others fit with TOKENS_A_LETTER ids for each letter, and hold nothing but letters, digits and simple marks, so
-    nothing that any tokenizer makes a control id of.
+    The others fit with TOKENS_A_LETTER ids for each letter, and hold only ASCII letters, digits and simple punctuation,
+    from which no tokenizer makes a control id.
     """
-    letters = np.diff(chunk.texts.ends)
-    tokens = TOKENS_A_LETTER * (letters + 1)
-    most = np.max([template.length(task, tokens, np.diff(chunk.ends)) for task in tasks], axis=0)
-    odd = np.concatenate([[0], np.cumsum(~_SIMPLE[chunk.texts.data])])
-    return np.flatnonzero((most > positions) | (odd[chunk.texts.ends[1:]] > odd[chunk.texts.ends[:-1]]))
+    text_bytes = np.diff(chunk.texts.ends)
+    tokens = TOKENS_A_LETTER * (text_bytes + 1)
+    upper_bound = np.max([template.length(task, tokens, np.diff(chunk.ends)) for task in tasks], axis=0)
+    special = np.concatenate([[0], np.cumsum(~_SIMPLE[chunk.texts.data])])  # bytes so far that are not simple
+    return np.flatnonzero((upper_bound > positions) | (special[chunk.texts.ends[1:]] > special[chunk.texts.ends[:-1]]))

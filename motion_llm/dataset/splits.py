@@ -1,4 +1,4 @@
-"""Which rows are held out from training: those that the file names, and of what it names none, a choice of ours."""
+"""The split: the held-out rows that the file names; for a split that it does not name, rows chosen here."""
 
 import hashlib
 from collections import Counter
@@ -15,12 +15,12 @@ KINDS = ("seen", "unseen")
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """part: int8, (N,), the place in PARTS of each row's part. kind: int8, (N,), its place in KINDS, -1 in training and
-    of unused rows.
+    """part: int8, (N,), the place in PARTS of each row's part. kind: int8, (N,), its place in KINDS, -1 for training
+    and unused rows.
 
     seen: other clips of captions that are trained; unseen: captions that are never trained; test: both; unused: rows
-    whose clip is in a later split of the file. notes: what could not be had, and why. named: the rows of each split as
-    the file names them, None where it names none.
+    whose clip is in a later split of the file. notes: the parts that are smaller than their target, and why. named: the
+    number of rows of each split as the file names them, None where it names none.
     """
 
     part: np.ndarray
@@ -34,12 +34,12 @@ class Split:
     def _places(self, part: str) -> list[int]:
         return np.flatnonzero(self.part == PARTS.index(part)).tolist()
 
-    # Positions in the list of rows, ascending; together the parts hold every row once.
+    # Places in the list of rows, ascending; together the parts hold every row once.
     train, seen, unseen, test, unused = (property(lambda self, part=part: self._places(part)) for part in PARTS)
 
     @property
     def kinds(self) -> dict[int, str]:
-        """"seen" or "unseen" for the position of each held-out row."""
+        """"seen" or "unseen" for the place of each held-out row."""
         return {int(place): KINDS[self.kind[place]] for place in np.flatnonzero(self.kind >= 0)}
 
     def sizes(self) -> dict[str, int]:
@@ -58,7 +58,7 @@ class Lists:
 
     @classmethod
     def by(cls, owners: np.ndarray, items: np.ndarray, count: int) -> "Lists":
-        """Items by their owner, 0 to count - 1; those of an owner keep their order."""
+        """One list of items for each owner, 0 to count - 1; the items of an owner keep their order."""
         order = np.argsort(owners, kind="stable")
         return cls(items[order], offsets(np.bincount(owners, minlength=count)))
 
@@ -77,98 +77,99 @@ class Lists:
         within = np.arange(ends[-1]) - np.repeat(ends[:-1], sizes)
         return Lists(self.items[np.repeat(self.ends[:-1][order], sizes) + within], ends)
 
-    def reduce(self, how: np.ufunc, values: np.ndarray) -> np.ndarray:
-        """For each list, the values of its items summed (np.add) or their least (np.minimum); no list is empty."""
-        return how.reduceat(values[self.items], self.ends[:-1])
+    def reduce(self, ufunc: np.ufunc, values: np.ndarray) -> np.ndarray:
+        """For each list, the sum (np.add) or the minimum (np.minimum) of the values of its items; no list is empty."""
+        return ufunc.reduceat(values[self.items], self.ends[:-1])
 
 
-def components(count: int, things: np.ndarray, links: np.ndarray) -> np.ndarray:
-    """Groups of `count` things that share a link, directly or through others: (count,), numbers from 0.
+def components(count: int, nodes: np.ndarray, links: np.ndarray) -> np.ndarray:
+    """Connected components of `count` nodes that share links: (count,), the component of each node, from 0.
 
-    things, links: (M,) each; thing things[i] has the link links[i]. Every thing points to a thing of its group that
-    comes before it, or to itself. In turn, what a thing points to is made to point to the least that any thing with the
-    same link points to, and every thing to what that points to, until nothing changes (FastSV: Zhang and others, 2020).
+    nodes, links: (M,) each; node nodes[i] has the link links[i]. Every node has a parent in its component, itself or a
+    lower one. Each round lowers the parents of a node and of its parent to the minimum over all nodes with the same
+    link, then replaces each parent by its own parent, until nothing changes (FastSV: Zhang et al. 2020).
     """
-    least = np.arange(count)
+    parent = np.arange(count)
     while True:
-        before = least
+        before = parent
         of_link = np.full(links.max(initial=-1) + 1, count)
-        np.minimum.at(of_link, links, least[things])
-        least = least.copy()
-        np.minimum.at(least, before[things], of_link[links])
-        np.minimum.at(least, things, of_link[links])
-        least = least[least]
-        if (least == before).all():
-            return np.unique(least, return_inverse=True)[1]
+        np.minimum.at(of_link, links, parent[nodes])
+        parent = parent.copy()
+        np.minimum.at(parent, before[nodes], of_link[links])
+        np.minimum.at(parent, nodes, of_link[links])
+        parent = parent[parent]
+        if (parent == before).all():
+            return np.unique(parent, return_inverse=True)[1]
 
 
-def _sorted_by_bytes(hashes: np.ndarray, *before: np.ndarray) -> np.ndarray:
-    """The order of (N, 32) uint8 as bytes are compared, below the keys in `before`, the first of which counts most."""
+def _byte_order(hashes: np.ndarray, *keys: np.ndarray) -> np.ndarray:
+    """The indices that sort (N, 32) uint8 by `keys`, each (N,), the first of which counts most, then by the bytes."""
     words = hashes.reshape(-1, 4, 8).view(">u8")[..., 0].astype(np.uint64)  # (N, 4)
-    return np.lexsort((*words.T[::-1], *before[::-1]))
+    return np.lexsort((*words.T[::-1], *keys[::-1]))
 
 
-def _numbered(ids: np.ndarray) -> np.ndarray:
-    """The ids with the numbers that do not occur left out, so that they go from 0 without gaps; the order is kept."""
+def _renumbered(ids: np.ndarray) -> np.ndarray:
+    """The ids renumbered from 0 without gaps, in the same order."""
     return (np.cumsum(np.bincount(ids) > 0) - 1)[ids]
 
 
 def _clips(rows: Rows, places: np.ndarray) -> np.ndarray:
-    """(n,): the clip of each row in places, from 0; rows with the same tokens or the same clip_id are one."""
-    motions, clips = _numbered(rows.motions.ids[places]), rows.clips.ids[places]
-    named = np.flatnonzero(clips >= 0)
-    if not len(named):
+    """(n,): the clip of each row in places, from 0; rows with the same tokens or the same clip_id are one clip."""
+    motions, clip_ids = _renumbered(rows.motions.ids[places]), rows.clips.ids[places]
+    with_id = np.flatnonzero(clip_ids >= 0)
+    if not len(with_id):
         return motions
-    return components(len(places), np.concatenate([np.arange(len(places)), named]),
-                      np.concatenate([motions, motions.max() + 1 + clips[named]]))
+    return components(len(places), np.concatenate([np.arange(len(places)), with_id]),
+                      np.concatenate([motions, motions.max() + 1 + clip_ids[with_id]]))
 
 
 def _hashes(salt: bytes, digests: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """digests: (M, 32); for each list of them between two ends, a hash: (lists, 32)."""
+    """A hash, (lists, 32), of each list of digests, (M, 32), between two consecutive ends, (lists + 1,)."""
     content, ends = digests.tobytes(), (32 * ends).tolist()
-    found = (hashlib.sha256(salt + content[start:end]).digest()
-             for start, end in zip(ends[:-1], ends[1:], strict=True))
-    return np.frombuffer(b"".join(found), np.uint8).reshape(-1, 32)
+    hashes = (hashlib.sha256(salt + content[start:end]).digest()
+              for start, end in zip(ends[:-1], ends[1:], strict=True))
+    return np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, 32)
 
 
-def drawn(digests: np.ndarray, most: int, seed: int) -> np.ndarray:
-    """At most `most` of N rows by their digests, (N, 32): places, ascending. Neither their order nor other rows decide
-    which of two is drawn before the other."""
+def sample(digests: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """A sample of at most `count` of N rows, from their digests, (N, 32): places, ascending. Which of two rows is
+    sampled first depends on their content alone, not on the order or on other rows."""
     hashes = _hashes(f"drawn {seed} ".encode(), digests, np.arange(len(digests) + 1))
-    return np.sort(_sorted_by_bytes(hashes)[:most])
+    return np.sort(_byte_order(hashes)[:count])
 
 
 class _Splitter:
     """Moves whole clips out of training. A clip here is all rows with the same tokens or the same clip_id.
 
     Choices go by hashes of seed and content, so that neither the order of the file nor other rows matter. Only the rows
-    at places, (n,), are looked at, and known by their place in it. keys: (n,), the caption of each, from 0; example: a
-    row of each caption. members: the rows of each clip; captions: its captions; clips_of: the clips of each caption.
+    at places, (n,), are split; a row is its index in places. keys: (n,), the caption of each, from 0; example: the
+    place of a row of each caption. members: the rows of each clip; captions: its captions; clips_of: the clips of each
+    caption. part: the place in PARTS of each clip's part.
     """
 
     def __init__(self, rows: Rows, places: np.ndarray, seed: int, share: float, cap: int) -> None:
         self.count, self.cap, self.target = len(places), cap, min(cap, int(share * len(places) + 0.5))
         self.salt = f"{seed} ".encode()
-        self.rows, self.places, self.keys = rows, places, _numbered(rows.keys.ids[places])
+        self.rows, self.keys = rows, _renumbered(rows.keys.ids[places])
         clip = _clips(rows, places)
         count, keys = int(clip.max()) + 1, int(self.keys.max()) + 1
         self.example = np.empty(keys, np.int64)
         self.example[self.keys] = places
         digests = rows.digests[places]
-        order = _sorted_by_bytes(digests, clip)
+        order = _byte_order(digests, clip)
         ends = offsets(np.bincount(clip))
         hashes = _hashes(self.salt, digests[order], ends)
-        by_hash = _sorted_by_bytes(hashes)
-        self.order = hashes[by_hash]  # (clips, 32); a clip is its position here
-        self.clip = np.argsort(by_hash)[clip]  # (N,)
+        by_hash = _byte_order(hashes)
+        self.clip_hashes = hashes[by_hash]  # (clips, 32), ascending; a clip is its index here
+        self.clip = np.argsort(by_hash)[clip]  # (n,), the clip of each row
         self.members = Lists.by(self.clip, np.arange(self.count), count)
         pairs = distinct(self.clip * keys + self.keys)
         self.captions = Lists.by(pairs // keys, pairs % keys, count)
         self.clips_of = Lists.by(pairs % keys, pairs // keys, keys)
-        self.trained = np.bincount(pairs % keys)  # clips left in training, of each caption
+        self.trained = np.bincount(pairs % keys)  # clips of each caption that are still in training
         self.sizes = np.diff(self.members.ends)  # rows of each clip
         self.part = np.zeros(count, np.int8)
-        self.held = 0  # rows
+        self.held = 0  # rows held out so far
 
     def rows_in(self, part: str) -> list[int]:
         clips = np.flatnonzero(self.part == PARTS.index(part)).tolist()
@@ -184,16 +185,17 @@ class _Splitter:
             self.trained[self.captions[clip]] -= 1
 
     def take(self, groups: Lists, part: str, target: int, leaves: tuple[int, ...] = (0,)) -> int:
-        """Hold out groups of clips, in their order, up to target rows; gives the number of rows.
+        """Hold out groups of clips, in their order, up to target rows; returns the number of rows held out.
 
-        leaves: clips that stay in training for each caption of a single clip (0: whole captions go), tried in
-        turn. If the part stays empty, as one caption of few can be large, the smallest group goes, where it
-        fits the cap and at most a third of all rows is then held out. Training always keeps half.
+        leaves: tried in turn; more than this number of clips of each caption must be in training for one of them to
+        be held out (0: whole captions may be held out). Where the part stays empty, because every group exceeds the
+        target, the smallest group is held out if it fits the cap and at most a third of all rows is then held out. At
+        least half of the rows always stays in training.
         """
         sizes = groups.reduce(np.add, self.sizes)
 
         def fitting(limit: int, most_held: float, leave: int) -> np.ndarray:
-            """Places of the groups that fit now; what does not fit now never will, for the bounds only come nearer."""
+            """Places of the groups that fit now; the others never will, as the limits only shrink."""
             fits = (self.part[groups.items[groups.ends[:-1]]] == 0) & (sizes <= min(limit, most_held - self.held))
             if leave:
                 fits &= self.captions.reduce(np.minimum, self.trained)[groups.items] > leave
@@ -218,7 +220,7 @@ class _Splitter:
     def take_mixed(self) -> None:
         """Fill the test part with captions whose clips also have captions that stay in training.
 
-        All clips of such a caption go, with all their rows; the rows of each kind stay within target.
+        All clips of such a caption are held out, with all their rows; the rows of each kind stay within target.
         """
         test = Counter(self.keys[place] for place in self.rows_in("test"))
         row_count = sum(test.values())
@@ -228,10 +230,10 @@ class _Splitter:
             group = self.clips_of[key]
             if self.part[group].any():
                 continue
-            going = Counter(key for clip in group for key in self.captions[clip])
-            gone = {key for key, clips in going.items() if self.trained[key] == clips}
+            clip_counts = Counter(key for clip in group for key in self.captions[clip])
+            untrained = {key for key, clips in clip_counts.items() if self.trained[key] == clips}
             new = Counter(self.keys[place] for clip in group for place in self.members[clip])
-            new_unseen = unseen + sum(test[key] + new[key] for key in gone)
+            new_unseen = unseen + sum(test[key] + new[key] for key in untrained)
             new_count = row_count + sum(new.values())
             if (max(new_unseen, new_count - new_unseen) <= self.target
                     and self.held + new_count - row_count <= self.count // 2):
@@ -245,55 +247,55 @@ class _Splitter:
         return hashlib.sha256(self.salt + text.encode()).digest()
 
     def run(self, splits: Sequence[str]) -> list[str]:
-        """Fill the parts of these splits (val, test), the unseen ones first, as they need whole captions. Gives the
+        """Fill the parts of these splits (val, test), the unseen ones first, as they need whole captions. Returns the
         notes."""
         if not self.target:
-            what = "nothing" if len(splits) > 1 else f"no {splits[0]} row"
-            return [f"{what} is held out: HELDOUT_SHARE of {self.count:,} rows is less than half a row, "
+            subject = "nothing" if len(splits) > 1 else f"no {splits[0]} row"
+            return [f"{subject} is held out: HELDOUT_SHARE of {self.count:,} rows is less than half a row, "
                     "or HELDOUT_MAX is 0"]
-        closed, got = self._closed_groups(), {}
+        closed, counts = self._closed_groups(), {}
         if "val" in splits:
-            got["unseen"] = self.take(closed, "unseen", self.target)
+            counts["unseen"] = self.take(closed, "unseen", self.target)
         if "test" in splits and 2 * self.take(closed, "test", self.target) < self.target:
             self.take_mixed()
         clips = np.arange(len(self.members))
         singles = Lists(clips, np.append(clips, len(clips)))
         for part in ["seen"] * ("val" in splits) + ["test"] * ("test" in splits):
-            there = Counter(map(self.kind, self.rows_in(part)))
-            # 1 left only where the captions with more clips do not give enough
-            there["seen"] += self.take(singles, part, self.target - there["seen"], leaves=(2, 1))
-            got |= {"seen": there["seen"]} if part == "seen" else {
-                "test seen": there["seen"], "test unseen": there["unseen"]}
+            kinds = Counter(map(self.kind, self.rows_in(part)))
+            # Leave one clip in training only where the captions with more clips do not give enough rows.
+            kinds["seen"] += self.take(singles, part, self.target - kinds["seen"], leaves=(2, 1))
+            counts |= {"seen": kinds["seen"]} if part == "seen" else {
+                "test seen": kinds["seen"], "test unseen": kinds["unseen"]}
         return [f"{name}: {count} rows of {self.target} aimed at: {self.reason(name, closed)}"
-                for name, count in sorted(got.items()) if 2 * count < self.target]
+                for name, count in sorted(counts.items()) if 2 * count < self.target]
 
     def _closed_groups(self) -> Lists:
         """Groups of clips none of whose captions has a clip in another group, ordered by hash."""
         clips = np.arange(len(self.captions))
         group = components(len(clips), np.repeat(clips, np.diff(self.captions.ends)), self.captions.items)
         groups = Lists.by(group, clips, int(group.max()) + 1)
-        return groups.reorder(_sorted_by_bytes(_hashes(self.salt, self.order[groups.items], groups.ends)))
+        return groups.reorder(_byte_order(_hashes(self.salt, self.clip_hashes[groups.items], groups.ends)))
 
     def reason(self, name: str, closed: Lists) -> str:
         """Why a part has few rows."""
         if name.endswith("unseen"):
-            least = int(closed.reduce(np.add, self.sizes).min())
+            smallest = int(closed.reduce(np.add, self.sizes).min())
             return ("a caption can only be held out with all its clips and their captions; that is "
-                    f"{least:,} rows or more, " + (f"and HELDOUT_MAX is {self.cap:,}" if least > self.cap else
-                                                   f"too much of {self.count:,}"))
+                    f"{smallest:,} rows or more, " + (f"and HELDOUT_MAX is {self.cap:,}" if smallest > self.cap else
+                                                      f"too much of {self.count:,}"))
         if np.diff(self.clips_of.ends).max() == 1:
             return "no caption has two clips"
         return "few clips have only captions that other clips keep in training"
 
 
 def split_rows(rows: Rows, seed: int, share: float, cap: int) -> Split:
-    """The split that the file names; of val and test, what it does not name is held out from its training rows.
+    """The split that the file names; val or test, where it names none, is held out from its training rows.
 
-    Held out are share * training rows, at most cap, of each of seen and unseen (val), test seen and test unseen (test);
-    the choice follows from seed and content, whatever the order of the rows. Training, validation and test have no
-    motion in common (same tokens or same clip_id): of a clip that the file names in two of them, the rows of the later
-    one count and the others are unused. seen holds only rows of kind seen and unseen only of kind unseen; a clip with
-    captions of both kinds can only be chosen for test, and is in both where the file names it val.
+    The target is share * training rows, at most cap, for each of seen and unseen (val), test seen and test unseen
+    (test). The choice depends on seed and content only, not on the order of the rows. Training, validation and test
+    have no clip in common (same tokens or same clip_id): where the file names a clip in two of them, the rows of the
+    later one count and the others are unused. seen holds only rows of kind seen, and unseen only of kind unseen; a clip
+    with captions of both kinds can only be chosen for test, and is in both where the file names it val.
     """
     part, named = _named(rows)
     missing = [split for split in SPLITS[1:] if not (named or {}).get(split)]
@@ -309,19 +311,19 @@ def split_rows(rows: Rows, seed: int, share: float, cap: int) -> Split:
     kind = np.where(trained[rows.keys.ids], KINDS.index("seen"), KINDS.index("unseen"))
     if "val" not in missing:
         validation = np.flatnonzero(part == PARTS.index("seen"))
-        part[validation] += kind[validation]  # unseen comes behind seen
+        part[validation] += kind[validation]  # in PARTS, unseen follows seen
     kind[(part == 0) | (part == PARTS.index("unused"))] = -1
     split = Split(part, kind.astype(np.int8), notes, seed, share, cap, named)
-    many = [f"{name} ({size:,})" for name, size in split.sizes().items()
-            if name in ("seen", "unseen", "test seen", "test unseen") and size > cap]
-    if many:
-        notes.append(f"a run measures on {cap:,} rows (HELDOUT_MAX) of {', '.join(many)}; evaluate.py scores all test "
-                     "rows")
+    above_cap = [f"{name} ({size:,})" for name, size in split.sizes().items()
+                 if name in ("seen", "unseen", "test seen", "test unseen") and size > cap]
+    if above_cap:
+        notes.append(f"a run measures on {cap:,} rows (HELDOUT_MAX) of {', '.join(above_cap)}; evaluate.py scores all "
+                     "test rows")
     return split
 
 
 def _named(rows: Rows) -> tuple[np.ndarray, dict[str, int] | None]:
-    """part: int8, (N,), as the file names them, with all val rows in seen; and the rows of each split, see Split."""
+    """part: int8, (N,), as the file names it, with all val rows in seen; named: see Split."""
     part = np.array([PARTS.index(name) for name in ("train", "seen", "test", "train")], np.int8)[rows.splits]
     counts = np.bincount(rows.splits + 1, minlength=len(SPLITS) + 1).tolist()
     if counts[0] == len(rows):

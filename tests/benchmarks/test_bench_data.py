@@ -1,4 +1,4 @@
-"""bench_data.py: every measurement runs on a small dataset, and what it says of it is right."""
+"""benchmarks/data.py: the synthetic dataset is as described, and every measurement runs on a small one."""
 
 import json
 from types import SimpleNamespace
@@ -30,7 +30,7 @@ def test_every_measurement_runs(unsloth, tmp_path):
     assert 0 < figures["lengths"]["query_ms"] < 100 and 0 < figures["lengths"]["file_mb"] < 1
 
 
-def test_each_runs_in_a_process_of_its_own(monkeypatch):
+def test_each_runs_in_its_own_process(monkeypatch):
     monkeypatch.setattr(bench_data, "MEASUREMENTS", {"prepare": bench_data._prepare})
     figures = bench_data.run(SimpleNamespace(rows=1000), SETTINGS)
     assert set(figures["prepare"]["seconds"]) == {"read_and_validate", "split", "report", "write_table"}

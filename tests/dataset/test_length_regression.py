@@ -1,4 +1,4 @@
-"""length_regression.py: a ridge regression worked out by hand, and refitted without each caption the long way."""
+"""length_regression.py: the fit against values computed by hand, and its errors against refits without each caption."""
 
 import json
 import math
@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+from motion_llm.dataset import length_regression
 from motion_llm.dataset.length_regression import RIDGE, LengthRegression, features
 
 
@@ -43,26 +44,26 @@ def captions(seed: int = 0):
     return texts, medians, rng.integers(1, 9, len(texts)).tolist()
 
 
-def test_what_is_said_of_left_out_captions_is_what_fitting_without_them_gives():
+def test_the_deviation_is_that_of_fits_with_each_caption_left_out():
     texts, medians, counts = captions()
     model = LengthRegression.fit(texts, medians, counts, 0.0)
     inputs = np.stack([features(text) for text in texts])
     logs, weights = np.log(medians) - model.mean, np.array(counts, float)
     errors = []
     for out in range(len(texts)):
-        kept = np.arange(len(texts)) != out
-        kernel = inputs[kept] @ inputs[kept].T + RIDGE * np.diag(1 / weights[kept])
-        errors.append(logs[out] - inputs[out] @ inputs[kept].T @ np.linalg.solve(kernel, logs[kept]))
+        rest = np.arange(len(texts)) != out
+        kernel = inputs[rest] @ inputs[rest].T + RIDGE * np.diag(1 / weights[rest])
+        errors.append(logs[out] - inputs[out] @ inputs[rest].T @ np.linalg.solve(kernel, logs[rest]))
     expected = math.sqrt(np.average(np.square(errors), weights=weights))
     assert model.deviation == pytest.approx(expected, rel=1e-4)
     with_spread = LengthRegression.fit(texts, medians, counts, 0.3).deviation
     assert with_spread == pytest.approx(math.hypot(expected, 0.3), rel=1e-4)
 
 
-def test_a_new_combination_of_words_is_expected_where_its_words_say():
+def test_a_new_combination_of_words_gets_a_length_from_its_words():
     texts, medians, counts = captions()
-    left = [i for i, text in enumerate(texts) if text != "a person bows four times"]
-    model = LengthRegression.fit(*([values[i] for i in left] for values in (texts, medians, counts)), 0.1)
+    rest = [i for i, text in enumerate(texts) if text != "a person bows four times"]
+    model = LengthRegression.fit(*([values[i] for i in rest] for values in (texts, medians, counts)), 0.1)
     low, middle, high = model.expected("a person bows four times")
     assert abs(middle - 48) < 0.4 * abs(np.median(medians) - 48)
     assert low * math.exp(2 * model.deviation) == pytest.approx(middle) == high / math.exp(2 * model.deviation)
@@ -76,8 +77,6 @@ def test_json_keeps_it():
 
 
 def test_many_captions_are_fitted_by_those_with_most_clips(monkeypatch):
-    from motion_llm.dataset import length_regression
-
     monkeypatch.setattr(length_regression, "MOST_FITTED", 2)
     model = LengthRegression.fit(["rare", "jumps", "waltz"], [1000, 10, 40], [1, 5, 5], 0.0)
     assert model.expected("rare")[1] == pytest.approx(20, rel=0.05)

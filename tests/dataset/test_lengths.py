@@ -1,4 +1,4 @@
-"""lengths.py and caption_index.py: limits worked out by hand, where they come from, and what many captions cost."""
+"""lengths.py and caption_index.py: limits computed by hand, their source, and the cost of many captions."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from motion_llm.dataset.caption_index import CaptionIndex
 from motion_llm.dataset.lengths import ENOUGH_CLIPS, LengthLimits, LengthModel
 from motion_llm.dataset.rows import Columns, Row, caption_key
 
-# Two captions with clips of 10 and 20 tokens. Log lengths lie ln 2 / 2 off their mean, so the squares sum to
+# Two captions with clips of 10 and 20 tokens. Each log length differs from its mean by ln 2 / 2, so the squares sum to
 # 4 (ln 2 / 2)^2 = (ln 2)^2 over two degrees of freedom: a spread of ln 2 / sqrt 2 = 0.4901.
 TWO_AND_ONE = [("walks", 10), ("walks", 20), ("turns", 10), ("turns", 20), ("a backflip", 10)]
 SPREAD = math.log(2) / math.sqrt(2)
@@ -37,7 +37,7 @@ def window(limits: LengthLimits) -> tuple:
 
 
 def test_the_spread_is_pooled_within_captions():
-    assert fitted(TWO_AND_ONE).spread == pytest.approx(SPREAD)  # the caption with one clip has no say
+    assert fitted(TWO_AND_ONE).spread == pytest.approx(SPREAD)  # the caption with one clip does not count
 
 
 def test_a_caption_with_one_clip_is_widened_by_two_spreads():
@@ -72,7 +72,7 @@ def test_the_shortest_clip_allowed_has_one_token():
     assert fitted([("walks", 1), ("turns", 50)]).limits("walks").min_tokens == 1
 
 
-def test_a_caption_is_known_by_its_key():
+def test_captions_with_the_same_key_get_the_same_limits():
     model = fitted(TWO_AND_ONE)
     assert model.limits("  WALKS.") == model.limits("walks")
     assert fit([("walks", None, [0] * 10)], str).captions.keys() == {"walks"}
@@ -87,32 +87,32 @@ def people(clips_of_ana: int) -> LengthModel:
 
 def test_a_participants_own_clips_count_from_enough_clips_on():
     assert ENOUGH_CLIPS == 4
-    own, others = people(4).limits("walks", "ana"), people(3).limits("walks", "ana")
-    assert own.source == "4 clips of this caption by ana"
-    assert own.soft_target == 30 and own.min_tokens > 20  # of bo's 10 tokens nothing is left
-    assert others.source == "13 clips of this caption" and others.soft_target == 10
-    assert others == people(3).limits("walks")
+    enough, too_few = people(4).limits("walks", "ana"), people(3).limits("walks", "ana")
+    assert enough.source == "4 clips of this caption by ana"
+    assert enough.soft_target == 30 and enough.min_tokens > 20  # bo's 10 tokens do not count
+    assert too_few.source == "13 clips of this caption" and too_few.soft_target == 10
+    assert too_few == people(3).limits("walks")
 
 
-def test_without_a_participant_or_with_a_stranger_all_clips_count():
+def test_without_a_participant_or_with_an_unknown_one_all_clips_count():
     model = people(4)
     assert model.limits("walks").source == "14 clips of this caption" == model.limits("walks", "cy").source
 
 
-def test_clips_without_a_participant_are_no_participants():
+def test_clips_without_a_participant_have_no_lengths_by_participant():
     model = fit([("walks", None, [0] * 10)] * 6)
     assert model.captions["walks"].by_participant == {}
     assert model.limits("walks", "None").source == "6 clips of this caption"
 
 
-# Captions that were never trained
+# Unseen captions
 
 
 WALKS = [("a person walks", 40), ("a person walks slowly", 60), ("a person runs", 20), ("a person runs slowly", 30),
          ("spin", 25)] * 3
 
 
-def test_an_unseen_caption_is_expected_as_long_as_its_words_say():
+def test_an_unseen_caption_gets_a_length_from_its_words():
     model = fitted([clip for clip in WALKS if clip[0] != "a person runs slowly"])
     limits = model.limits("A person runs slowly.")
     assert limits.source == "what the words of 4 captions say about length"
@@ -122,7 +122,7 @@ def test_an_unseen_caption_is_expected_as_long_as_its_words_say():
     assert limits.min_tokens == max(20, math.floor(low)) and limits.max_tokens == min(60, math.ceil(high))
 
 
-def test_an_unseen_caption_is_no_longer_and_no_shorter_than_any_clip_was_widened():
+def test_the_limits_of_an_unseen_caption_stay_within_those_of_all_clips():
     model = fitted([("walks", 10), ("walks", 20), ("runs", 12), ("runs", 18)])
     bounds, limits = model.limits("zzz"), model.limits("walks and runs and walks")
     assert bounds.min_tokens <= limits.min_tokens <= limits.soft_target <= limits.max_tokens <= bounds.max_tokens
@@ -136,7 +136,7 @@ def test_a_caption_without_a_known_word_takes_all_clips(text):
     assert limits.soft_target == 27.5 and limits.min_tokens <= 10 and limits.max_tokens >= 60
 
 
-# Everything else that is kept
+# Codes and storage
 
 
 def test_the_codes_of_a_caption():
@@ -152,7 +152,7 @@ def test_json_keeps_every_limit():
     model = fit(clips)
     again = LengthModel.from_dict(json.loads(json.dumps(model.to_dict())), caption_key)
     assert again.captions == model.captions and (again.spread, again.overall) == (model.spread, model.overall)
-    assert any(record.by_participant for record in model.captions.values())  # else the next lines ask for too little
+    assert any(record.by_participant for record in model.captions.values())  # else the loop below tests too little
     for text in ("walks forward", "Jumps LEFT.", "runs backward", "zzz"):
         assert again.codes(text) == model.codes(text)
         for participant_id in ("ana", "bo", "cy", None):
@@ -161,9 +161,9 @@ def test_json_keeps_every_limit():
 
 def test_arrays_from_the_table_can_be_kept_as_json():
     model = fit([("walks", "ana", np.array([4, 2], dtype=np.int32))] * 5)
-    kept = json.loads(json.dumps(model.to_dict()))
-    assert kept["captions"] == {"walks": "5 2 2 2"} and kept["codes"] == {"walks": "2 4"}
-    assert kept["participants"] == {"walks": {"ana": "5 2 2 2"}}
+    content = json.loads(json.dumps(model.to_dict()))
+    assert content["captions"] == {"walks": "5 2 2 2"} and content["codes"] == {"walks": "2 4"}
+    assert content["participants"] == {"walks": {"ana": "5 2 2 2"}}
 
 
 def test_limits_are_ordered_and_hold_every_clip_whatever_the_clips():
@@ -216,11 +216,11 @@ def blake_of(text: str) -> int:
 
 def test_details_are_kept_for_the_captions_with_most_clips(monkeypatch):
     clips = [("often", "ana", [n]) for n in range(5)] + [("rare", "bo", [7, 8, 9])]
-    for room, codes, people in ((12, (7, 8, 9), {"ana"}), (11, None, {"ana"}), (8, None, set())):
-        monkeypatch.setattr(lengths, "MOST_DETAILS", room)
+    for budget, codes, participants in ((12, (7, 8, 9), {"ana"}), (11, None, {"ana"}), (8, None, set())):
+        monkeypatch.setattr(lengths, "MOST_DETAILS", budget)
         model = fit(clips)
-        assert (model.codes("rare"), set(model.captions["often"].by_participant)) == (codes, people)
-        assert model.codes("often") == ((0, 1, 2, 3, 4) if people else None)
+        assert (model.codes("rare"), set(model.captions["often"].by_participant)) == (codes, participants)
+        assert model.codes("often") == ((0, 1, 2, 3, 4) if participants else None)
         assert model.limits("rare").source == "1 clip of this caption"
 
 
@@ -246,7 +246,6 @@ def test_the_index_finds_what_comparing_all_finds(count):
     index = CaptionIndex(captions)
     for limit, least in ((1, 0.0), (5, 60.0), (5, 85.0), (400, 60.0)):
         for _ in range(10):
-            asked = " ".join(rng.choices([*words, "spin", "xyz"], k=rng.randrange(1, 9)))
-            everything = process.extract(asked, captions, scorer=fuzz.token_sort_ratio, limit=limit,
-                                         score_cutoff=least)
-            assert index.nearest(asked, limit, least) == [(caption, score) for caption, score, _ in everything]
+            query = " ".join(rng.choices([*words, "spin", "xyz"], k=rng.randrange(1, 9)))
+            expected = process.extract(query, captions, scorer=fuzz.token_sort_ratio, limit=limit, score_cutoff=least)
+            assert index.nearest(query, limit, least) == [(caption, score) for caption, score, _ in expected]

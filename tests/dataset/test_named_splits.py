@@ -1,4 +1,4 @@
-"""The field `split`: read, followed in training and evaluation, and what is done where it is incomplete or leaks."""
+"""The field `split`: read, used in training and evaluation, and how incomplete and leaking splits are handled."""
 
 import json
 import random
@@ -16,10 +16,12 @@ import train_pipeline
 from motion_llm.dataset import prepared, splits
 from motion_llm.dataset.rows import SPLITS, Row, Rows
 from motion_llm.evaluation import rows as evaluation_data
+from motion_llm.evaluation import run as evaluation_run
+from motion_llm.network.folder import read_motion_config
 
 
 def named(specs, *order):
-    """Rows from (caption, code, clip_id, split), in this order where one is given."""
+    """Rows from (caption, code, clip_id, split); order: places in specs, by default all in turn."""
     return Rows.of([Row(index, text, np.array([code], np.int32), None, clip, split)
                     for index, (text, code, clip, split) in enumerate([specs[i] for i in order] if order else specs)])
 
@@ -67,7 +69,7 @@ def test_rows_without_a_split_among_others_are_named_and_trained(tmp_path):
 # ---------------------------------------------------------------- the split
 
 
-def test_the_files_split_is_followed_and_said(tmp_path):
+def test_the_files_split_is_used_and_reported(tmp_path):
     # walk is trained; sit is not; the clip "c" has captions of both kinds
     records = [("walk", 1, None, "train"), ("walk", 2, None, "val"), ("sit", 3, "c", "val"), ("Walk.", 4, "c", "val"),
                ("walk", 5, None, "test"), ("sit", 6, None, "test"), ("bow", 7, None, "test"), ("run", 8, None, "train")]
@@ -100,79 +102,80 @@ def test_of_a_clip_in_two_splits_only_the_rows_of_the_later_one_count(tmp_path):
     assert "    left out     4, whose clip is in a later split too" in text and report.errors == []
 
 
-@pytest.mark.parametrize("there", [SPLITS, ("train", "test"), ("train", "val"), ("train", None)], ids=str)
+@pytest.mark.parametrize("names", [SPLITS, ("train", "test"), ("train", "val"), ("train", None)], ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.__name__)
-def test_the_promises_of_a_named_split(shape, there):
+def test_the_guarantees_of_a_named_split(shape, names):
     draw = random.Random(3)
-    specs = [(*spec, draw.choices(there, [6, 1, 1][:len(there)])[0]) for spec in shape()]
+    specs = [(*spec, draw.choices(names, [6, 1, 1][:len(names)])[0]) for spec in shape()]
     rows = named(specs)
     split = splits.split_rows(rows, 0, 0.05, 100)
     parts = parts_of(split)
     assert sorted(sum(parts.values(), [])) == list(range(len(rows)))
 
     name = [row.split or "train" for row in rows]
-    where = defaultdict(set)  # the later splits of each motion and each clip_id
+    splits_of = defaultdict(set)  # the splits of each motion and each clip_id
     for row in rows:
         for clip in {("motion", row.codes.tobytes()), ("clip", row.clip_id)} - {("clip", None)}:
-            where[clip].add(SPLITS.index(row.split or "train"))
+            splits_of[clip].add(SPLITS.index(row.split or "train"))
     leaks = [row.index for row in rows if any(
-        max(where.get(clip, {0})) > SPLITS.index(row.split or "train")
+        max(splits_of.get(clip, {0})) > SPLITS.index(row.split or "train")
         for clip in (("motion", row.codes.tobytes()), ("clip", row.clip_id)))]
     assert parts["unused"] == leaks
-    kept = set(range(len(rows))) - set(leaks)
-    for split_name, own in (("val", parts["seen"] + parts["unseen"]), ("test", parts["test"])):
+    used = sorted(set(range(len(rows))) - set(leaks))
+    for split_name, places in (("val", parts["seen"] + parts["unseen"]), ("test", parts["test"])):
         if split_name in name:
-            assert sorted(own) == [place for place in sorted(kept) if name[place] == split_name]
-        assert all(name[place] in ("train", split_name) for place in own)
+            assert sorted(places) == [place for place in used if name[place] == split_name]
+        assert all(name[place] in ("train", split_name) for place in places)
     assert all(name[place] == "train" for place in parts["train"])
 
-    sides = defaultdict(set)
-    for side, own in (("train", parts["train"]), ("val", parts["seen"] + parts["unseen"]), ("test", parts["test"])):
-        for place in own:
-            sides["motion", rows[place].codes.tobytes()].add(side)
+    sides_of = defaultdict(set)
+    for side, places in (("train", parts["train"]), ("val", parts["seen"] + parts["unseen"]), ("test", parts["test"])):
+        for place in places:
+            sides_of["motion", rows[place].codes.tobytes()].add(side)
             if rows[place].clip_id is not None:
-                sides["clip", rows[place].clip_id].add(side)
-    assert all(len(own) == 1 for own in sides.values())
+                sides_of["clip", rows[place].clip_id].add(side)
+    assert all(len(sides) == 1 for sides in sides_of.values())
     trained = {data.caption_key(rows[place].text_query) for place in parts["train"]}
     assert all((kind == "seen") == (data.caption_key(rows[place].text_query) in trained)
                for place, kind in split.kinds.items())
     assert all(split.kinds[place] == part for part in ("seen", "unseen") for place in parts[part])
 
 
-@pytest.mark.parametrize("there", [SPLITS, ("train", "test"), ("train", "val")], ids=str)
-def test_the_order_of_the_file_does_not_matter(there):
+@pytest.mark.parametrize("names", [SPLITS, ("train", "test"), ("train", "val")], ids=str)
+def test_the_order_of_the_file_does_not_matter(names):
     draw = random.Random(4)
-    specs = [(*spec, draw.choices(there, [6, 1, 1][:len(there)])[0]) for spec in several_captions_a_clip()]
-    shuffled = draw.sample(range(len(specs)), len(specs))
-    plain, other = (splits.split_rows(rows, 0, 0.05, 100) for rows in (named(specs), named(specs, *shuffled)))
-    assert parts_of(plain) == {part: sorted(shuffled[place] for place in own) for part, own in parts_of(other).items()}
-    assert plain.notes == other.notes
+    specs = [(*spec, draw.choices(names, [6, 1, 1][:len(names)])[0]) for spec in several_captions_a_clip()]
+    order = draw.sample(range(len(specs)), len(specs))
+    plain, shuffled = (splits.split_rows(rows, 0, 0.05, 100) for rows in (named(specs), named(specs, *order)))
+    assert parts_of(plain) == {part: sorted(order[place] for place in places)
+                               for part, places in parts_of(shuffled).items()}
+    assert plain.notes == shuffled.notes
 
 
-@pytest.mark.parametrize(("given", "held"), [("test", ["seen", "unseen"]), ("val", ["test"])])
-def test_a_split_that_the_file_lacks_is_held_out_from_its_training_rows(given, held):
-    specs = [(f"caption {n // 6}", n, None, given if n % 6 == 0 else "train") for n in range(600)]
+@pytest.mark.parametrize(("present", "missing", "parts"), [
+    ("test", "val", ["seen", "unseen"]), ("val", "test", ["test"])])
+def test_a_split_that_the_file_lacks_is_held_out_from_its_training_rows(present, missing, parts):
+    specs = [(f"caption {n // 6}", n, None, present if n % 6 == 0 else "train") for n in range(600)]
     split = splits.split_rows(named(specs), 0, 0.05, 100)
     sizes = split.sizes()
-    assert all(20 <= sizes[part] <= 50 for part in held) and sizes["train"] > 400
-    missing = "val" if given == "test" else "test"
+    assert all(20 <= sizes[part] <= 50 for part in parts) and sizes["train"] > 400
     assert f"the file names no {missing} rows, so some of train are held out" in split.notes
-    assert splits.split_rows(named(specs), 0, 0.0, 100).sizes()["train"] == 500  # where that is not wanted
+    assert splits.split_rows(named(specs), 0, 0.0, 100).sizes()["train"] == 500  # HELDOUT_SHARE 0 holds none out
 
 
-def test_nothing_to_train_is_an_error_that_says_what_the_file_names(tmp_path, capsys):
+def test_nothing_to_train_is_an_error_with_the_splits_of_the_file(tmp_path, capsys):
     path = tmp_path / "toy.json"
     path.write_text(json.dumps([GOOD | {"split": "test"}, GOOD, GOOD | {"motion_tokens": "7", "split": "val"}]))
     assert run_script(train_pipeline, "--data_json_path", str(path), "--check") == 1
-    said = " ".join(capsys.readouterr().out.split())
+    output = " ".join(capsys.readouterr().out.split())
     assert ("no row is left for training, expected some; the split is train 0, val 1, test 1, none (train) 1, "
-            "1 of them left out") in said
+            "1 of them left out") in output
 
 
 # ---------------------------------------------------------------- what a run measures on
 
 
-def test_a_run_measures_on_so_many_rows_of_each_kind_whatever_their_order(tmp_path):
+def test_a_run_measures_on_at_most_heldout_max_rows_of_each_kind_in_any_order(tmp_path):
     specs = [(f"caption {n % 60}", n, None, "train" if n % 60 < 30 and n < 200 else "test") for n in range(600)]
 
     def measured(name, *order):
@@ -187,7 +190,7 @@ def test_a_run_measures_on_so_many_rows_of_each_kind_whatever_their_order(tmp_pa
     assert ["a run measures on 40 rows (HELDOUT_MAX) of test seen (190), test unseen (300); evaluate.py scores all "
             "test rows"] == [note for note in split.notes if "measures" in note]
     assert [row["index"] for row in rows] == sorted(row["index"] for row in rows)
-    codes = [{tuple(row["codes"]) for row in own} for own in (rows, other_seed)]
+    codes = [{tuple(row["codes"]) for row in sampled} for sampled in (rows, other_seed)]
     assert len(codes[0] & codes[1]) < 40
     _, (shuffled, _) = measured("shuffled", *random.Random(1).sample(range(600), 600))
     assert {tuple(row["codes"]) for row in shuffled} == codes[0]
@@ -199,7 +202,7 @@ def test_a_run_measures_on_so_many_rows_of_each_kind_whatever_their_order(tmp_pa
 
 
 def rows_with_splits() -> list[dict]:
-    """Of each caption's six clips four are trained, one is val, one test; of the last caption all are test."""
+    """Of each caption's six clips four are train, one is val and one test; those of the last caption are all test."""
     names = ["train", "test", "train", "val", "train", "train"]
     return [row | {"split": "test" if place >= 54 else names[place % 6]} for place, row in enumerate(tiny_rows())]
 
@@ -222,24 +225,22 @@ def test_a_run_trains_and_measures_by_the_files_split(run_with_splits):
         row["split"] for row in rows_with_splits()))
     assert {row["split"] for row in table} == {"train", "seen", "test"}
     figures = json.loads((folder / "output" / "metrics.json").read_text())["heldout"]
-    assert {part: own["model"]["n"] for part, own in figures.items()} == {"seen": 6, "test": 12}
-    kept = json.loads((folder / "output" / "stage3_t2m_sft" / "motion_config.json").read_text())
-    captions = kept["length_model"]["captions"]
-    assert len(captions) == 9 and sum(int(own.split()[0]) for own in captions.values()) == 36
+    assert {part: methods["model"]["n"] for part, methods in figures.items()} == {"seen": 6, "test": 12}
+    motion_config = json.loads((folder / "output" / "stage3_t2m_sft" / "motion_config.json").read_text())
+    captions = motion_config["length_model"]["captions"]
+    assert len(captions) == 9 and sum(int(text.split()[0]) for text in captions.values()) == 36
 
 
-def test_the_page_at_its_end_is_of_as_many_test_rows_as_it_measures_on(run_with_splits, monkeypatch):
-    from motion_llm.evaluation import run as evaluation_run
-
+def test_the_page_at_the_end_of_a_run_covers_as_many_test_rows_as_the_run_measures_on(run_with_splits, monkeypatch):
     folder, arguments = run_with_splits
-    asked = []
-    monkeypatch.setattr(evaluation_run, "evaluate_model", asked.append)
+    requests = []
+    monkeypatch.setattr(evaluation_run, "evaluate_model", requests.append)
     assert run_script(train_pipeline, *arguments, "--report_page", "true") == 0
     train_pipeline._write_report(folder / "output" / "stage3_t2m_sft", 15)
-    assert [request.max_prompts for request in asked] == [12, None]  # of 15: six seen and six unseen; all
+    assert [request.max_prompts for request in requests] == [12, None]  # of 15: six seen and six unseen; all
 
 
-def test_it_goes_on_with_what_was_prepared_and_refuses_another_split(run_with_splits, capsys, caplog):
+def test_a_run_continues_with_the_prepared_data_and_refuses_another_split(run_with_splits, capsys, caplog):
     folder, arguments = run_with_splits
     with caplog.at_level("INFO"):
         assert run_script(train_pipeline, *arguments) == 0
@@ -253,8 +254,6 @@ def test_it_goes_on_with_what_was_prepared_and_refuses_another_split(run_with_sp
 
 
 def gathered(data_path, folder, **options):
-    from motion_llm.network.folder import read_motion_config
-
     return evaluation_data.gather(data_path and str(data_path), None, folder, read_motion_config(folder), None,
                                   options.pop("include_train", False), 0, **options)
 
@@ -262,15 +261,16 @@ def gathered(data_path, folder, **options):
 def test_evaluation_scores_the_test_rows_of_a_file_with_splits(run_with_splits):
     folder, model = run_with_splits[0], run_with_splits[0] / "output" / "stage3_t2m_sft"
     test = [place for place, row in enumerate(rows_with_splits()) if row["split"] == "test"]
-    own, asked = gathered(None, model), gathered(folder / "data.json", model)
-    assert [row.index for row in own.rows] == [row.index for row in asked.rows] == test  # HELDOUT_MAX is for the run
-    assert asked.trained_on == 0 and asked.facts["part"] == "its test rows" and asked.training.count == 36
-    assert asked.notes == ["15 of 60 rows: those whose split is test (--split)"]
-    assert [row.kind for row in asked.rows] == ["seen"] * 9 + ["unseen"] * 6
+    of_run, of_file = gathered(None, model), gathered(folder / "data.json", model)
+    # HELDOUT_MAX is for the run's own measurements only.
+    assert [row.index for row in of_run.rows] == [row.index for row in of_file.rows] == test
+    assert of_file.trained_on == 0 and of_file.facts["part"] == "its test rows" and of_file.training.count == 36
+    assert of_file.notes == ["15 of 60 rows: those whose split is test (--split)"]
+    assert [row.kind for row in of_file.rows] == ["seen"] * 9 + ["unseen"] * 6
     assert len(gathered(folder / "data.json", model, split="val").rows) == 9
-    assert len(gathered(folder / "data.json", model, split="all").rows) == 24  # what was trained is left out
-    moved = gathered(folder / "data.json", model, split="train", include_train=True)
-    assert len(moved.rows) == 36 == moved.trained_on
+    assert len(gathered(folder / "data.json", model, split="all").rows) == 24  # training rows are left out
+    training = gathered(folder / "data.json", model, split="train", include_train=True)
+    assert len(training.rows) == 36 == training.trained_on
     with pytest.raises(evaluation_data.EvaluationError, match="--split val is for the rows of --data FILE"):
         gathered(None, model, split="val")
 
@@ -278,9 +278,9 @@ def test_evaluation_scores_the_test_rows_of_a_file_with_splits(run_with_splits):
 def test_clips_of_others_are_scored_on_the_test_rows_and_judged_by_the_training_rows(tmp_path):
     path = tmp_path / "data.json"
     path.write_text(json.dumps(rows_with_splits()))
-    asked = evaluation_data.gather(str(path), str(path), None, None, None, False, 0)
-    assert len(asked.rows) == 15 and asked.training.count == 36 and asked.trained_on == 0
-    assert len(asked.training.held_clips) == 9  # the val rows
+    gathered_rows = evaluation_data.gather(str(path), str(path), None, None, None, False, 0)
+    assert len(gathered_rows.rows) == 15 and gathered_rows.training.count == 36 and gathered_rows.trained_on == 0
+    assert len(gathered_rows.training.held_clips) == 9  # the val rows
     without = tmp_path / "without.json"
     without.write_text(json.dumps(tiny_rows()))
     assert len(evaluation_data.gather(str(without), None, None, None, None, False, 0).rows) == 60
@@ -307,7 +307,7 @@ def test_an_imported_dataset_keeps_its_split(tmp_path, capsys):
     path = tmp_path / "my.json"
     assert run_script(import_tokens, "--layout", "t2m_gpt", "--root", str(root), "--output", str(path)) == 0
     assert run_script(train_pipeline, "--data_json_path", str(path), "--check") == 0
-    said = capsys.readouterr().out
-    assert "split          as the file says: train 2, val 1, test 1" in said and "unknown fields" not in said
+    output = capsys.readouterr().out
+    assert "split          as the file says: train 2, val 1, test 1" in output and "unknown fields" not in output
     split = splits.split_rows(data.read_rows(path, 512).rows, 0, 0.05, 100)
     assert (split.train, split.unseen, split.test) == ([0, 1], [2], [3])

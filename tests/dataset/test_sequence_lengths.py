@@ -1,4 +1,4 @@
-"""fit.py: the same rows are found as by rendering every row in every task."""
+"""sequence_lengths.py: the same rows do not fit as by rendering every row in every task."""
 
 import random
 
@@ -7,8 +7,8 @@ import pytest
 from tiny import tiny_tokenizer
 
 import model
-from motion_llm.dataset import sequence_lengths as fit
-from motion_llm.dataset.rows import Columns, Row
+from motion_llm.dataset.rows import Columns, Row, row_lengths
+from motion_llm.dataset.sequence_lengths import SHOWN, find_unfit
 from templates import MotionTemplate
 
 
@@ -28,29 +28,30 @@ def some_rows(count: int) -> list[Row]:
 @pytest.mark.parametrize("tasks", [{"t2m"}, {"lm", "m2t"}, {"t2m", "m2t", "denoise"}],
                          ids=lambda tasks: "+".join(sorted(tasks)))
 @pytest.mark.parametrize("positions", [10, 40, 70, 400])
-def test_what_does_not_fit_is_what_is_too_long_when_it_is_rendered(template, tasks, positions):
+def test_the_rows_that_do_not_fit_are_those_that_render_too_long(template, tasks, positions):
     rows = some_rows(300)
     needed = [max((len(template.render(task, text=row.text_query, codes=row.codes, noisy=row.codes).ids), task)
                   for task in tasks) for row in rows]
-    found = fit.find_unfit([Columns.of(rows[:170]), Columns.of(rows[170:])], template, tasks, positions)
+    unfit = find_unfit([Columns.of(rows[:170]), Columns.of(rows[170:])], template, tasks, positions)
     too_long = [(row, *need) for row, need in zip(rows, needed, strict=True) if need[0] > positions]
-    assert found.count == len(too_long)
-    assert found.largest == max((need for _, need, _ in too_long), default=0)
-    assert [text.split(" (")[0] for text in found.first] == [
-        f"row {row.index} needs {need} in {task}" for row, need, task in too_long[:fit.SHOWN]]
+    assert unfit.count == len(too_long)
+    assert unfit.largest == max((need for _, need, _ in too_long), default=0)
+    assert [text.split(" (")[0] for text in unfit.first] == [
+        f"row {row.index} needs {need} in {task}" for row, need, task in too_long[:SHOWN]]
 
 
 def test_captions_that_surely_fit_are_not_encoded(template, monkeypatch):
-    asked = []
+    encoded = []
     counts = template.encode_text.counts
-    monkeypatch.setattr(type(template.encode_text), "counts", lambda self, texts: asked.extend(texts) or counts(texts))
+    monkeypatch.setattr(type(template.encode_text), "counts",
+                        lambda self, texts: encoded.extend(texts) or counts(texts))
     texts = ["a person walks forward", "a café", "a <|im_end|>", "long " * 50]
     rows = [Row(i, text, np.array([1, 2], np.int32)) for i, text in enumerate(texts)]
-    assert fit.find_unfit([Columns.of(rows)], template, {"t2m"}, 400).count == 0
-    assert set(asked) == set(texts[1:])
+    assert find_unfit([Columns.of(rows)], template, {"t2m"}, 400).count == 0
+    assert set(encoded) == set(texts[1:])
 
 
-def test_counts_are_those_of_one_after_another(template):
+def test_counts_of_many_texts_are_those_of_each(template):
     texts = [row.text_query for row in some_rows(50)]
     assert template.encode_text.counts(texts) == [len(template.encode_text(text)) for text in texts]
     assert template.encode_text.counts([]) == []
@@ -61,15 +62,13 @@ def test_a_caption_that_needs_control_ids_is_refused_before_training(template):
     control, encoder._control_ids = encoder._control_ids, set(encoder("<x>"))
     try:
         with pytest.raises(ValueError, match="cannot be written without the control ids"):
-            fit.find_unfit([Columns.of([Row(0, "a <x>", np.array([1], np.int32))])], template, {"t2m"}, 400)
+            find_unfit([Columns.of([Row(0, "a <x>", np.array([1], np.int32))])], template, {"t2m"}, 400)
     finally:
         encoder._control_ids = control
 
 
 def test_lengths_of_rows_are_their_codes_and_a_token_for_four_bytes_of_their_captions():
     from datasets import Dataset
-
-    from motion_llm.dataset.rows import row_lengths
 
     table = Dataset.from_dict({"text_query": ["a walk", "", "größer als ein Haus"], "codes": [[1, 2, 3], [4], [5, 6]]})
     motion, text = row_lengths(table.select([2, 0, 1]))

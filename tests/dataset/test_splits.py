@@ -1,4 +1,4 @@
-"""splits.py and prepared.py: the promises of the split, and the prepared table."""
+"""splits.py and prepared.py: the guarantees of the split, and the prepared table."""
 
 import os
 import random
@@ -38,7 +38,7 @@ def several_captions_a_clip():  # as in HumanML3D: some captions are shared, mos
             for clip in range(300) for n in range(draw.choice([3, 4]))]
 
 
-def labels_and_a_sentence():  # every clip has captions that many share and one of its own
+def labels_and_a_sentence():  # every clip has two captions that many clips share and one that no other clip has
     return [(text, clip, None) for clip in range(300)
             for text in (f"label {clip % 10}", f"style {clip % 7}", f"sentence {clip}")]
 
@@ -52,7 +52,7 @@ def spellings():  # 40 captions, each in three spellings
     return [(["walks {}", "Walks {}.", "walks  {}"][n % 3].format(n % 40), n, None) for n in range(400)]
 
 
-def three_captions():  # a held-out caption is already a third of the rows
+def three_captions():  # each caption has a third of the rows
     return [(f"caption {n % 3}", n, None) for n in range(120)]
 
 
@@ -75,20 +75,20 @@ SETTINGS = [(0, 0.05, 100), (1, 0.05, 100), (2, 0.125, 20), (3, 0.125, 1000), (4
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.__name__)
-def test_the_promises_of_the_split(shape, settings):
+def test_the_guarantees_of_the_split(shape, settings):
     rows = rows_of(shape())
     split = splits.split_rows(rows, *settings)
     parts = {part: getattr(split, part) for part in splits.PARTS}
     assert sorted(sum(parts.values(), [])) == list(range(len(rows)))  # each row in one part
 
-    where = defaultdict(set)
+    parts_of = defaultdict(set)
     for part, places in parts.items():
         assert places == sorted(places)
         for place in places:
-            where["motion", rows[place].codes.tobytes()].add(part)
+            parts_of["motion", rows[place].codes.tobytes()].add(part)
             if rows[place].clip_id is not None:
-                where["clip", rows[place].clip_id].add(part)
-    assert all(len(found) == 1 for found in where.values())  # no motion and no clip_id in two parts
+                parts_of["clip", rows[place].clip_id].add(part)
+    assert all(len(clip_parts) == 1 for clip_parts in parts_of.values())  # no motion and no clip_id in two parts
 
     keys = [data.caption_key(row.text_query) for row in rows]
     trained = {keys[place] for place in split.train}
@@ -124,37 +124,37 @@ def test_the_choice_is_the_same_in_another_process():
     code = ("import sys; sys.path[:0] = ['tests/dataset', 'tests', '.']; "
             "import test_splits; from motion_llm.dataset import splits; "
             "print([splits.split_rows(test_splits.rows_of(make()), 0, 0.05, 100).test for make in test_splits.SHAPES])")
-    said = {subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, check=True, capture_output=True,
-                           env={"PYTHONHASHSEED": seed}).stdout for seed in ("1", "2")}
-    assert len(said) == 1
+    outputs = {subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, check=True, capture_output=True,
+                              env={"PYTHONHASHSEED": seed}).stdout for seed in ("1", "2")}
+    assert len(outputs) == 1
 
 
 @pytest.mark.parametrize(("shape", "seen", "unseen", "test_seen", "test_unseen"), [
-    (few_captions, 30, 50, 30, 50),      # whole captions of 50 rows; 30 is the aim
+    (few_captions, 30, 50, 30, 50),      # whole captions of 50 rows; the target is 30
     (unique_captions, 0, 15, 0, 15),
     (several_captions_a_clip, 20, 25, 20, 25),
     (labels_and_a_sentence, 0, 0, 40, 20),  # every clip has captions of both kinds
-    (windows_of_recordings, 40, 0, 40, 0),   # recordings join all captions
+    (windows_of_recordings, 40, 0, 40, 0),   # recordings connect all captions
 ])
-def test_each_part_gets_about_what_is_aimed_at(shape, seen, unseen, test_seen, test_unseen):
+def test_each_part_gets_about_its_target(shape, seen, unseen, test_seen, test_unseen):
     rows = rows_of(shape())
     sizes = splits.split_rows(rows, 0, 0.05, 100).sizes()
-    aims = {"seen": seen, "unseen": unseen, "test seen": test_seen, "test unseen": test_unseen}
-    assert all(aim <= sizes[part] <= max(aim, len(rows) // 20 + 3) if aim else sizes[part] == 0
-               for part, aim in aims.items()), sizes
+    targets = {"seen": seen, "unseen": unseen, "test seen": test_seen, "test unseen": test_unseen}
+    assert all(target <= sizes[part] <= max(target, len(rows) // 20 + 3) if target else sizes[part] == 0
+               for part, target in targets.items()), sizes
 
 
 def test_two_clips_stay_in_training_where_captions_have_enough():
     rows = rows_of([(f"caption {n // 3}", n, None) for n in range(300)])
     split = splits.split_rows(rows, 0, 0.05, 100)
-    left = defaultdict(int)
+    trained_clips = defaultdict(int)
     for place in split.train:
-        left[rows[place].text_query] += 1
+        trained_clips[rows[place].text_query] += 1
     seen = {rows[place].text_query for place, kind in split.kinds.items() if kind == "seen"}
-    assert len(split.seen) == 15 and {left[text] for text in seen} == {2}
+    assert len(split.seen) == 15 and {trained_clips[text] for text in seen} == {2}
 
 
-def test_pairs_may_give_one_clip_where_nothing_has_more():
+def test_one_of_two_clips_is_held_out_where_no_caption_has_more():
     rows = rows_of([(f"caption {n // 2}", n, None) for n in range(300)])
     assert len(splits.split_rows(rows, 0, 0.05, 100).seen) == 15
 
@@ -175,7 +175,7 @@ def test_a_caption_with_too_many_clips_for_the_cap_is_not_unseen():
 ])
 def test_notes_say_what_is_missing(specs, settings, note):
     split = splits.split_rows(rows_of(specs), *settings)
-    assert any(note in said for said in split.notes)
+    assert any(note in text for text in split.notes)
     if "nothing" in note:
         assert len(split.train) == len(specs) and split.kinds == {}
 
@@ -188,7 +188,7 @@ MADE_WITH = {"seed": 3, "share": 0.05, "cap": 50, "codebook_size": None, "max_se
 
 
 @pytest.fixture
-def made(tmp_path):
+def prepared_data(tmp_path):
     records = [{"text_query": f"caption {n // 5}", "motion_tokens": [n, n // 9], "participant_id": n % 3}
                | ({"clip_id": f"c{n}"} if n % 2 else {}) for n in range(100)]
     report = read(tmp_path, records)
@@ -198,17 +198,17 @@ def made(tmp_path):
     return report, split, folder
 
 
-def test_what_is_prepared_is_loaded_memory_mapped(made):
-    report, split, folder = made
+def test_what_is_prepared_is_loaded_memory_mapped(prepared_data):
+    report, split, folder = prepared_data
     table = prepared.load_prepared(folder)
     names = ("index", "text_query", "codes", "participant_id", "clip_id")
-    assert sorted(tuple(one[name] for name in names) for one in table) == list(map(content, report.rows))
+    assert sorted(tuple(row[name] for name in names) for row in table) == list(map(content, report.rows))
     assert table.features["codes"].feature.dtype == "int32" and table.cache_files
     for part in splits.PARTS:
         assert prepared.load_prepared(folder, part)["index"][:] == getattr(split, part)
         chunks = prepared.PreparedChunks(folder, part)
         assert [int(place) for chunk in chunks for place in chunk.index] == getattr(split, part)
-    assert {one["index"]: one["kind"] for one in table if one["split"] != "train"} == split.kinds
+    assert {row["index"]: row["kind"] for row in table if row["split"] != "train"} == split.kinds
     unseen = prepared.load_prepared(folder, "test", "unseen")["index"][:]
     assert unseen == [place for place in split.test if split.kinds[place] == "unseen"] and unseen
     assert sorted(path.name for path in folder.parent.iterdir()) == ["prepared"]
@@ -220,20 +220,20 @@ def test_parts_without_rows_are_loaded_as_empty_tables(tmp_path):
     assert [len(prepared.load_prepared(tmp_path / "prepared", part)) for part in splits.PARTS[:4]] == [5, 0, 0, 0]
 
 
-def test_prepared_data_matches_only_its_file_and_settings(made, tmp_path):
-    report, _, folder = made
+def test_prepared_data_matches_only_its_file_and_settings(prepared_data, tmp_path):
+    report, _, folder = prepared_data
     path = Path(report.path)
     assert prepared.prepared_matches(folder, path, MADE_WITH)
-    for name, other in (("seed", 4), ("share", 0.1), ("cap", 51), ("codebook_size", 512), ("max_seq_len", 511),
+    for name, value in (("seed", 4), ("share", 0.1), ("cap", 51), ("codebook_size", 512), ("max_seq_len", 511),
                         ("denoise", False)):
-        assert not prepared.prepared_matches(folder, path, MADE_WITH | {name: other}), name
+        assert not prepared.prepared_matches(folder, path, MADE_WITH | {name: value}), name
     assert not prepared.prepared_matches(tmp_path / "nowhere", path, MADE_WITH)
     assert not prepared.prepared_matches(folder, tmp_path / "other.json", MADE_WITH)
     assert prepared.prepared_info(folder)["sizes"]["train"] == len(prepared.load_prepared(folder, "train"))
 
 
-def test_a_changed_byte_is_noticed_also_with_the_old_size_and_time(made):
-    report, _, folder = made
+def test_a_changed_byte_is_noticed_also_with_the_old_size_and_time(prepared_data):
+    report, _, folder = prepared_data
     path = Path(report.path)
     content, times = path.read_bytes(), path.stat()
     path.write_bytes(content.replace(b"caption 7", b"caption 8", 1))
@@ -247,43 +247,43 @@ def test_a_changed_byte_is_noticed_also_with_the_old_size_and_time(made):
                                     lambda folder: (folder / "fingerprint.json").write_text("[]"),
                                     lambda folder: (folder / "rows.arrow").unlink(),
                                     lambda folder: (folder / "rows.arrow").write_bytes(b"cut")])
-def test_damaged_prepared_data_is_not_used(made, damage):
-    report, _, folder = made
+def test_damaged_prepared_data_is_not_used(prepared_data, damage):
+    report, _, folder = prepared_data
     damage(folder)
     assert not prepared.prepared_matches(folder, report.path, MADE_WITH)
 
 
-def test_the_report_of_prepared_data_is_the_one_that_reading_gave(made, tmp_path):
-    report, split, folder = made
+def test_the_report_of_prepared_data_is_that_of_reading_the_file(prepared_data):
+    report, split, folder = prepared_data
     again = prepared.prepared_report(folder)
     assert sorted(map(content, again.rows)) == list(map(content, report.rows))
     assert sorted(again.rows.participants) == sorted(report.rows.participants) == ["0", "1", "2"]
     assert data.format_report(again, split) == data.format_report(report, split)
-    kept = set(vars(report)) - {"rows"}
-    assert {name: getattr(again, name) for name in kept} == {name: getattr(report, name) for name in kept}
+    fields = set(vars(report)) - {"rows"}
+    assert {name: getattr(again, name) for name in fields} == {name: getattr(report, name) for name in fields}
     assert prepared.prepared_info(folder)["text"] == "what is in it"
 
 
-def test_preparing_again_replaces_also_after_a_kill(made, tmp_path, monkeypatch):
-    report, _, folder = made
-    other = splits.split_rows(report.rows, 4, 0.05, 50)
+def test_preparing_again_replaces_also_after_a_kill(prepared_data, monkeypatch):
+    report, _, folder = prepared_data
+    other_split = splits.split_rows(report.rows, 4, 0.05, 50)
 
     def killed(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(prepared.os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        prepared.prepare(report, other, folder, MADE_WITH | {"seed": 4})
+        prepared.prepare(report, other_split, folder, MADE_WITH | {"seed": 4})
     monkeypatch.undo()
     assert prepared.prepared_info(folder)["made_with"]["seed"] == 3 and len(prepared.load_prepared(folder)) == 100
-    prepared.prepare(report, other, folder, MADE_WITH | {"seed": 4})
+    prepared.prepare(report, other_split, folder, MADE_WITH | {"seed": 4})
     assert prepared.prepared_info(folder)["made_with"]["seed"] == 4
-    assert prepared.load_prepared(folder, "test")["index"][:] == other.test
+    assert prepared.load_prepared(folder, "test")["index"][:] == other_split.test
     assert sorted(path.name for path in folder.parent.iterdir()) == ["prepared"]
 
 
-def test_what_cannot_be_prepared_or_loaded(made, tmp_path):
-    _, split, folder = made
+def test_what_cannot_be_prepared_or_loaded(prepared_data, tmp_path):
+    _, split, folder = prepared_data
     with pytest.raises(data.DataError):
         prepared.prepare(read(tmp_path, [GOOD | {"text_query": ""}]), split, folder, MADE_WITH)
     with pytest.raises(FileNotFoundError):
@@ -294,13 +294,13 @@ def test_what_cannot_be_prepared_or_loaded(made, tmp_path):
 
 @pytest.mark.parametrize("count", [1, 2, 50, 30_000])
 def test_components_of_a_chain_in_any_order(count):
-    """Thing i has the links i and i + 1; every third chain link is missing."""
+    """The i-th node of the chain has the links i and i + 1; without every third link, components have three nodes."""
     order = np.random.default_rng(count).permutation(count)
     group = order // 3
-    things = np.repeat(np.arange(count), 2)
+    nodes = np.repeat(np.arange(count), 2)
     links = np.stack([order + group, order + group + 1], 1).reshape(-1)
-    found = splits.components(count, things, links)
-    assert sorted(set(found.tolist())) == list(range((count + 2) // 3))
-    assert len(set(zip(found.tolist(), group.tolist(), strict=True))) == (count + 2) // 3
-    whole = splits.components(count, things, np.stack([order, order + 1], 1).reshape(-1))
+    ids = splits.components(count, nodes, links)
+    assert sorted(set(ids.tolist())) == list(range((count + 2) // 3))
+    assert len(set(zip(ids.tolist(), group.tolist(), strict=True))) == (count + 2) // 3
+    whole = splits.components(count, nodes, np.stack([order, order + 1], 1).reshape(-1))
     assert (whole == 0).all()
