@@ -74,7 +74,7 @@ def test_the_readme_is_read_in_five_minutes():
 
 
 def test_the_readme_names_every_module_at_the_top_and_every_wing():
-    where = TEXTS["README.md"].split("## Where things are")[1]
+    where = TEXTS["README.md"].split("## Where things are")[1].replace("(`jobs.py`)", "")  # in decoding/
     assert {path.name for path in ROOT.glob("*.py")} == set(re.findall(r"`(\w+\.py)`", where)) - {"__init__.py"}
     wings = {f"{path.parent.name}/" for path in (ROOT / "motion_llm").glob("*/__init__.py")}
     assert wings == set(re.findall(r"`(\w+/)`", where)) - {"motion_llm/"}
@@ -113,3 +113,20 @@ def test_the_metrics_that_are_listed_are_those_there_are():
     (table,) = re.findall(r"\| metrics? \| [^\n]*\n\|[ -|]*\n((?:\|.*\n)+)", TEXTS["docs/evaluation.md"])
     cells = [line.split("|")[1] for line in table.splitlines()]
     assert sorted(re.findall(r"`(\w+)`", " ".join(cells))) == sorted(METRICS)
+
+
+@pytest.mark.parametrize("name", [name for name in TEXTS if name != LOG])
+def test_links_lead_to_headings_that_exist(name):
+    for path, anchor in re.findall(r"\]\(([^)#]*)#([^)]+)\)", TEXTS[name]):
+        target = TEXTS[(Path(name).parent / path).as_posix()] if path else TEXTS[name]
+        headings = re.findall(r"^#+ (.+)$", target, re.MULTILINE)
+        assert anchor in {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}, anchor
+
+
+@pytest.mark.parametrize("name", [name for name in TEXTS if name != LOG])
+def test_functions_and_constants_that_a_document_names_exist(name):
+    sources = [*ROOT.glob("*.py"), *(ROOT / "motion_llm").rglob("*.py"), *ROOT.glob("requirements*.txt")]
+    words = set(re.findall(r"\w+", "\n".join(path.read_text(encoding="utf-8") for path in sources)))
+    spans = re.findall(r"`([\w.]+)(?:\(\))?`", TEXTS[name])
+    named = {part for span in spans for part in span.split(".") if "_" in part}
+    assert named <= words, named - words

@@ -27,7 +27,7 @@ class KMeans:
 
     @staticmethod
     def fit(clips: Sequence[np.ndarray], codes: int, window: int, seed: int, layout: Layout, fps: float) -> "KMeans":
-        """From all overlapping windows of the clips (T, F), or a sample of ENOUGH; at least as many as codes."""
+        """From all overlapping windows of the clips (T, F), or a sample of MAX_WINDOWS; at least as many as codes."""
         weights = KMeans(np.zeros((1, 1, clips[0].shape[1]))).weights
         ends = np.cumsum([max(len(clip) - window + 1, 0) for clip in clips])
         sampled = np.ones(ends[-1], dtype=bool)
@@ -92,8 +92,8 @@ def kmeans(points: np.ndarray, codes: int, seed: int) -> np.ndarray:
 
 
 def lloyd(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """Moves the centres (K, D) to the means of their points (N, D) until none moves, or ROUNDS times. A centre without
-    points moves to the point that is farthest from its centre."""
+    """Moves the centres (K, D) to the means of their points (N, D) until none moves, at most MAX_ITERATIONS times. A
+    centre without points moves to the point that is farthest from its centre."""
     for _ in range(MAX_ITERATIONS):
         owner = nearest(points, centres)
         counts = np.bincount(owner, minlength=len(centres))
