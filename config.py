@@ -18,9 +18,9 @@ from typing import Any
 # clip_id and split are optional). Change it to your own file; a relative path counts from the folder you are in.
 DATA_JSON_PATH = "data/sample_motion.json"
 
-# The folder of the codec that made these tokens, if codec.py did: its vectors are what the codes start from, and it
-# is kept with the model, which can then answer with BVH files and pages to look at. None = another codec. As a flag,
-# --data_json_path alone means None.
+# Folder of the codec that made the motion tokens, if codec.py fitted it. The codes' embeddings start from its vectors,
+# and it is copied into the model's folder, so that the model can answer with BVH files and web pages. None: the tokens
+# come from another program. The flag --data_json_path without --codec_path means None.
 CODEC_PATH = "data/sample_codec"
 
 # Folder for everything that is written: prepared data, checkpoints, the finished model. One folder, one
@@ -31,26 +31,26 @@ WORK_DIR = "./output"
 # measure how much a result varies.
 SEED = 0
 
-# Positions of the language model (tokens) that the longest example may take, prompt and answer together.
-# Raise it if the data check says that clips do not fit; memory and time grow with it.
+# Tokens of the language model that the longest example may take, prompt and answer together. Raise it if the data
+# check says that clips do not fit; memory and time grow with it.
 MAX_SEQ_LEN = 512
 
 # Number of codes in the codebook of the motion tokeniser. None: the largest code in the data + 1. Set it
 # if the data does not use the highest codes, so that a decoder for the whole codebook fits the model.
 CODEBOOK_SIZE = None
 
-# File with the codec's own vectors, row i for code i (.npy, or .npz with an array called centers, codebook or
-# embedding). Codes that are near in it start alike: the model learns faster. None: the codec's in CODEC_PATH, or
-# what the clips say.
+# File with the codec's vectors, row i for code i (.npy, or .npz with an array called centers, codebook or embedding).
+# Codes with similar vectors start with similar embeddings, so the model learns faster. None: the vectors of CODEC_PATH;
+# without a codec, codes that have the same neighbours in the clips start with similar embeddings.
 CODEBOOK_PATH = None
 
-# Share of the rows aimed at for each held-out part (there are four: seen and unseen captions, for
-# validation and for test), at most 0.125, so that training keeps half. 0 holds nothing out. Lower it if
-# every clip is needed for training. Rows with a split of their own keep to it; this is for what they lack.
+# Share of the rows for each of the four held-out sets (seen and unseen captions, for validation and for test), at most
+# 0.125, so that at least half is trained on. 0 holds nothing out. Lower it if every clip is needed for training. Rows
+# that name their split keep it; the share is for the sets that they do not name.
 HELDOUT_SHARE = 0.05
 
-# Rows at most in each held-out part; where the rows have a split of their own, rows of each such part that a
-# run measures on. Raise it for steadier scores; evaluation takes longer.
+# Rows at most in each held-out set. Where the rows name their split: rows of each such set that a run measures on.
+# Raise it for steadier scores; evaluation takes longer.
 HELDOUT_MAX = 100
 
 # ---------------------------------------------------------------- model
@@ -75,8 +75,8 @@ LORA_ALPHA = 32
 
 # ---------------------------------------------------------------- training
 
-# Examples in a training batch. Smaller ones teach more a clip, larger ones make more clips a second (docs/log.md);
-# raise it on a GPU. Memory does not depend on it: a batch goes through in as many parts as fit.
+# Examples in a training batch. With small batches the model learns more from each clip, with large ones it trains on
+# more clips a second (docs/log.md). Raise it on a GPU. Memory does not depend on it: large batches are split.
 BATCH_TRAIN = 8
 
 # Batches whose gradients are added up before an update. An update sees BATCH_TRAIN x GRAD_ACCUM examples.
@@ -85,8 +85,8 @@ GRAD_ACCUM = 1
 # Peak learning rate of the LoRA matrices. Lower it if the loss jumps; larger models want less.
 LR = 1.5e-3
 
-# Peak learning rate of the new rows of the embedding (motion codes, participants, markers). They start
-# from nothing, so it is higher than LR.
+# Peak learning rate of the new rows of the embedding (motion codes, participants, markers). They are not pretrained,
+# so it is higher than LR.
 LR_NEW_ROWS = 7e-3
 
 # Passes over the training rows in stage 1, motion alone. 0 skips the stage.
@@ -98,12 +98,12 @@ EPOCHS_S2 = 3
 # Passes in stage 3, text to motion alone. Raise it while the score on held-out clips still improves.
 EPOCHS_S3 = 6
 
-# Minutes of training (measuring on held-out clips included) that the three stages share by their epochs, which then
-# are no bound themselves; the learning rates end where the minutes do. None: the epochs decide. Set it to what you
-# have: the model is as good as that time can make it.
+# Minutes of training, with the evaluations on held-out clips. The stages share them in proportion to their epochs,
+# which then are no limit themselves, and the learning rates fall over that time. None: train for the epochs. Set it to
+# the time you have.
 MAX_MINUTES = None
 
-# Updates between two checkpoints. Lower it if the machine may be taken away at any time.
+# Updates between two checkpoints. Lower it if the machine may stop at any time.
 SAVE_STEPS = 200
 
 # Share of each task in stage 2: t2m (text to motion), m2t (motion to text), denoise (repair a damaged
@@ -118,9 +118,9 @@ PID_DROPOUT = 0.2
 # gives a slightly better likelihood, and clips that follow their caption less (set GEN_GUIDANCE to 1 then).
 CAPTION_DROPOUT = 0.1
 
-# Mean share of a clip's codes that the model reads as random ones while it learns the next (motion alone, and text
-# to motion); in stage 3 it falls to a sixth of that. The model then leans on the caption instead of the last few
-# codes. 0 = off; raise it if clips begin as asked and go on as something else.
+# Mean share of a clip's codes that are replaced by random ones in the model's input (motion alone, and text to motion);
+# in the last stage it falls to a sixth of that. The model then relies on the caption instead of the last few codes.
+# 0 = off; raise it if clips begin as the caption says and continue as something else.
 HISTORY_NOISE = 0.6
 
 # Where training curves go: none, tensorboard or wandb (the last two have to be installed).
@@ -142,16 +142,17 @@ GEN_TOP_P = 0.95
 # Draw only from this many likeliest codes. 0 = off.
 GEN_TOP_K = 0
 
-# How strongly the end is held back before the expected length and pushed after it (logits a token). Raise
-# it for lengths nearer to the expected one; 0 leaves the end to the model.
+# How fast the logit of the end token rises around the expected length of a clip (logits a token). Raise it for lengths
+# nearer to the expected one; 0 leaves the end to the model.
 GEN_END_LOGIT_SLOPE = 1.0
 
-# How much more a caption counts than it would by itself. Raise it for clips that follow their caption more closely,
-# above all in new words and combinations; lower it for more variety. 1 = off: many clips at once are decoded faster.
+# How strongly the caption steers generation (classifier-free guidance). Raise it for clips that follow their caption
+# more closely, above all in new words and combinations; lower it for more variety. 1 = off: many clips at once are
+# decoded faster.
 GEN_GUIDANCE = 3.0
 
-# How many motion tokens your codec makes of a second, so that lengths can be asked for in seconds: its
-# frames a second over frames a token. None = not known. The bundled sample has 5.
+# How many motion tokens your codec makes of a second of motion, so that lengths can be given in seconds: its frames a
+# second divided by its frames a token. None = not known. The bundled sample has 5.
 TOKENS_PER_SECOND = None
 
 # Examples at once in evaluation and generation. Lower it if memory runs out.
@@ -180,7 +181,7 @@ def _number(low: float, high: float, whole: bool = False, above: bool = False,
     """A number from low to high (above: low itself is refused); whole: an integer; optional: or None."""
 
     def accept(value: Any) -> Any:
-        if optional and value in (None, "none"):  # "none": command-line text, where None is "not given"
+        if optional and value in (None, "none"):  # "none": on the command line, where None means no flag
             return None
         if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
             raise TypeError
@@ -293,8 +294,8 @@ _RULES: dict[str, _Rule] = {
     "EVAL_BATCH": _count(1, 65536),
 }
 
-# The settings a trained model depends on. DATA_JSON_PATH is not one: data is compared by its content.
-# WORK_DIR and what only changes how a run is watched, saved or used are none either.
+# The settings a trained model depends on. DATA_JSON_PATH is not one: data is compared by its content. Nor are WORK_DIR
+# and the settings that only change how a run is logged, saved or used.
 TRAINING: tuple[str, ...] = tuple(
     name for name in _RULES if not name.startswith("GEN_")
     and name not in ("DATA_JSON_PATH", "WORK_DIR", "SAVE_STEPS", "REPORT_TO", "REPORT_PAGE", "CODEC_PATH",
@@ -302,11 +303,11 @@ TRAINING: tuple[str, ...] = tuple(
 
 
 def defaults() -> dict[str, Any]:
-    """The constants above as they stand, unchecked. An UPPER_CASE name that someone added is among them:
-    check refuses it, where it would otherwise do nothing."""
-    found = {name: value for name, value in globals().items() if re.fullmatch(r"[A-Z][A-Z0-9_]*", name)}
+    """The constants above, unchecked. An UPPER_CASE name that someone added is among them, so that check() refuses it:
+    otherwise it would silently do nothing."""
+    constants = {name: value for name, value in globals().items() if re.fullmatch(r"[A-Z][A-Z0-9_]*", name)}
     return {name: dict(value) if isinstance(value, dict) else value
-            for name, value in found.items() if name != "TRAINING"}
+            for name, value in constants.items() if name != "TRAINING"}
 
 
 def check(settings: Mapping[str, Any], source: str) -> dict[str, Any]:
@@ -335,20 +336,20 @@ def resolve(command_line: Mapping[str, Any], kept: Mapping[str, Any] | None = No
             kept_source: str = "settings.json") -> dict[str, Any]:
     """Every setting: the command line's value, else the kept one (from a model's folder), else config.py's.
 
-    command_line: as `given(args)` returns it; None is "not given". Each source is checked whole, also
-    where another overrides it. CODEC_PATH here belongs to DATA_JSON_PATH here: with other data on the command line it
-    is None where nothing names another, for it would turn the tokens into motion that they do not mean. Raises
-    SettingError.
+    command_line: as `given(args)` returns it; a value of None counts as absent. Each source is checked completely, also
+    the values that another source overrides. The CODEC_PATH of config.py belongs to the DATA_JSON_PATH of config.py:
+    with other data on the command line it becomes None, unless another source names a codec, because that codec would
+    decode the tokens to wrong motion. Raises SettingError.
     """
     constants = defaults()
     missing = [name for name in _RULES if name not in constants]
     if missing:
         raise SettingError(f"config.py: {', '.join(missing)} is missing; put the line back")
     settings = check(constants, "config.py")
-    given = check({name: value for name, value in command_line.items() if value is not None}, "command line")
-    if given.get("DATA_JSON_PATH", settings["DATA_JSON_PATH"]) != settings["DATA_JSON_PATH"]:
+    flags = check({name: value for name, value in command_line.items() if value is not None}, "command line")
+    if flags.get("DATA_JSON_PATH", settings["DATA_JSON_PATH"]) != settings["DATA_JSON_PATH"]:
         settings["CODEC_PATH"] = None
-    return settings | check(kept or {}, kept_source) | given
+    return settings | check(kept or {}, kept_source) | flags
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], names: Iterable[str] = TRAINING) -> list[str]:
@@ -359,9 +360,9 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], names: Iterable[
 
 
 def add_arguments(parser: Any, names: Iterable[str] | None = None) -> None:
-    """Add a flag for each constant (or for those named) to an argparse parser; not given, it is None.
+    """Add a flag for each constant (or for those of `names`) to an argparse parser. Its default is None.
 
-    Text that a rule refuses ends the program with status 2 and a line that names the flag. Make the parser
+    A value that a rule refuses ends the program with status 2 and a line that names the flag. Make the parser
     with allow_abbrev=False, so that a mistyped flag is refused instead of taken for a longer one:
 
         parser = argparse.ArgumentParser(allow_abbrev=False)
@@ -383,14 +384,14 @@ def given(args: Any) -> dict[str, Any]:
 
 def _converter(name: str) -> Callable[[str], Any]:
     def convert(text: str) -> Any:
-        from argparse import ArgumentTypeError  # here: only a script with a command line needs it
+        from argparse import ArgumentTypeError  # imported here, as only a script with a command line needs it
 
         try:
             value = _RULES[name].parse(text)
             accepted = _RULES[name].accept(value)
         except (KeyError, TypeError, ValueError):
             raise ArgumentTypeError(f"found {text!r}, expected {_RULES[name].expected}") from None
-        return value if accepted is None else accepted  # a None here would read as "not given"
+        return value if accepted is None else accepted  # None would mean that the flag is absent
 
     return convert
 

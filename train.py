@@ -1,8 +1,9 @@
-"""One function trains every stage: `train_stage`. Inside is transformers' Trainer, with batches, checkpoints,
-held-out measure and progress of our own.
+"""`train_stage` trains any of the stages: transformers' Trainer with this project's batches, checkpoints, held-out
+evaluation and progress bar.
 
-A stage's work lies in a folder beside its result: checkpoint-N folders, each whole (written aside, synced to disk,
-then renamed), and the best values so far. When the stage is finished its model folder is written and the work removed.
+A stage in training has a work folder: checkpoint-N folders, each complete (written under another name, synced to disk,
+then renamed), and the best values so far. When the stage is finished, train_pipeline.py writes its model folder and
+removes the work folder.
 """
 
 import contextlib
@@ -34,15 +35,15 @@ from motion_llm.training.stage_trainer import (
 
 log = logging.getLogger(__name__)
 
-EVALUATIONS = 8  # of a run that is bounded by minutes, shared by its stages
-LR_BETWEEN = 0.3  # of the peak: where the learning rates end in a stage that another follows
+EVALUATIONS = 8  # in all stages of a run that is bounded by minutes
+LR_BETWEEN = 0.3  # learning rate over its peak at the end of a stage that another stage follows
 NOISE_LEFT = 1 / 6  # of HISTORY_NOISE, when training ends
-MANY_EPOCHS = 1_000_000  # for such a run, which ends before
+MANY_EPOCHS = 1_000_000  # for a run that is bounded by minutes; its time is over long before
 
 
 @dataclass(frozen=True)
 class Stage:
-    """number: 1 to 3. task_mix: task -> share. measured: the task whose held-out NLL is followed."""
+    """number: 1 to 3. task_mix: task -> share. measured: the task of the held-out NLL."""
 
     number: int
     folder: str
@@ -53,22 +54,23 @@ class Stage:
 
 
 def stages(epochs: Sequence[int], stage2_mix: Mapping[str, float]) -> list[Stage]:
-    """The three stages; one with 0 epochs is left out."""
+    """The three stages, without those of 0 epochs."""
     tasks = {task: share for task, share in stage2_mix.items() if share > 0}
-    everything = [
+    all_stages = [
         Stage(1, "stage1_mlm", "motion-only LM", {"lm": 1.0}, "lm", epochs[0]),
         Stage(2, "stage2_multitask", "text to motion, motion to text, denoising", tasks, "t2m", epochs[1]),
         Stage(3, "stage3_t2m_sft", "text to motion", {"t2m": 1.0}, "t2m", epochs[2]),
     ]
-    return [stage for stage in everything if stage.epochs > 0]
+    return [stage for stage in all_stages if stage.epochs > 0]
 
 
 @dataclass(frozen=True)
 class TrainingOptions:
     """batch_size in examples; grad_accum in batches an update; save_steps in updates; max_seq_len in positions;
-    history_noise: where it starts (see noise_left).
+    history_noise: at the start (see noise_left).
 
-    minutes: wall time that all stages share, each by its epochs, which then are no bound themselves; None: epochs.
+    minutes: wall time that the stages share in proportion to their epochs, which then are no limit themselves; None:
+    the epochs are the limit.
     """
 
     batch_size: int
@@ -89,8 +91,8 @@ class TrainingOptions:
 @dataclass
 class StageResult:
     """losses: (update, training loss). nll: for each evaluation {"epoch", "step", "seconds", "seen", "unseen", "mean"},
-    the last three in nats a motion token. best: that entry whose values were kept. seconds: wall time of the stage,
-    without what passed between a kill and a resume."""
+    the last three in nats a motion token. best: the entry with the lowest mean, whose values the model ends with.
+    seconds: wall time of the stage, without the time between a kill and a resume."""
 
     losses: list[tuple[int, float]] = field(default_factory=list)
     nll: list[dict] = field(default_factory=list)
@@ -102,18 +104,19 @@ class StageResult:
 
 
 def share_of_minutes(minutes: float | None, used: float, planned: Sequence[Stage], place: int) -> float | None:
-    """Seconds for the stage at `place` of `planned`: of what the stages before have left (used: seconds), its part by
-    epochs among those still to come. At least one second, so that every stage makes an update."""
+    """Seconds for the stage at `place` of `planned`: the time that the earlier stages left (used: seconds that they
+    took) is shared by epochs among the stages still to come. At least one second, so that every stage makes an update.
+    """
     if minutes is None:
         return None
-    part = planned[place].epochs / sum(stage.epochs for stage in planned[place:])
-    return max((60 * minutes - used) * part, 1.0)
+    share = planned[place].epochs / sum(stage.epochs for stage in planned[place:])
+    return max((60 * minutes - used) * share, 1.0)
 
 
 def noise_left(last: bool, share: float) -> float:
-    """The part of the history's noise when `share` of a stage is over: all of it, and in the last stage evenly less,
-    down to NOISE_LEFT. The noise teaches to follow the caption, its end to trust the history again; without any at the
-    end, new combinations of action and style are followed less (docs/log.md)."""
+    """The factor on the history noise when `share` of a stage is over: 1, and in the last stage a linear fall to
+    NOISE_LEFT. The noise teaches the model to follow the caption; less noise at the end lets it trust the history
+    again. With none at the end, it follows new combinations of action and style less (docs/log.md)."""
     return 1 + (NOISE_LEFT - 1) * share if last else 1.0
 
 
@@ -127,7 +130,7 @@ def _arguments(stage: Stage, work: Path, options: TrainingOptions, model: Motion
         eval_strategy="no", save_strategy="no", report_to=options.report_to, run_name=stage.folder,
         remove_unused_columns=False, label_names=["labels"], use_cpu=not on_gpu,
         fp16=frozen.dtype == torch.float16 and on_gpu, seed=options.seed, data_seed=options.seed, disable_tqdm=True,
-        ddp_find_unused_parameters=not model.tied)  # an untied head has no part in a batch of captions alone
+        ddp_find_unused_parameters=not model.tied)  # a batch of captions alone has no gradient for an untied head
 
 
 def train_stage(model: MotionLanguageModel, planned: Sequence[Stage], place: int, rows,
@@ -137,12 +140,12 @@ def train_stage(model: MotionLanguageModel, planned: Sequence[Stage], place: int
     held-out clips.
 
     rows and each set of heldout: sequences of {"text_query", "codes", "participant_id"}. work: the folder for
-    checkpoints; if it holds some, training goes on from the last. used: seconds that the stages before took. Raises
+    checkpoints; if it has some, training resumes from the last. used: seconds that the earlier stages took. Raises
     TrainingError.
     """
     stage = planned[place]
     clock = Clock(share_of_minutes(options.minutes, used, planned, place))
-    with _explaining_memory(stage, options):
+    with _out_of_memory_explained(stage, options):
         tokens = make_room(model, options.max_seq_len).tokens
         trainer = _trainer(model, planned, place, rows, heldout, work, options, clock, tokens)
         work.mkdir(parents=True, exist_ok=True)
@@ -164,7 +167,8 @@ def train_stage(model: MotionLanguageModel, planned: Sequence[Stage], place: int
 
 
 @contextlib.contextmanager
-def _explaining_memory(stage: Stage, options: TrainingOptions):
+def _out_of_memory_explained(stage: Stage, options: TrainingOptions):
+    """Turn torch's out-of-memory errors into a TrainingError that names the settings to change."""
     try:
         yield
     except RuntimeError as error:
@@ -192,19 +196,21 @@ def _trainer(model, planned: Sequence[Stage], place: int, rows, heldout, work: P
         model=model, args=arguments, train_dataset=DrawnExamples(rows, drawer),
         data_collator=partial(collate, pad_id=model.pad_id), batches=batches, options=steps, clock=clock,
         heldout=heldout, measured=stage.measured, callbacks=[callback])
-    for shown in (ProgressCallback, PrinterCallback):
-        trainer.remove_callback(shown)
+    for default in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(default)
     return trainer
 
 
 def _resume_point(work: Path, clean: bool) -> str | None:
+    """The last complete checkpoint, if there is one. clean: remove an incomplete one."""
     if clean and (work / "saving").is_dir():
         log.info("  an incomplete checkpoint in %s is ignored", work / "saving")
         shutil.rmtree(work / "saving")
-    found = whole_checkpoints(work)
-    if found:
-        log.info("  going on from %s", found[-1])
-    return str(found[-1]) if found else None
+    checkpoints = whole_checkpoints(work)
+    if not checkpoints:
+        return None
+    log.info("  going on from %s", checkpoints[-1])
+    return str(checkpoints[-1])
 
 
 def _result(history: list[dict]) -> StageResult:
@@ -218,9 +224,9 @@ def _result(history: list[dict]) -> StageResult:
 def _load_best(model: MotionLanguageModel, work: Path, step: int) -> None:
     path = work / "best.safetensors"
     with safe_open(path, framework="pt") as file:
-        kept = int(file.metadata()["step"])
-    if kept != step:
-        raise TrainingError(f"{path} holds the values of update {kept}, the best were those of {step}: "
+        saved_step = int(file.metadata()["step"])
+    if saved_step != step:
+        raise TrainingError(f"{path} holds the values of update {saved_step}, the best were those of {step}: "
                             "start anew with --fresh")
     model.load_trainable_state(read_weights(path))
 

@@ -1,7 +1,7 @@
 """From a JSON of captions and motion tokens to a model that answers a sentence: `python train_pipeline.py`.
 
-Settings stand in config.py; any of them can be given as a flag (`--data_json_path my.json --epochs_s1 2`).
-Killed at any moment, the same command goes on where it was.
+The settings are in config.py; any of them can be given as a flag (`--data_json_path my.json --epochs_s1 2`). After a
+kill at any moment, the same command resumes the run.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import numpy as np
 
 import config
 from data import read_rows
+from motion_llm.dataset.lengths import LengthModel
 from motion_llm.dataset.prepared import (
     PreparedChunks,
     load_measured,
@@ -32,6 +33,7 @@ from motion_llm.dataset.report import DataError, check_split, format_report, rai
 from motion_llm.dataset.rows import caption_key
 from motion_llm.dataset.sequence_lengths import find_unfit
 from motion_llm.dataset.splits import split_rows
+from motion_llm.evaluation import run as evaluation_run
 from motion_llm.json_files import write_json
 from motion_llm.motion.codec import CODEBOOK_FILE, codec_facts, copy_codec
 from motion_llm.network.folder import CODEC_FOLDER, check_model_name, read_motion_config, update_settings
@@ -48,6 +50,7 @@ from motion_llm.training.work_folder import (
     claim_work_folder,
     locked,
 )
+from templates import MotionTemplate
 
 log = logging.getLogger("train_pipeline")
 
@@ -70,17 +73,17 @@ def main() -> int:
     for noisy in ("datasets", "httpx", "transformers", "accelerate"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
-        given = config.given(args)
-        settings = config.resolve(given)
+        flags = config.given(args)
+        settings = config.resolve(flags)
     except config.SettingError as error:
         return _refuse(error, 2)
     try:
-        if config.CODEC_PATH and settings["CODEC_PATH"] is None and "CODEC_PATH" not in given:
+        if config.CODEC_PATH and settings["CODEC_PATH"] is None and "CODEC_PATH" not in flags:
             log.info("CODEC_PATH %s belongs to %s; --codec_path names the codec of other data\n", config.CODEC_PATH,
                      config.DATA_JSON_PATH)
         settings = _with_codec(settings)
         if not is_first_process():
-            return 0 if args.check else _help_train(settings)
+            return 0 if args.check else _train_with_first_process(settings)
         run = _read(settings, reuse=not (args.check or args.fresh))
         if args.check:
             print(run.text)
@@ -90,9 +93,9 @@ def main() -> int:
         with locked(run.folder):
             train_and_evaluate(run, args.fresh)
     except KeyboardInterrupt:
-        without = " without --fresh" if args.fresh else ""
-        return _refuse(f"stopped; the same command{without} goes on from the last checkpoint", 130)
-    except (ValueError, OSError) as error:  # what the user can mend; anything else is a defect and keeps its traceback
+        without_fresh = " without --fresh" if args.fresh else ""
+        return _refuse(f"stopped; the same command{without_fresh} goes on from the last checkpoint", 130)
+    except (ValueError, OSError) as error:  # what the user can fix; anything else is a bug and keeps its traceback
         return _refuse(error, 1)
     except ModuleNotFoundError as error:
         return _refuse(f"the package {error.name} is missing: run it with .venv/bin/python", 1)
@@ -100,22 +103,22 @@ def main() -> int:
 
 
 def _with_codec(settings: Mapping) -> dict:
-    """The settings, with what the codec of CODEC_PATH says where they leave it open. Raises PipelineError, CodecError.
-    """
+    """The settings, with CODEBOOK_SIZE and TOKENS_PER_SECOND of the codec in CODEC_PATH, if there is one. Raises
+    PipelineError where a setting contradicts the codec, CodecError."""
     if settings["CODEC_PATH"] is None:
         return dict(settings)
     codec = codec_facts(settings["CODEC_PATH"])
-    told = {"CODEBOOK_SIZE": codec["codes"], "TOKENS_PER_SECOND": codec["fps"] / codec["window"]}
-    for name, value in told.items():
+    of_codec = {"CODEBOOK_SIZE": codec["codes"], "TOKENS_PER_SECOND": codec["fps"] / codec["window"]}
+    for name, value in of_codec.items():
         if settings[name] not in (None, value):
             raise PipelineError(f"{name} is {settings[name]:g}, but the codec in CODEC_PATH, {settings['CODEC_PATH']}, "
                                 f"has {value:g}: leave {name} out, or CODEC_PATH")
-    return dict(settings) | told
+    return dict(settings) | of_codec
 
 
-def _help_train(settings: Mapping) -> int:
-    """What the other processes of `torchrun` do: train with the first one, which does all else."""
-    from model import start_unsloth
+def _train_with_first_process(settings: Mapping) -> int:
+    """What the other processes of `torchrun` do: only train. The first process also reads, prepares and evaluates."""
+    from model import start_unsloth  # imports torch, which takes seconds
 
     start_unsloth()
     wait_for_all()  # until the data is prepared
@@ -132,6 +135,8 @@ def _refuse(error: object, status: int) -> int:
 
 
 def _read(settings: Mapping, reuse: bool) -> Run:
+    """Check the settings, then read, check and split the data. reuse: take prepared data of the same file and settings
+    instead. Raises PipelineError, ModelError; errors in the data are in the run's report."""
     check_model_name(settings["MODEL_NAME"])
     if not settings["EPOCHS_S1"] + settings["EPOCHS_S2"] + settings["EPOCHS_S3"]:
         raise PipelineError("EPOCHS_S1, EPOCHS_S2 and EPOCHS_S3 are all 0: nothing to train")
@@ -150,7 +155,7 @@ def _read(settings: Mapping, reuse: bool) -> Run:
                 f"prepared data in {folder / DATA_FOLDER} is used again")
         return Run(settings, prepared_report(folder / DATA_FOLDER), None, folder, text)
     report = read_rows(path, made_with["max_seq_len"], made_with["codebook_size"], made_with["denoise"])
-    # With errors, what is left is no dataset to split.
+    # With errors the report lacks rows, so there is nothing to split.
     split = None if report.errors else split_rows(
         report.rows, made_with["seed"], made_with["share"], made_with["cap"])
     if split is not None:
@@ -159,61 +164,59 @@ def _read(settings: Mapping, reuse: bool) -> Run:
 
 
 def _made_with(settings: Mapping) -> dict:
-    """All settings that what is prepared depends on."""
+    """The settings that the prepared data depends on."""
     return {"max_seq_len": settings["MAX_SEQ_LEN"], "codebook_size": settings["CODEBOOK_SIZE"],
             "denoise": settings["EPOCHS_S2"] > 0 and settings["STAGE2_MIX"]["denoise"] > 0, "seed": settings["SEED"],
             "share": settings["HELDOUT_SHARE"], "cap": settings["HELDOUT_MAX"]}
 
 
 def train_and_evaluate(run: Run, fresh: bool) -> None:
-    """The whole way: check against the tokenizer, prepare, three stages, held-out figures, three clips."""
+    """The whole run: check against the tokenizer, prepare, train the stages, measure on held-out clips, report."""
     started = time.monotonic()
     log.info("%s\n", run.text)
-    from model import start_unsloth  # from here on it is slow: several seconds of imports
+    from model import start_unsloth  # imports torch, which takes seconds
 
     start_unsloth()
     planned = _planned(run.settings)
     _check_fit(run, {task for stage in planned for task in stage.task_mix})
     claim_work_folder(run, fresh)
-    table = _prepared(run)
+    sets = _prepared(run)
     wait_for_all()
-    results = train_stages(run, planned, table)
-    from motion_llm.training.baselines import format_stages
+    results = train_stages(run, planned, sets)
+    from motion_llm.training.baselines import format_stages  # imports transformers, which must follow Unsloth's start
 
     print("\n" + format_stages(results))
     final = run.folder / planned[-1].folder
-    answers = "t2m" in planned[-1].task_mix
-    scores = _evaluate(run, final, table) if answers else {}
+    generates = "t2m" in planned[-1].task_mix
+    scores = _evaluate(run, final, sets) if generates else {}
     write_json(run.folder / METRICS_FILE, {"heldout": scores, "stages": results})
-    if scores and run.settings["REPORT_PAGE"] and table["test"]:
-        _write_report(final, len(table["test"]))
+    if scores and run.settings["REPORT_PAGE"] and sets["test"]:
+        _write_report(final, len(sets["test"]))
     print(f"\n{final} is ready after {(time.monotonic() - started) / 60:.1f} minutes.")
-    if answers:
+    if generates:
         print(f"Ask it for motion:\n  python inference.py --model_path {shlex.quote(str(final))} "
               f"--prompt {shlex.quote(run.report.rows[0].text_query)}")
 
 
 def _write_report(model_path: Path, measured: int) -> None:
-    """The page that `evaluate.py` writes, of the run's own test set, so many rows of it as the run measures on; its
-    figures are told there."""
-    from motion_llm.evaluation.run import PAGE, Request, evaluate_model
-
+    """Write the page of `evaluate.py` for the run's own test set. measured: the number of test rows that the run
+    measures on, to which the page is limited too."""
     log.info("Evaluation for the report")
-    whole = prepared_info(model_path.parent / DATA_FOLDER)["sizes"]["test"]
-    evaluate_model(Request(str(model_path), fresh=True, max_prompts=measured if measured < whole else None))
-    print(f"\nThe report, to open in a browser: {model_path.parent / EVALUATION_FOLDER / PAGE}")
+    test_rows = prepared_info(model_path.parent / DATA_FOLDER)["sizes"]["test"]
+    max_prompts = measured if measured < test_rows else None
+    evaluation_run.evaluate_model(evaluation_run.Request(str(model_path), fresh=True, max_prompts=max_prompts))
+    print(f"\nThe report, to open in a browser: {model_path.parent / EVALUATION_FOLDER / evaluation_run.PAGE}")
 
 
 def _planned(settings: Mapping) -> list:
-    from train import stages
+    from train import stages  # imports transformers, which must follow Unsloth's start
 
     return stages([settings["EPOCHS_S1"], settings["EPOCHS_S2"], settings["EPOCHS_S3"]], settings["STAGE2_MIX"])
 
 
 def _check_fit(run: Run, tasks: set[str]) -> None:
-    """Every row in every task that it may be given, against MAX_SEQ_LEN, before the weights are loaded."""
-    from model import add_motion_tokens, load_tokenizer
-    from templates import MotionTemplate
+    """Check that every row fits MAX_SEQ_LEN in each of the tasks, before the weights are loaded. Raises DataError."""
+    from model import add_motion_tokens, load_tokenizer  # imports torch, which takes seconds
 
     tokenizer = load_tokenizer(run.settings["MODEL_NAME"])
     participants = sorted(run.report.rows.participants)
@@ -227,111 +230,114 @@ def _check_fit(run: Run, tasks: set[str]) -> None:
 
 
 def _prepared(run: Run) -> dict:
-    """train -> `datasets` table, memory-mapped; seen, unseen and test -> the rows that the run measures on."""
+    """Prepare the data unless it is prepared. Returns "train" -> `datasets` table, memory-mapped; "seen", "unseen" and
+    "test" -> the rows that the run measures on."""
     folder = run.folder / DATA_FOLDER
     if run.split is not None:
         prepare(run.report, run.split, folder, _made_with(run.settings), run.text)
-        run.report.rows = prepared_report(folder).rows  # memory-mapped, so that training has the memory
+        run.report.rows = prepared_report(folder).rows  # memory-mapped, so that training has more memory
     return {"train": load_prepared(folder, "train")} | {
         part: load_measured(folder, part, run.settings["HELDOUT_MAX"], run.settings["SEED"])
         for part in ("seen", "unseen", "test")}
 
 
-def train_stages(run: Run, planned: list, table: Mapping) -> dict:
-    """Each stage from the one before; a finished one (its folder exists) is skipped. stage folder -> its history."""
-    from model import load
-    from train import train_stage
+def train_stages(run: Run, planned: list, sets: Mapping) -> dict:
+    """Train each stage from the one before; skip a finished one (its folder exists). Returns stage folder -> history.
+    """
+    from model import load  # imports torch, which takes seconds
+    from train import train_stage  # imports transformers, which must follow Unsloth's start
 
-    settings, results, model, before, used = run.settings, {}, None, None, 0.0
-    heldout = {part: table[part] for part in ("seen", "unseen")}
+    settings, results, model, previous, used = run.settings, {}, None, None, 0.0
+    heldout = {part: sets[part] for part in ("seen", "unseen")}
     for place, stage in enumerate(planned):
         folder, work = run.folder / stage.folder, run.folder / WORK_FOLDER / stage.folder
         if folder.is_dir():
             log.info("Stage %d is finished: %s", stage.number, folder)
             if is_first_process():
-                kept = {name: value for name, value in settings.items() if name not in config.TRAINING}
-                update_settings(folder, kept)
-                _keep_codec(settings, folder)
+                changeable = {name: value for name, value in settings.items() if name not in config.TRAINING}
+                update_settings(folder, changeable)
+                _save_codec(settings, folder)
             results[stage.folder] = read_motion_config(folder)["history"]
         else:
             if model is None:
-                model = load(before) if before else _new_model(run)
-            result = train_stage(model, planned, place, table["train"], heldout, work, _options(settings), used)
+                model = load(previous) if previous else _new_model(run)
+            result = train_stage(model, planned, place, sets["train"], heldout, work, _options(settings), used)
             results[stage.folder] = result.to_dict()
             if is_first_process():
-                model.save(folder, _kept(run, stage, results[stage.folder]))
-                _keep_codec(settings, folder)
+                model.save(folder, _stage_config(run, stage, results[stage.folder]))
+                _save_codec(settings, folder)
         if is_first_process():
-            shutil.rmtree(work, ignore_errors=True)  # its checkpoints are of no more use
+            shutil.rmtree(work, ignore_errors=True)  # a finished stage needs no checkpoints
         wait_for_all()
-        before, used = folder, used + results[stage.folder]["seconds"]
+        previous, used = folder, used + results[stage.folder]["seconds"]
     return results
 
 
-def _keep_codec(settings: Mapping, folder: Path) -> None:
+def _save_codec(settings: Mapping, folder: Path) -> None:
     if settings["CODEC_PATH"] is not None:
         copy_codec(settings["CODEC_PATH"], folder / CODEC_FOLDER)
 
 
 def _new_model(run: Run):
-    from model import ModelConfig, build
-    from motion_llm.network.code_vectors import codebook_vectors, cooccurrence_vectors, joined
+    from model import ModelConfig, build  # imports torch, which takes seconds
+    from motion_llm.network.code_vectors import codebook_vectors, cooccurrence_vectors, joined  # imports torch too
 
     settings, size = run.settings, run.report.codebook_size
-    training = PreparedChunks(run.folder / DATA_FOLDER, "train")
-    config = ModelConfig(settings["MODEL_NAME"], settings["MAX_SEQ_LEN"], settings["LORA_R"], settings["LORA_ALPHA"],
-                         settings["DTYPE"], settings["SEED"], settings["LOAD_IN_4BIT"])
-    clips = (codes for chunk in training for codes in np.split(chunk.codes, chunk.ends[1:-1]))
+    chunks = PreparedChunks(run.folder / DATA_FOLDER, "train")
+    model_config = ModelConfig(
+        settings["MODEL_NAME"], settings["MAX_SEQ_LEN"], settings["LORA_R"], settings["LORA_ALPHA"], settings["DTYPE"],
+        settings["SEED"], settings["LOAD_IN_4BIT"])
+    clips = (codes for chunk in chunks for codes in np.split(chunk.codes, chunk.ends[1:-1]))
     vectors = cooccurrence_vectors(clips, size, settings["SEED"])
     codebook = settings["CODEBOOK_PATH"] or settings["CODEC_PATH"] and Path(settings["CODEC_PATH"]) / CODEBOOK_FILE
     if codebook:
         vectors = joined(vectors, codebook_vectors(codebook, size))
-    return build(config, size, sorted(run.report.rows.participants), code_vectors=vectors)
+    return build(model_config, size, sorted(run.report.rows.participants), code_vectors=vectors)
 
 
 def _options(settings: Mapping):
-    from train import TrainingOptions
+    from train import TrainingOptions  # imports transformers, which must follow Unsloth's start
 
     return TrainingOptions(
         batch_size=settings["BATCH_TRAIN"], grad_accum=settings["GRAD_ACCUM"], lr=settings["LR"],
         lr_new_rows=settings["LR_NEW_ROWS"], participant_dropout=settings["PID_DROPOUT"],
-        caption_dropout=settings["CAPTION_DROPOUT"],
-        history_noise=settings["HISTORY_NOISE"], seed=settings["SEED"],
+        caption_dropout=settings["CAPTION_DROPOUT"], history_noise=settings["HISTORY_NOISE"], seed=settings["SEED"],
         save_steps=settings["SAVE_STEPS"], eval_batch=settings["EVAL_BATCH"],
         max_seq_len=settings["MAX_SEQ_LEN"], minutes=settings["MAX_MINUTES"], report_to=settings["REPORT_TO"])
 
 
-def _kept(run: Run, stage, history: dict) -> dict:
-    """What a stage's folder keeps beside its weights, so that it needs nothing else."""
-    from motion_llm.dataset.lengths import LengthModel
-
+def _stage_config(run: Run, stage, history: dict) -> dict:
+    """What the model's motion_config.json says of its training, so that generation needs no other file of the run."""
     lengths = LengthModel.fit(PreparedChunks(run.folder / DATA_FOLDER, "train"), caption_key)
-    # Going over a gap and going on are variants of denoising.
+    # In-betweening and continuing are trained as variants of denoising.
     tasks = [*stage.task_mix, *(("inbetween", "continue") if "denoise" in stage.task_mix else ())]
     return {"stage": stage.folder, "tasks": tasks, "settings": dict(run.settings), "history": history,
             "data_fingerprint": run.report.fingerprint, "length_model": lengths.to_dict()}
 
 
-def _evaluate(run: Run, folder: Path, table: Mapping) -> dict:
+def _evaluate(run: Run, folder: Path, sets: Mapping) -> dict:
+    """Print the held-out table and a few generated clips, write the gallery of a run with a codec. Returns the scores.
+    """
+    # These import transformers, which must follow Unsloth's start.
     from generate import MotionGenerator
     from motion_llm.training.baselines import TrainingClips, evaluate, format_table
     from motion_llm.training.gallery import write_gallery
 
     log.info("Held-out figures")
     generator = MotionGenerator(folder)
-    training = PreparedChunks(run.folder / DATA_FOLDER, "train")
-    parts = {part: table[part] for part in ("seen", "unseen", "test")}
-    heldout = {caption_key(row["text_query"]) for rows in parts.values() for row in rows}
-    clips = TrainingClips(training, heldout, run.settings["SEED"])
+    chunks = PreparedChunks(run.folder / DATA_FOLDER, "train")
+    parts = {part: sets[part] for part in ("seen", "unseen", "test")}
+    heldout_keys = {caption_key(row["text_query"]) for rows in parts.values() for row in rows}
+    clips = TrainingClips(chunks, heldout_keys, run.settings["SEED"])
     scores = evaluate(generator, parts, clips, run.settings["SEED"])
     print("\n" + (format_table(scores) if scores else "No rows were held out, so nothing was measured."))
     captions = chain((row["text_query"] for part in ("unseen", "seen") for row in parts[part]),
-                     (text for chunk in training for text in chunk.texts.to_list()))
+                     (text for chunk in chunks for text in chunk.texts.to_list()))
     print("\nThree generated clips:")
-    shown = []
-    while len(shown) < SHOWN_CLIPS and (caption := next((c for c in captions if c not in shown), None)):
-        shown.append(caption)
-    for caption, motion in zip(shown, generator.generate_batch(shown, seed=run.settings["SEED"]), strict=True):
+    prompts = []
+    while len(prompts) < SHOWN_CLIPS and (caption := next((c for c in captions if c not in prompts), None)):
+        prompts.append(caption)
+    for caption, motion in zip(prompts, generator.generate_batch(prompts, seed=run.settings["SEED"]), strict=True):
         print(f"  {caption}\n    {motion}")
     heldout = [row for part in ("test", "seen", "unseen") for row in parts[part]]
     if run.settings["CODEC_PATH"] and heldout:

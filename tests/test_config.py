@@ -1,4 +1,4 @@
-"""config.py: every rule refuses by name, precedence, and help that comes from the comments."""
+"""config.py: every rule refuses by name, precedence of sources, and help that comes from the comments."""
 
 import argparse
 import math
@@ -15,13 +15,13 @@ ROOT = Path(config.__file__).parent
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog="prog", allow_abbrev=False)
-    config.add_arguments(made)
-    return made
+    with_settings = argparse.ArgumentParser(prog="prog", allow_abbrev=False)
+    config.add_arguments(with_settings)
+    return with_settings
 
 
-def settings_of(*words: str) -> dict:
-    return config.resolve(config.given(parser().parse_args(words)))
+def settings_of(*arguments: str) -> dict:
+    return config.resolve(config.given(parser().parse_args(arguments)))
 
 
 def test_the_constants_pass_their_own_rules_and_each_has_one():
@@ -38,15 +38,15 @@ def test_command_line_beats_kept_beats_config(monkeypatch):
     assert (settings["LORA_R"], settings["LORA_ALPHA"], settings["SEED"]) == (40, 500, 6)
 
 
-@pytest.mark.parametrize(("words", "codec"), [
+@pytest.mark.parametrize(("arguments", "codec"), [
     ((), "data/sample_codec"), (("--data_json_path", "other.json"), None),
     (("--data_json_path", "other.json", "--codec_path", "other"), "other"),
     (("--data_json_path", "data/sample_motion.json"), "data/sample_codec"), (("--codec_path", "none"), None)])
-def test_other_data_goes_without_the_codec_of_the_sample(words, codec):
-    assert settings_of(*words)["CODEC_PATH"] == codec
+def test_other_data_is_not_given_the_codec_of_the_sample(arguments, codec):
+    assert settings_of(*arguments)["CODEC_PATH"] == codec
 
 
-def test_what_a_folder_keeps_of_its_codec_stays():
+def test_other_data_does_not_change_the_codec_of_a_model_folder():
     assert config.resolve({"DATA_JSON_PATH": "other.json"}, {"CODEC_PATH": "kept"})["CODEC_PATH"] == "kept"
 
 
@@ -139,7 +139,7 @@ def test_an_unknown_name_gets_a_suggestion(name, suggestion):
         config.resolve({}, {name: 1}, "kept.json")
 
 
-def test_an_unknown_name_without_a_likeness_lists_the_settings():
+def test_an_unknown_name_without_a_similar_one_lists_the_settings():
     with pytest.raises(config.SettingError, match="unknown setting ZZZZ; the settings are .*EVAL_BATCH"):
         config.check({"ZZZZ": 1}, "command line")
 
@@ -154,25 +154,25 @@ def test_a_constant_added_to_config_is_refused_and_a_deleted_one_missed(monkeypa
         config.resolve({})
 
 
-@pytest.mark.parametrize(("sources", "said"), [
+@pytest.mark.parametrize(("sources", "message"), [
     (({"LR": 0}, None), "command line: LR is 0"),
     (({}, {"LR": 0}), "settings.json: LR is 0"),
     (({"LR": 0.1}, {"LR": "no"}), "settings.json: LR is 'no'")])
-def test_resolve_names_the_source(sources, said):
-    with pytest.raises(config.SettingError, match=said):
+def test_resolve_names_the_source(sources, message):
+    with pytest.raises(config.SettingError, match=message):
         config.resolve(*sources)
 
 
 def test_help_shows_each_constants_comment_and_default():
     squeeze = "".join
-    shown = squeeze(parser().format_help().split())
+    help_text = squeeze(parser().format_help().split())
     source = (ROOT / "config.py").read_text("utf-8")
     for name, value in config.defaults().items():
         comment = re.search(rf"((?:^#.*\n)+)^{name} = ", source, re.M)
         assert comment, f"{name} has no comment"
         text = comment[1].replace("# ", " ").replace("#", " ")
         assert len(text.split()) >= 5, name
-        assert squeeze(text.split()) + "Default:" + squeeze(config._spell(value).split()) in shown, name
+        assert squeeze(text.split()) + "Default:" + squeeze(config._spell(value).split()) in help_text, name
 
 
 def test_a_comment_may_hold_a_percent_sign(monkeypatch):
@@ -200,16 +200,16 @@ def test_codebook_size_none_on_the_command_line_beats_a_kept_number():
     assert config.resolve({}, {"CODEBOOK_SIZE": 512})["CODEBOOK_SIZE"] == 512
 
 
-@pytest.mark.parametrize("words", [
+@pytest.mark.parametrize("arguments", [
     ["--lr", "fast"], ["--lr", "-1"], ["--lr", "nan"], ["--seed", "1.5"], ["--dtype", "int8"],
     ["--stage2_mix", "t2m=1"], ["--stage2_mix", "t2m=0.5,t2m=0.5,m2t=0.3,denoise=0.2"],
     ["--stage2_mix", "half"], ["--model_name", ""]])
-def test_a_bad_flag_exits_2_naming_flag_and_value(words, capsys):
+def test_a_bad_flag_exits_2_naming_flag_and_value(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
-        parser().parse_args(words)
-    said = capsys.readouterr().err
+        parser().parse_args(arguments)
+    message = capsys.readouterr().err
     assert caught.value.code == 2
-    assert f"argument {words[0]}: found {words[1]!r}, expected " in said and "Traceback" not in said
+    assert f"argument {arguments[0]}: found {arguments[1]!r}, expected " in message and "Traceback" not in message
 
 
 def test_a_shortened_flag_is_refused(capsys):

@@ -1,4 +1,7 @@
-"""train.py: accumulation, best values, and a killed run that ends as an uninterrupted one does."""
+"""train.py: gradient accumulation, best values, and a killed run that ends as an uninterrupted one does.
+
+Most project modules are imported inside the tests: they import transformers, which must follow Unsloth's start.
+"""
 
 import subprocess
 import sys
@@ -8,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
+import collators
 
 ROOT = Path(__file__).parent.parent
 STAGES = ["stage1_mlm", "stage2_multitask", "stage3_t2m_sft"]
@@ -20,7 +25,7 @@ def rows(count: int) -> list[dict]:
 
 
 def trained(tiny_base, tmp_path, data, heldout, **changes):
-    """A freshly built tiny model after one T2M stage; its StageResult."""
+    """A freshly built tiny model after one T2M stage, and its StageResult."""
     from datasets import Dataset
 
     from model import ModelConfig, build
@@ -34,8 +39,8 @@ def trained(tiny_base, tmp_path, data, heldout, **changes):
     return model, train_stage(model, [stage], 0, Dataset.from_list(data), heldout, tmp_path, TrainingOptions(**options))
 
 
-def test_eight_at_once_train_as_two_times_four_do(tiny_base, tmp_path, monkeypatch):
-    # Plain gradient descent: Adam would turn rounding in a gradient of nearly zero into a whole step.
+def test_a_batch_of_eight_trains_as_four_accumulated_batches_of_two_do(tiny_base, tmp_path, monkeypatch):
+    # Plain gradient descent: Adam would turn a rounding error in a gradient of nearly zero into a full step.
     monkeypatch.setattr(torch.optim, "AdamW", lambda groups, **_: torch.optim.SGD(groups))
     data = rows(8)
     whole, _ = trained(tiny_base, tmp_path / "whole", data, {}, batch_size=8, grad_accum=1, lr=1.0, lr_new_rows=1.0)
@@ -77,10 +82,10 @@ def test_the_loss_falls_and_the_best_epoch_is_kept(tiny_base, tmp_path):
     assert total / count == pytest.approx(result.best["mean"], abs=1e-5)
 
 
-def test_held_out_loss_that_turns_up_is_said(tiny_base, tmp_path, caplog):
+def test_a_rising_held_out_loss_gives_a_warning(tiny_base, tmp_path, caplog):
     data = rows(8)
-    other = [{**row, "codes": [7 - code for code in row["codes"]]} for row in data]
-    model, result = trained(tiny_base, tmp_path, data, {"seen": other}, epochs=12, batch_size=2, lr=1e-2,
+    reversed_codes = [{**row, "codes": [7 - code for code in row["codes"]]} for row in data]
+    model, result = trained(tiny_base, tmp_path, data, {"seen": reversed_codes}, epochs=12, batch_size=2, lr=1e-2,
                             lr_new_rows=0.05)
     assert "held-out NLL turned up" in caplog.text
     assert result.best["epoch"] < 12
@@ -93,7 +98,7 @@ def test_a_loss_that_is_no_number_stops_with_what_to_change(tiny_base, tmp_path)
         trained(tiny_base, tmp_path, rows(40), {}, epochs=10, batch_size=4, lr_new_rows=1e38)
 
 
-def test_memory_that_runs_out_is_said_with_the_settings_to_change(tiny_base, tmp_path, monkeypatch):
+def test_memory_that_runs_out_is_reported_with_the_settings_to_change(tiny_base, tmp_path, monkeypatch):
     import model
     from train import TrainingError
 
@@ -105,7 +110,7 @@ def test_memory_that_runs_out_is_said_with_the_settings_to_change(tiny_base, tmp
         trained(tiny_base, tmp_path, rows(8), {})
 
 
-def test_a_full_disk_is_said_before_anything_is_half_written(tiny_base, tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_before_anything_is_half_written(tiny_base, tmp_path, monkeypatch):
     import shutil
 
     from train import TrainingError
@@ -128,26 +133,25 @@ def test_a_damaged_checkpoint_is_named(tiny_base, tmp_path, monkeypatch):
 
 
 def test_tasks_are_drawn_afresh_each_epoch_whatever_the_order(tiny_base):
-    from collators import EpochBatches, ExampleDrawer
     from model import ModelConfig, build
 
     model = build(ModelConfig(tiny_base(), 128, 4, 8, "float32"), 8, [])
-    drawer = ExampleDrawer(model.template, {"t2m": 0.5, "m2t": 0.3, "denoise": 0.2}, 0.2, 1)
-    batches = EpochBatches([5] * 30, [3] * 30, drawer, 4)
+    drawer = collators.ExampleDrawer(model.template, {"t2m": 0.5, "m2t": 0.3, "denoise": 0.2}, 0.2, 1)
+    batches = collators.EpochBatches([5] * 30, [3] * 30, drawer, 4)
     orders = []
     for epoch in (0, 1):
         batches.set_epoch(epoch)
-        found = list(batches)
-        assert len(found) == len(batches) == 8
-        assert sorted(place[1:] for batch in found for place in batch) == [(epoch, i) for i in range(30)]
-        orders.append([i for batch in found for _, _, i in batch])
-        assert {(i, task) for batch in found for task, _, i in batch} == set(enumerate(drawer.tasks(epoch, 30)))
+        drawn = list(batches)
+        assert len(drawn) == len(batches) == 8
+        assert sorted(key[1:] for batch in drawn for key in batch) == [(epoch, i) for i in range(30)]
+        orders.append([i for batch in drawn for _, _, i in batch])
+        assert {(i, task) for batch in drawn for task, _, i in batch} == set(enumerate(drawer.tasks(epoch, 30)))
     assert orders[0] != orders[1]
     assert drawer.tasks(0, 30).tolist() != drawer.tasks(1, 30).tolist()
 
 
-# The pipeline in a process of its own that kills itself, as a power failure would, when the wrapped function is called
-# for the nth time in a stage. The last argument is WORK_DIR; a stage is under way when those before it are finished.
+# Runs the pipeline in a process that kills itself, as a power failure would, at the nth call of the wrapped function in
+# a stage. The last argument is WORK_DIR; a stage is in progress when the stages before it are finished.
 KILLED = """
 import logging, os, signal, sys
 logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -197,10 +201,10 @@ def test_killed_again_and_again_it_ends_as_an_uninterrupted_run(tiny_arguments, 
     assert last.returncode == 0, last.stderr
     assert "Stage 1 is finished" in last.stderr and "going on from" in last.stderr
     for stage in STAGES:
-        one, other = (tmp_path / run / stage / "adapter_model.safetensors" for run in ("whole", "killed"))
-        assert one.read_bytes() == other.read_bytes(), stage
-    table, other_table = (run.stdout.split("edit  norm.")[1].split("is ready after")[0] for run in (whole, last))
-    assert table.replace("whole", "killed") == other_table and "Three generated clips" in table
+        expected, resumed = (tmp_path / run / stage / "adapter_model.safetensors" for run in ("whole", "killed"))
+        assert resumed.read_bytes() == expected.read_bytes(), stage
+    expected, resumed = (run.stdout.split("edit  norm.")[1].split("is ready after")[0] for run in (whole, last))
+    assert resumed == expected.replace("whole", "killed") and "Three generated clips" in resumed
 
 
 # Minutes instead of epochs
@@ -218,7 +222,7 @@ def test_minutes_are_shared_by_epochs_among_the_stages_still_to_come():
     three = planned(1, 3, 6)
     assert share_of_minutes(10, 0, three, 0) == 60
     assert share_of_minutes(10, 60, three, 1) == 180
-    assert share_of_minutes(10, 300, three, 2) == 300  # what is left, whatever the others took
+    assert share_of_minutes(10, 300, three, 2) == 300  # all that is left, whatever the earlier stages took
     assert share_of_minutes(10, 700, three, 2) == 1  # late, but every stage is trained
     assert share_of_minutes(10, 0, planned(0, 1, 1), 0) == 300
     assert share_of_minutes(None, 0, three, 0) is None
@@ -234,7 +238,7 @@ def test_a_stage_of_minutes_ends_in_time_with_its_learning_rate_at_zero(tiny_bas
     assert 5 < result.seconds < 9
     assert rates == sorted(rates) and rates[-1] == 1 and rates[0] < 0.2
     assert result.nll[-1]["step"] == result.losses[-1][0] // 5 * 5 or result.nll[-1]["step"] >= result.losses[-1][0]
-    assert len(result.nll) > 4 and result.nll[-1]["epoch"] > 1  # measured on the way, and epochs were no bound
+    assert len(result.nll) > 4 and result.nll[-1]["epoch"] > 1  # evaluated during the stage, and not ended by epochs
     assert [entry["seconds"] for entry in result.nll] == sorted(entry["seconds"] for entry in result.nll)
 
 
@@ -250,7 +254,7 @@ def test_a_resumed_stage_has_the_minutes_that_are_left(tiny_base, tmp_path, monk
     (checkpoint / TIME_USED).write_text('{"seconds": 50}')
     started = time.monotonic()
     model, result = trained(tiny_base, tmp_path, data, {"seen": data[:6]}, minutes=0.9, epochs=1)
-    assert 53 < result.seconds < 60 and time.monotonic() - started < 30  # of 54 seconds four were left
+    assert 53 < result.seconds < 60 and time.monotonic() - started < 30  # four of 54 seconds were left
 
 
 def test_an_incomplete_checkpoint_is_ignored_with_a_line(tiny_base, tmp_path, caplog):
@@ -261,7 +265,7 @@ def test_an_incomplete_checkpoint_is_ignored_with_a_line(tiny_base, tmp_path, ca
     assert "incomplete checkpoint" in caplog.text
 
 
-def test_the_learning_rate_warms_up_and_ends_at_nothing_only_in_the_last_stage(tiny_base, tmp_path, monkeypatch):
+def test_the_learning_rate_warms_up_and_ends_at_zero_only_in_the_last_stage(tiny_base, tmp_path, monkeypatch):
     from motion_llm.training.stage_trainer import WARMUP, StageTrainer, learning_rate_factor
 
     assert learning_rate_factor(WARMUP / 2, 0.0) == pytest.approx(0.5)
@@ -272,11 +276,11 @@ def test_the_learning_rate_warms_up_and_ends_at_nothing_only_in_the_last_stage(t
     rates = {}
     create = StageTrainer.create_scheduler
 
-    def noting(self, *args, **kwargs):
+    def recording(self, *args, **kwargs):
         rates[self.args.run_name] = self.options.lr_end
         return create(self, *args, **kwargs)
 
-    monkeypatch.setattr(StageTrainer, "create_scheduler", noting)
+    monkeypatch.setattr(StageTrainer, "create_scheduler", recording)
     from datasets import Dataset
 
     from model import ModelConfig, build
@@ -289,7 +293,7 @@ def test_the_learning_rate_warms_up_and_ends_at_nothing_only_in_the_last_stage(t
     assert rates == {"stage1_mlm": 0.3, "stage2_multitask": 0.3, "stage3_t2m_sft": 0.0}
 
 
-def test_noise_falls_in_the_last_stage_alone():
+def test_noise_falls_only_in_the_last_stage():
     from train import NOISE_LEFT, noise_left
 
     assert [noise_left(False, share) for share in (0.0, 0.5, 1.0)] == [1, 1, 1]
@@ -297,14 +301,13 @@ def test_noise_falls_in_the_last_stage_alone():
     assert falling == pytest.approx([1, (1 + NOISE_LEFT) / 2, NOISE_LEFT])
 
 
-def test_a_stage_draws_its_noise_from_how_far_it_is(tiny_base, tmp_path, monkeypatch):
-    import collators
-
+def test_the_noise_of_a_stage_depends_on_its_progress(tiny_base, tmp_path, monkeypatch):
     rates = []
     plain = collators.with_noisy_history
     monkeypatch.setattr(collators, "with_noisy_history", lambda example, rng, rate, vocabulary: (
         rates.append(rate), plain(example, rng, rate, vocabulary))[1])
     trained(tiny_base, tmp_path, rows(40), {}, history_noise=0.5, epochs=4, batch_size=4)
     assert len(rates) == 160
-    assert max(rates) > 0.8 and max(rates[-40:]) < 0.4  # each clip from 0 to twice what is left, which falls to 1/12
+    # A clip's rate is drawn from 0 to twice the mean rate, which falls from 1/2 to 1/12.
+    assert max(rates) > 0.8 and max(rates[-40:]) < 0.4
     assert sum(rates[:40]) > 2 * sum(rates[-40:]) > 0

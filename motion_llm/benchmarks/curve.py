@@ -1,4 +1,4 @@
-"""`python bench.py curve --work_dir output`: a finished run's held-out NLL against minutes of training, as an SVG."""
+"""`python bench.py curve --work_dir output`: an SVG of a finished run's held-out NLL against minutes of training."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -17,7 +17,7 @@ def add_arguments(parser) -> None:
 
 
 def run(args, settings: Mapping) -> dict:
-    """The curves of WORK_DIR's metrics.json, written as a picture. Raises ModelError, ValueError."""
+    """Write the curves of WORK_DIR's metrics.json as a picture. Raises ModelError, ValueError."""
     folder = Path(settings["WORK_DIR"])
     if not (folder / "metrics.json").is_file():
         raise ValueError(f"{folder / 'metrics.json'} does not exist: expected the WORK_DIR of a finished run")
@@ -32,20 +32,20 @@ def run(args, settings: Mapping) -> dict:
 
 def curves_of(stages: Mapping[str, Mapping]) -> list[dict]:
     """For each stage {"stage", "start", "end" (minutes since training began), "points": [(minutes, {set: NLL})]}."""
-    curves, begun = [], 0.0
+    curves, start = [], 0.0
     for name, history in stages.items():
-        points = [((begun + entry["seconds"]) / 60, {kind: entry[kind] for kind in COLOURS if kind in entry})
+        points = [((start + entry["seconds"]) / 60, {kind: entry[kind] for kind in COLOURS if kind in entry})
                   for entry in history["nll"]]
-        end = begun + history["seconds"]
-        curves.append({"stage": name, "start": begun / 60, "end": end / 60, "points": points})
-        begun = end
+        end = start + history["seconds"]
+        curves.append({"stage": name, "start": start / 60, "end": end / 60, "points": points})
+        start = end
     return curves
 
 
 def draw(curves: Sequence[Mapping]) -> str:
     """The SVG. Stage 1 measures motion alone, the others text to motion, so their lines are not joined."""
     last = max(curve["end"] for curve in curves)
-    values = [nll for curve in curves for _, found in curve["points"] for nll in found.values()]
+    values = [nll for curve in curves for _, point in curve["points"] for nll in point.values()]
     low, high = int(min(values) * 5) / 5, -int(-max(values) * 5 // 1) / 5
 
     def x(minutes: float) -> float:
@@ -70,26 +70,26 @@ def draw(curves: Sequence[Mapping]) -> str:
         parts.append(_text(x(curve["start"]) + 6, TOP - 4, curve["stage"].split("_")[0].replace("stage", "stage "),
                            "start", 12))
         for kind, colour in COLOURS.items():
-            points = [(x(minutes), y(found[kind])) for minutes, found in curve["points"] if kind in found]
+            points = [(x(minutes), y(point[kind])) for minutes, point in curve["points"] if kind in point]
             line = " ".join(f"{a:.1f},{b:.1f}" for a, b in points)
             parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
             parts += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3.5" fill="{colour}"/>' for a, b in points]
-    parts += _ends(curves[-1], y)
+    parts += _line_labels(curves[-1], y)
     return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" '
             f'height="{HEIGHT}" font-family="sans-serif"><rect width="100%" height="100%" fill="white"/>'
             + "\n".join(parts) + "</svg>\n")
 
 
-def _ends(curve: Mapping, y) -> list[str]:
-    """Each line's name and last value at its right end, not on one another."""
+def _line_labels(curve: Mapping, y) -> list[str]:
+    """Each line's name and last value at its right end, apart from each other."""
     if not curve["points"]:
         return []
-    found = sorted(curve["points"][-1][1].items(), key=lambda item: -item[1])
+    last_values = sorted(curve["points"][-1][1].items(), key=lambda item: -item[1])
     heights: list[float] = []
-    for _, nll in found:
+    for _, nll in last_values:
         heights.append(max(y(nll) + 4, heights[-1] + 18 if heights else 0))
     return [_text(WIDTH - RIGHT + 8, height, f"{TITLES[kind]} {nll:.2f}", "start", 12, COLOURS[kind])
-            for (kind, nll), height in zip(found, heights, strict=True)]
+            for (kind, nll), height in zip(last_values, heights, strict=True)]
 
 
 def _text(x: float, y: float, text: str, anchor: str, size: int = 12, colour: str = "#222") -> str:
@@ -100,7 +100,7 @@ def _text(x: float, y: float, text: str, anchor: str, size: int = 12, colour: st
 def format_figures(figures: Mapping) -> str:
     lines = [f"{'stage':<20}{'minutes':>9}{'seen':>8}{'unseen':>8}"]
     for curve in figures["curves"]:
-        for minutes, found in curve["points"]:
-            shown = "".join(f"{found[kind]:>8.3f}" if kind in found else f"{'':>8}" for kind in COLOURS)
-            lines.append(f"{curve['stage']:<20}{minutes:>9.2f}{shown}")
+        for minutes, point in curve["points"]:
+            values = "".join(f"{point[kind]:>8.3f}" if kind in point else f"{'':>8}" for kind in COLOURS)
+            lines.append(f"{curve['stage']:<20}{minutes:>9.2f}{values}")
     return "\n".join([*lines, f"the picture is in {figures['picture']}"])

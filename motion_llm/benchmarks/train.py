@@ -1,15 +1,14 @@
-"""`python bench.py train`: how fast training is here, beside the usual recipe of this field, in one process.
+"""`python bench.py train`: how fast this project trains, beside the usual recipe of this field, in one process.
 
-The usual recipe: a system prompt of 190 tokens, motion spelled as text with spaces, the loss over the whole vocabulary,
-LoRA and both embedding matrices trained, as PEFT and transformers leave them. It is given the batch size at which it is
-fastest. Both take the same clips, base, precision and threads, and learn text to motion alone.
+The usual recipe: a system prompt of 190 tokens, motion tokens as text with spaces between, the loss over the whole
+vocabulary, LoRA and both embedding matrices trained, with PEFT and transformers unchanged. It runs at the batch size at
+which it is fastest. Both recipes take the same clips, base, precision and threads, and train text to motion alone.
 """
 
 import contextlib
 import ctypes
 import gc
 import itertools
-import logging
 import shutil
 import sys
 import tempfile
@@ -17,12 +16,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 
-log = logging.getLogger(__name__)
+from data import read_rows
+from motion_llm.dataset.report import check_split, raise_on_errors
+from motion_llm.dataset.rows import BYTES_A_TOKEN
+from motion_llm.dataset.splits import split_rows
+from templates import MOT_BEGIN, MOT_END, motion_token, new_tokens
 
 PROMPT_TOKENS = 190
 USUAL_BATCHES = (2, 4, 8, 16)
 WARM_UP = 3  # updates that are not counted
-PRODUCTS = (1024, 2048, 4096)  # sides of the square matrices whose product is the machine's peak
+PRODUCTS = (1024, 2048, 4096)  # sides of the square matrices whose products give the machine's peak rate
 ARCHITECTURES = {  # the published shapes, for random weights
     "qwen3-1.7b": ("Qwen3Config", dict(
         hidden_size=2048, intermediate_size=6144, num_hidden_layers=28, num_attention_heads=16, num_key_value_heads=8,
@@ -41,13 +44,9 @@ def add_arguments(parser) -> None:
 
 
 def run(args, settings: Mapping) -> dict:
-    """Figures for both. Raises DataError, ModelError, ValueError."""
+    """The figures of both recipes. Raises DataError, ModelError, ValueError."""
     if not args.minutes > 0:
         raise ValueError(f"--minutes is {args.minutes:g}, expected a number above 0")
-    from data import read_rows
-    from motion_llm.dataset.report import check_split, raise_on_errors
-    from motion_llm.dataset.splits import split_rows
-
     report = read_rows(settings["DATA_JSON_PATH"], settings["MAX_SEQ_LEN"], settings["CODEBOOK_SIZE"], denoise=False)
     raise_on_errors(report)
     split = split_rows(report.rows, settings["SEED"], settings["HELDOUT_SHARE"], settings["HELDOUT_MAX"])
@@ -55,33 +54,33 @@ def run(args, settings: Mapping) -> dict:
     raise_on_errors(report)
     rows = [{"text_query": row.text_query, "codes": row.codes, "participant_id": row.participant_id}
             for row in (report.rows[place] for place in split.train)]
-    people = sorted({row["participant_id"] for row in rows} - {None})
-    from model import start_unsloth
+    participants = sorted({row["participant_id"] for row in rows} - {None})
+    from model import start_unsloth  # imports torch, which takes seconds
 
     start_unsloth()
     with _base(args.random_init) as folder:
         settings = dict(settings) | ({"MODEL_NAME": folder} if folder else {})
         peak = matrix_peak(settings)
-        found = {"ours": _measured(_ours(settings, rows, report.codebook_size, people), args.minutes)}
+        figures = {"ours": _measure(_our_recipe(settings, rows, report.codebook_size, participants), args.minutes)}
         if not args.only_ours:
-            found["usual"] = _measured(_usual(settings, rows, report.codebook_size), args.minutes)
+            figures["usual"] = _measure(_usual_recipe(settings, rows, report.codebook_size), args.minutes)
     peak["gflops"] = max(peak["gflops"], matrix_peak(settings)["gflops"])
-    for figures in found.values():
-        figures["share_of_peak"] = figures["gflops"] / peak["gflops"]
+    for recipe in figures.values():
+        recipe["share_of_peak"] = recipe["gflops"] / peak["gflops"]
     return {"base": args.random_init or settings["MODEL_NAME"], "data": settings["DATA_JSON_PATH"],
-            "rows": len(rows), "peak": peak, **found}
+            "rows": len(rows), "peak": peak, **figures}
 
 
 @contextlib.contextmanager
 def _base(architecture: str | None) -> Iterator[str | None]:
-    """A folder with that architecture's random weights and the bundled tokenizer, for as long as it is needed."""
+    """A temporary folder with random weights of the architecture and the bundled tokenizer; None without one."""
     if architecture is None:
         yield None
         return
     import torch
     import transformers
 
-    from motion_llm.network.base import bundled_model_folder
+    from motion_llm.network.base import bundled_model_folder  # imports torch, which takes seconds
 
     name, shape = ARCHITECTURES[architecture]
     folder = tempfile.mkdtemp(prefix="motion-llm-")
@@ -100,8 +99,8 @@ def _base(architecture: str | None) -> Iterator[str | None]:
 
 
 def training_dtype(settings: Mapping):
-    """The torch dtype that a model is loaded in. "auto" is bfloat16 where the processor has its arithmetic: elsewhere
-    bfloat16 products are a hundred times slower than float32."""
+    """The torch dtype that a model is loaded in. "auto" is bfloat16 only where the processor has instructions for it:
+    elsewhere bfloat16 products are a hundred times slower than float32."""
     import torch
     from unsloth import is_bfloat16_supported
 
@@ -111,7 +110,7 @@ def training_dtype(settings: Mapping):
 
 
 def matrix_peak(settings: Mapping) -> dict:
-    """The best rate of square matrix products in the training's precision, in 10^9 operations a second."""
+    """The best rate of square matrix products in the precision of training, in 10^9 operations a second."""
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -135,8 +134,8 @@ def _now() -> float:
 
 
 class _Recipe:
-    """What is measured. step(batch) makes an update and gives (tokens without padding, scored tokens); scored_rows:
-    of the head, for each scored token; choices: text."""
+    """A way of training to measure. step(batch) makes an update and returns (tokens without padding, scored tokens).
+    scored_rows: rows of the output head that are computed for each scored token. choices: its description, text."""
 
     def __init__(self, network, batches: Callable[[], Iterator], step, scored_rows: int, choices: str):
         self.batches, self.step, self.scored_rows, self.choices = batches, step, scored_rows, choices
@@ -147,7 +146,7 @@ class _Recipe:
         self.width = network.config.get_text_config().hidden_size
 
 
-def _measured(recipe: _Recipe, minutes: float) -> dict:
+def _measure(recipe: _Recipe, minutes: float) -> dict:
     """Updates for `minutes`, after a few that are not counted."""
     with _PeakMemory() as memory:
         batches = recipe.batches()
@@ -156,8 +155,9 @@ def _measured(recipe: _Recipe, minutes: float) -> dict:
         clips = tokens = scored = updates = 0
         started = _now()
         for batch in batches:
-            counted = recipe.step(batch)
-            clips, tokens, scored, updates = (clips + len(batch), tokens + counted[0], scored + counted[1], updates + 1)
+            batch_tokens, batch_scored = recipe.step(batch)
+            clips, tokens, scored, updates = (
+                clips + len(batch), tokens + batch_tokens, scored + batch_scored, updates + 1)
             if (seconds := _now() - started) >= 60 * minutes:
                 break
     operations = 4 * recipe.weights * tokens + 4 * recipe.width * recipe.scored_rows * scored
@@ -167,8 +167,8 @@ def _measured(recipe: _Recipe, minutes: float) -> dict:
 
 
 class _PeakMemory:
-    """The most memory of the process (on a GPU: of torch there) while it is open; what earlier work freed is given back
-    first."""
+    """The peak memory of the process (on a GPU: of torch there) while the context is open. Memory that earlier work
+    freed is returned to the system first."""
 
     def __enter__(self):
         import psutil
@@ -205,25 +205,24 @@ def _optimizer(parameters, lr: float):
     return torch.optim.AdamW(parameters, lr=lr, weight_decay=0.0, fused=True)
 
 
-def _ours(settings: Mapping, rows, codebook_size: int, people) -> _Recipe:
+def _our_recipe(settings: Mapping, rows, codebook_size: int, participants) -> _Recipe:
     import numpy as np
     import torch
 
+    # These import torch, which takes seconds.
     from collators import ExampleDrawer, collate, length_sorted_batches, micro_batches
     from model import ModelConfig, build
-    from motion_llm.dataset.rows import BYTES_A_TOKEN
     from motion_llm.training.memory import make_room
 
     config = ModelConfig(settings["MODEL_NAME"], settings["MAX_SEQ_LEN"], settings["LORA_R"], settings["LORA_ALPHA"],
                          settings["DTYPE"], settings["SEED"], settings["LOAD_IN_4BIT"])
-    model = build(config, codebook_size, people)
+    model = build(config, codebook_size, participants)
     model.train()
     room = make_room(model, config.max_seq_len)
     trained = [p for p in model.network.parameters() if p.requires_grad]
     optimizer = _optimizer(trained, settings["LR"])
     drawer = ExampleDrawer(model.template, {"t2m": 1.0}, settings["PID_DROPOUT"], settings["SEED"],
                            lambda: settings["HISTORY_NOISE"], settings["CAPTION_DROPOUT"])
-
     lengths = [model.template.length("t2m", len(row["text_query"].encode()) // BYTES_A_TOKEN, len(row["codes"]))
                for row in rows]
 
@@ -251,14 +250,13 @@ def _ours(settings: Mapping, rows, codebook_size: int, people) -> _Recipe:
                    f"{settings['LORA_R']} and new rows, {fused}")
 
 
-def _usual(settings: Mapping, rows, codebook_size: int) -> _Recipe:
-    """At the batch size at which it is fastest, of USUAL_BATCHES; short trials decide."""
+def _usual_recipe(settings: Mapping, rows, codebook_size: int) -> _Recipe:
+    """The usual recipe, at the batch size of USUAL_BATCHES that is fastest in short trials."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from motion_llm.network.base import PROJECTIONS, base_source
-    from templates import new_tokens
+    from motion_llm.network.base import PROJECTIONS, base_source  # imports torch, which takes seconds
 
     source = base_source(settings["MODEL_NAME"])
     tokenizer = AutoTokenizer.from_pretrained(source)
@@ -274,31 +272,31 @@ def _usual(settings: Mapping, rows, codebook_size: int) -> _Recipe:
         modules_to_save=["embed_tokens", "lm_head"], task_type="CAUSAL_LM"))
     network.train()
     optimizer = _optimizer([p for p in network.parameters() if p.requires_grad], 2e-4)
-    texts = [_usual_ids(tokenizer, row) for row in rows]
+    conversations = [_usual_ids(tokenizer, row) for row in rows]
 
     def step(examples):
         width = max(len(ids) for ids, _ in examples)
         ids = torch.full((len(examples), width), tokenizer.pad_token_id)
         mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
-        for i, (one, prompt) in enumerate(examples):
-            ids[i, :len(one)], mask[i, :len(one)] = torch.tensor(one), 1
-            labels[i, prompt:len(one)] = torch.tensor(one[prompt:])
+        for i, (example, prompt) in enumerate(examples):
+            ids[i, :len(example)], mask[i, :len(example)] = torch.tensor(example), 1
+            labels[i, prompt:len(example)] = torch.tensor(example[prompt:])
         network(input_ids=ids.to(device), attention_mask=mask.to(device), labels=labels.to(device)).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         return int(mask.sum()), int((labels[:, 1:] != -100).sum())
 
     def batches(size: int):
-        order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(settings["SEED"])).tolist()
-        endless = (texts[i] for _ in itertools.count() for i in order)
+        order = torch.randperm(len(conversations), generator=torch.Generator().manual_seed(settings["SEED"])).tolist()
+        endless = (conversations[i] for _ in itertools.count() for i in order)
         while True:
             yield list(itertools.islice(endless, size))
 
     speeds = {size: _trial(batches(size), step) for size in USUAL_BATCHES}
     best = max(speeds, key=speeds.get)
-    tried = ", ".join(f"{size}: {speed:.2f}" for size, speed in speeds.items())
+    trials = ", ".join(f"{size}: {speed:.2f}" for size, speed in speeds.items())
     return _Recipe(network, lambda: batches(best), step, network.get_output_embeddings().weight.shape[0],
-                   f"batches of {best} clips (clips/s in short trials: {tried}), system prompt of {PROMPT_TOKENS} "
+                   f"batches of {best} clips (clips/s in short trials: {trials}), system prompt of {PROMPT_TOKENS} "
                    "tokens, codes spelled with spaces between, loss over the whole vocabulary, LoRA rank "
                    f"{settings['LORA_R']} and both embedding matrices")
 
@@ -316,9 +314,7 @@ SYSTEM = ("You are an assistant for human motion. The user describes a movement 
 
 
 def _usual_ids(tokenizer, row: Mapping) -> tuple[list[int], int]:
-    """The whole conversation's ids, and how many of them are the prompt."""
-    from templates import MOT_BEGIN, MOT_END, motion_token
-
+    """The ids of the whole conversation, and the number of those in its prompt."""
     system = tokenizer.encode(SYSTEM * 8, add_special_tokens=False)[:PROMPT_TOKENS]
     turns = [{"role": "system", "content": tokenizer.decode(system)},
              {"role": "user", "content": "Describe the motion: " + row["text_query"]}]
@@ -335,14 +331,14 @@ def format_figures(figures: Mapping) -> str:
     lines = [f"{figures['base']} on {figures['data']}, {figures['rows']} training clips, text to motion; peak of "
              f"matrix products {peak['gflops']:,.0f} GFLOP/s ({peak['dtype']}, {peak['device']})", "", head,
              "-" * len(head)]
-    shown = {"ours": "ours", "usual": "usual recipe"}
-    for name in (name for name in shown if name in figures):
-        one = figures[name]
-        lines.append(f"{shown[name]:<14}{one['clips_per_second']:>9.2f}{one['tokens_per_second']:>10,.0f}"
-                     f"{one['share_of_peak']:>9.0%}{one['peak_bytes'] / 1e9:>6.2f} GB{one['trainable'] / 1e6:>9.1f} M"
-                     f"{one['tokens_per_clip']:>13.0f}")
+    titles = {"ours": "ours", "usual": "usual recipe"}
+    for name in (name for name in titles if name in figures):
+        recipe = figures[name]
+        lines.append(f"{titles[name]:<14}{recipe['clips_per_second']:>9.2f}{recipe['tokens_per_second']:>10,.0f}"
+                     f"{recipe['share_of_peak']:>9.0%}{recipe['peak_bytes'] / 1e9:>6.2f} GB"
+                     f"{recipe['trainable'] / 1e6:>9.1f} M{recipe['tokens_per_clip']:>13.0f}")
     if "usual" in figures:
         ratio = figures["ours"]["clips_per_second"] / figures["usual"]["clips_per_second"]
         lines += ["", f"ours makes {ratio:.1f} times as many clips a second"]
-    lines += [f"{shown[name]}: {figures[name]['choices']}" for name in shown if name in figures]
+    lines += [f"{titles[name]}: {figures[name]['choices']}" for name in titles if name in figures]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Held-out figures of a trained model, beside what anyone gets without one: a table, and its numbers."""
+"""Held-out scores of a trained model, beside baselines that need no model: as numbers and as a table."""
 
 import random
 from collections import defaultdict
@@ -24,8 +24,9 @@ TITLES = {
 class TrainingClips:
     """Training clips by caption, to draw baselines from.
 
-    chunks: all training clips, gone through twice. Of more than MOST_CLIPS a sample of about so many is taken, by
-    `seed`: random clips and most similar captions then come from it. All clips of `captions` (caption keys) are kept.
+    chunks: all training clips, iterated twice. If they are more than MOST_CLIPS, a random sample of about that many is
+    kept, drawn with `seed`: random clips and most similar captions come from it. All clips of `captions` (caption keys)
+    are kept as well.
     """
 
     def __init__(self, chunks: Iterable[Columns], captions: Container[str] = (), seed: int = 0):
@@ -52,7 +53,7 @@ class TrainingClips:
 
 def evaluate(generator: MotionGenerator, parts: Mapping[str, Sequence[Mapping]], training: TrainingClips,
              seed: int) -> dict[str, dict[str, dict]]:
-    """part -> row of the table -> scores. One clip is generated for each held-out row, for its participant.
+    """part -> row of the table -> scores. One clip is generated for each held-out row, with its participant.
 
     parts: "seen", "unseen", "test" -> rows {"text_query", "codes", "participant_id"}; empty ones are left out. A clip's
     references are all held-out clips of its caption in that part.
@@ -62,15 +63,15 @@ def evaluate(generator: MotionGenerator, parts: Mapping[str, Sequence[Mapping]],
         if not rows:
             continue
         texts = [row["text_query"] for row in rows]
-        people = [row["participant_id"] for row in rows]
-        motions = generator.generate_batch(texts, people, seed=seed)
+        participants = [row["participant_id"] for row in rows]
+        motions = generator.generate_batch(texts, participants, seed=seed)
         clips = [[int(code) for code in motion.split()] for motion in motions]
         nll, tokens = generator.motion_nll(rows)
         references = _references(rows)
         scores = {MODEL: score_motions(clips, references).to_dict() | {"nll_per_token": nll, "nll_tokens": tokens}}
-        for name, found in _baselines(rows, references, training, random.Random(seed)).items():
-            if found is not None:
-                scores[name] = found.to_dict()
+        for name, baseline in _baselines(rows, references, training, random.Random(seed)).items():
+            if baseline is not None:
+                scores[name] = baseline.to_dict()
         table[part] = scores
     return table
 
@@ -85,41 +86,40 @@ def _references(rows: Sequence[Mapping]) -> list[list]:
 def _baselines(rows: Sequence[Mapping], references: Sequence[Sequence], training: TrainingClips,
                rng: random.Random) -> dict[str, MotionScores | None]:
     keys = [caption_key(row["text_query"]) for row in rows]
-    found = {
+    scores = {
         RANDOM: score_motions([rng.choice(training.clips) for _ in keys], references),
         NEAREST: score_motions([rng.choice(training.by_caption[training.nearest_caption(key)]) for key in keys],
                                references),
     }
-    # What a person does when asked twice: a training clip of the caption; for captions that were never trained,
-    # the next held-out clip, which then is no reference of its own.
-    clips, own = [], []
+    # How much real clips of one caption differ: a training clip of the caption; for a caption that was never trained,
+    # another held-out clip, which then is not among its own references.
+    clips, clip_references = [], []
     for i, key in enumerate(keys):
         if key in training.by_caption:
             clips.append(rng.choice(training.by_caption[key]))
-            own.append(references[i])
+            clip_references.append(references[i])
         elif len(references[i]) > 1:
-            other = rng.randrange(len(references[i]))
-            clips.append(references[i][other])
-            own.append([*references[i][:other], *references[i][other + 1:]])
-    return found | {ANOTHER: score_motions(clips, own)}
+            drawn = rng.randrange(len(references[i]))
+            clips.append(references[i][drawn])
+            clip_references.append([*references[i][:drawn], *references[i][drawn + 1:]])
+    return scores | {ANOTHER: score_motions(clips, clip_references)}
 
 
 def format_stages(stages: Mapping[str, Mapping]) -> str:
-    """What the stages did, as text: training loss at start and end, held-out NLL a token of the epoch that was kept."""
+    """The stages as a table: training loss at start and end, the best epoch and its held-out NLL a token."""
     head = f"{'stage':<18}{'training loss':>16}{'kept epoch':>12}{'NLL seen':>10}{'unseen':>8}{'minutes':>9}"
     lines = [head, "-" * len(head)]
     for name, history in stages.items():
         losses, best = [loss for _, loss in history["losses"]], history["best"]
-        fell = f"{losses[0]:.2f} to {losses[-1]:.2f}" if losses else ""
+        first_to_last = f"{losses[0]:.2f} to {losses[-1]:.2f}" if losses else ""
         epoch = f"{best['epoch']:g}" if best else ""
         seen, unseen = (f"{best[kind]:.3f}" if kind in best else "" for kind in ("seen", "unseen"))
-        lines.append(f"{name:<18}{fell:>16}{epoch:>12}{seen:>10}{unseen:>8}"
-                     f"{history['seconds'] / 60:>9.1f}")
+        lines.append(f"{name:<18}{first_to_last:>16}{epoch:>12}{seen:>10}{unseen:>8}{history['seconds'] / 60:>9.1f}")
     return "\n".join(lines)
 
 
 def format_table(table: Mapping[str, Mapping[str, Mapping]]) -> str:
-    """The table as text; lower is better but for length accuracy, and a length ratio is best at 1."""
+    """The table as text. Lower is better, except for length accuracy (higher) and length ratio (1 is best)."""
     head = f"{'':<8}{'':<38}{'edit':>6}{'norm.':>7}{'length':>8}{'length':>8}{'length':>8}{'NLL/':>7}{'':>6}"
     names = f"{'set':<8}{'clips':<38}{'dist.':>6}{'dist.':>7}{'within':>8}{'ratio':>8}{'error':>8}{'token':>7}{'n':>6}"
     units = f"{'':<8}{'':<38}{'':>6}{'':>7}{'10 %':>8}{'':>8}{'tokens':>8}{'':>7}{'':>6}"

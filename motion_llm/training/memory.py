@@ -1,4 +1,4 @@
-"""How many positions may go through the network at once in training, from what the machine has free."""
+"""How many positions may go through the network at once in training, given the free memory."""
 
 import contextlib
 import logging
@@ -13,10 +13,10 @@ from motion_llm.network.folder import ModelError
 
 log = logging.getLogger(__name__)
 
-USABLE = 0.6  # of what is free; the rest is for what one layer needs for a moment, and for other programs
-ENOUGH_ON_CPU = 640  # positions: eight clips of 80; more at once are hardly faster and take more (docs/log.md)
+USABLE = 0.6  # of the free memory; the rest is for temporary tensors of one layer, and for other programs
+ENOUGH_ON_CPU = 640  # positions: eight clips of 80; more are hardly faster and take more memory (docs/log.md)
 MOST_ON_GPU = 65536
-ADAMW_BYTES = 12  # a trainable value: its gradient and AdamW's two averages, in float32
+ADAMW_BYTES = 12  # for each trainable value: its gradient and AdamW's two averages, in float32
 
 
 @dataclass(frozen=True)
@@ -39,27 +39,27 @@ def free_memory(device: torch.device) -> int:
     for limit, used in (("memory.max", "memory.current"),
                         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):  # cgroup version 2, 1
         with contextlib.suppress(OSError, ValueError):  # no container, or no limit ("max")
-            allowed = int((Path("/sys/fs/cgroup") / limit).read_text())
-            free = min(free, allowed - int((Path("/sys/fs/cgroup") / used).read_text()))
+            limit_bytes = int((Path("/sys/fs/cgroup") / limit).read_text())
+            free = min(free, limit_bytes - int((Path("/sys/fs/cgroup") / used).read_text()))
     return max(free, 0)
 
 
 def kept_bytes(model: MotionLanguageModel, length: int) -> int:
     """Bytes that autograd keeps for the backward pass of one example of `length` positions."""
-    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
-    kept: dict[int, int] = {}
+    model_storages = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    saved: dict[int, int] = {}  # address of a storage -> its bytes
 
-    def note(tensor):
+    def record(tensor):
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
+        if storage.data_ptr() not in model_storages:
+            saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     ids = torch.full((1, length), model.vocabulary.first_motion_id, device=model.device)
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor):
         loss = model(ids, torch.ones_like(ids), ids)["loss"]
     del loss
-    return sum(kept.values())
+    return sum(saved.values())
 
 
 @dataclass(frozen=True)
@@ -80,33 +80,33 @@ class _Growth:
 
 
 def make_room(model: MotionLanguageModel, positions: int, free: int | None = None) -> Room:
-    """What fits; turns gradient checkpointing on where an example of `positions` (MAX_SEQ_LEN) would not fit else.
+    """The positions that fit into memory. Turns gradient checkpointing on if an example of `positions` (MAX_SEQ_LEN)
+    does not fit without.
 
-    free: bytes instead of what the machine says. Raises ModelError, with the settings to change, where not even that
-    helps.
+    free: bytes, instead of the measured free memory. Raises ModelError, with the settings to change, if such an example
+    does not fit even with checkpointing.
     """
     config = model.network.config.get_text_config()
-    model.network.gradient_checkpointing_disable()  # an earlier stage's; what it hides would not be counted
+    model.network.gradient_checkpointing_disable()  # an earlier stage may have it on, which would lower the measurement
     growth = _Growth.of(model)
     layers = config.num_hidden_layers
     free = free_memory(model.device) if free is None else free
     trainable = sum(p.numel() for p in model.network.parameters() if p.requires_grad)
     usable = USABLE * free - ADAMW_BYTES * trainable
-    whole = growth.bytes(positions)
-    # Checkpointed: the input of each layer, and all of one layer at a time.
+    plain = growth.bytes(positions)
+    # Checkpointed: the input of each layer, and everything of one layer at a time.
     inputs = layers * config.hidden_size * model.network.dtype.itemsize
-    thrifty = whole / layers + inputs * positions
-    needed, checkpointing = (whole, False) if whole <= usable else (thrifty, True)
+    checkpointed = plain / layers + inputs * positions
+    needed, checkpointing = (plain, False) if plain <= usable else (checkpointed, True)
     if needed > usable:
-        fits = int(positions * max(usable, 0) / thrifty)
+        fits = int(positions * max(usable, 0) / checkpointed)
         raise ModelError(
             f"memory: an example of MAX_SEQ_LEN {positions} needs about {(needed + ADAMW_BYTES * trainable) / 1e9:.1f} "
             f"GB with {model.model_config.model_name}, even with gradient checkpointing, and {USABLE:.0%} of what is "
             f"free are {USABLE * free / 1e9:.1f} GB: set MAX_SEQ_LEN to {fits} or less, take a smaller MODEL_NAME, or "
             "free some memory")
-    most = MOST_ON_GPU if model.device.type == "cuda" else ENOUGH_ON_CPU
-    tokens = max(most, positions)
-    while tokens > positions and tokens * needed / positions > usable:  # halved, so that it changes rarely
+    tokens = max(MOST_ON_GPU if model.device.type == "cuda" else ENOUGH_ON_CPU, positions)
+    while tokens > positions and tokens * needed / positions > usable:  # halved, so that the number rarely differs
         tokens = max(tokens // 2, positions)
     if checkpointing:
         model.network.gradient_checkpointing_enable({"use_reentrant": False})

@@ -11,12 +11,12 @@ def process_count() -> int:
 
 
 def is_first_process() -> bool:
-    """Whether this process reads, prepares, prints and saves for all; true for one that is alone."""
+    """Whether this process reads, prepares, prints and saves for all; true if it is the only one."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 def wait_for_all() -> None:
-    """Return when every process has come here; at once in one that is alone."""
+    """Return when every process has called this; at once if there is only one."""
     if process_count() == 1:
         return
     import torch

@@ -1,5 +1,5 @@
-"""transformers' Trainer as a stage needs it: batches that fit the memory, two learning rates, a schedule by updates or
-by minutes, held-out NLL as evaluation, and whole checkpoints only."""
+"""transformers' Trainer as a stage needs it: batches split to fit the memory, two learning rates, a schedule by updates
+or by minutes, held-out NLL as evaluation, and checkpoints that are never half written."""
 
 import logging
 import math
@@ -25,16 +25,16 @@ from motion_llm.json_files import read_json, write_json
 log = logging.getLogger(__name__)
 
 WEIGHTS, TIME_USED = "trainable.safetensors", "time_used.json"
-TURNED_UP = 1.01  # a held-out NLL this many times the best one so far is worth a warning
+TURNED_UP = 1.01  # a held-out NLL above this many times the best one so far gives a warning
 WARMUP = 0.03  # share of a stage
 
 
 class TrainingError(ValueError):
-    """Training that cannot go on as set; the text says at which step, what was found and what to change."""
+    """Training that cannot go on with these settings; the text says where it stopped, why and what to change."""
 
 
 class Clock:
-    """How far a stage is: by its updates, or by the wall time that it may take. seconds: that time, or None."""
+    """How far a stage is: by its updates, or by the wall time that it may take (`seconds`; None: by updates)."""
 
     def __init__(self, seconds: float | None):
         self.seconds = seconds
@@ -43,7 +43,7 @@ class Clock:
         self._before, self._started = 0.0, time.monotonic()
 
     def used(self) -> float:
-        """Seconds, those before a resume included."""
+        """Seconds so far, with those before a resume."""
         return self._before + time.monotonic() - self._started
 
     def resume(self, used: float) -> None:
@@ -57,8 +57,8 @@ class Clock:
 
 
 def learning_rate_factor(share: float, end: float) -> float:
-    """The learning rate over its peak when `share` of a stage is over: a linear warm-up, then a straight fall from 1
-    to `end` (as Bergsma et al. 2025 advise)."""
+    """The learning rate over its peak when `share` of a stage is over: a linear warm-up, then a linear fall from 1 to
+    `end` (as Bergsma et al. 2025 advise)."""
     if share < WARMUP:
         return share / WARMUP
     return 1 - (1 - end) * (share - WARMUP) / (1 - WARMUP)
@@ -66,8 +66,8 @@ def learning_rate_factor(share: float, end: float) -> float:
 
 @dataclass(frozen=True)
 class StepOptions:
-    """lr, lr_new_rows: peaks; lr_end: of both, over the peak, where the stage ends. eval_batch in examples.
-    micro_tokens: positions (padding included) that go through the network at once in training."""
+    """lr, lr_new_rows: peaks. lr_end: both learning rates over their peaks at the end of the stage. eval_batch in
+    examples. micro_tokens: positions (padding included) that go through the network at once in training."""
 
     lr: float
     lr_new_rows: float
@@ -77,7 +77,7 @@ class StepOptions:
 
 
 class StageTrainer(Trainer):
-    """heldout: set -> rows. measured: the task whose NLL is taken on them."""
+    """heldout: set -> rows. measured: the task whose NLL is computed on them."""
 
     def __init__(self, *args, batches: EpochBatches, options: StepOptions, clock: Clock,
                  heldout: Mapping[str, Sequence], measured: str, **kwargs):
@@ -89,11 +89,11 @@ class StageTrainer(Trainer):
         self.measured = measured
 
     def get_train_dataloader(self) -> DataLoader:
-        # Not prepared by accelerate: EpochBatches gives each process its part of every batch itself.
+        # Not prepared by accelerate: EpochBatches already gives each process its part of every batch.
         return EpochLoader(self.train_dataset, batch_sampler=self.batches, collate_fn=self.data_collator)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        """Forward and backward in parts of at most micro_tokens positions: the same gradient, in bounded memory."""
+        """Forward and backward pass in parts of at most micro_tokens positions: same gradient, bounded memory."""
         model.train()
         parts = micro_batches(inputs, self.options.micro_tokens)
         total = torch.zeros((), device=self.args.device)
@@ -112,7 +112,7 @@ class StageTrainer(Trainer):
         return loss.detach()
 
     def create_optimizer(self, model=None):
-        """AdamW without weight decay, and a learning rate of its own for the new rows: they start from nothing."""
+        """AdamW without weight decay, with a separate learning rate for the new rows, which are not pretrained."""
         if self.optimizer is None:
             named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
             rows = [p for name, p in named if "trainable_tokens_delta" in name]
@@ -123,7 +123,7 @@ class StageTrainer(Trainer):
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer=None):
-        """The rate of the next update; counted in updates, it follows from their number alone."""
+        """The learning rates as a function of the number of updates, or of the clock in a stage of minutes."""
         def factor(step: int) -> float:
             by_updates = self.clock.seconds is None
             share = (step + 1) / num_training_steps if by_updates else self.clock.share
@@ -133,7 +133,7 @@ class StageTrainer(Trainer):
         return self.lr_scheduler
 
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
-        """Held-out NLL per motion token on each set, and over all; keeps the values if they are the best so far."""
+        """Held-out NLL per motion token on each set and over all; saves the values if they are the best so far."""
         started = time.monotonic()
         sums = {name: self._sum_nll(rows) for name, rows in self.heldout.items() if len(rows)}
         metrics = {f"eval_{name}": nll / tokens for name, (nll, tokens) in sums.items()}
@@ -141,7 +141,7 @@ class StageTrainer(Trainer):
             metrics["eval_mean"] = sum(nll for nll, _ in sums.values()) / sum(tokens for _, tokens in sums.values())
             earlier = [entry["eval_mean"] for entry in self.state.log_history if "eval_mean" in entry]
             if metrics["eval_mean"] < min(earlier, default=math.inf):
-                self._keep_best()
+                self._save_best()
             elif metrics["eval_mean"] > TURNED_UP * min(earlier):
                 log.warning("held-out NLL turned up: %.3f after a best of %.3f; the best values are kept, and fewer "
                             "epochs would do", metrics["eval_mean"], min(earlier))
@@ -152,35 +152,36 @@ class StageTrainer(Trainer):
         return metrics
 
     def _sum_nll(self, rows) -> tuple[float, int]:
-        """Of all processes together, each of which takes its part of the rows."""
-        own = rows[self.args.process_index::self.args.world_size]
-        nll, tokens = sum_nll(self.model, own, self.measured, self.options.eval_batch) if len(own) else (0.0, 0)
-        both = self.accelerator.reduce(torch.tensor([nll, tokens], dtype=torch.float64, device=self.args.device), "sum")
-        return both[0].item(), int(both[1].item())
+        """The summed NLL of the rows and their motion tokens. Each process measures its share of the rows."""
+        share = rows[self.args.process_index::self.args.world_size]
+        nll, tokens = sum_nll(self.model, share, self.measured, self.options.eval_batch) if len(share) else (0.0, 0)
+        sums = self.accelerator.reduce(torch.tensor([nll, tokens], dtype=torch.float64, device=self.args.device), "sum")
+        return sums[0].item(), int(sums[1].item())
 
     def _need_space(self, copies: int) -> None:
-        """Raises TrainingError while nothing is half written yet."""
+        """Raise TrainingError if the disk has no space for `copies` of the trainable values, before anything is
+        written."""
         size = copies * sum(tensor.nbytes for tensor in self.model.trainable_state().values()) + 2**20
         free = shutil.disk_usage(self.args.output_dir).free
         if free < size:
             raise TrainingError(f"{self.args.output_dir}: {free / 1e6:.0f} MB are free on the disk, a checkpoint takes "
                                 f"{size / 1e6:.0f}: free some, and the same command goes on")
 
-    def _keep_best(self) -> None:
+    def _save_best(self) -> None:
         if not self.args.should_save:
             return
         self._need_space(copies=1)
         path = Path(self.args.output_dir) / "best.safetensors"
-        aside = path.with_suffix(".saving")
-        save_file(self.model.trainable_state(), aside, metadata={"step": str(self.state.global_step)})
-        _sync(aside)
-        aside.replace(path)
+        temporary = path.with_suffix(".saving")
+        save_file(self.model.trainable_state(), temporary, metadata={"step": str(self.state.global_step)})
+        _sync(temporary)
+        temporary.replace(path)
 
     def _get_output_dir(self, trial) -> str:
         return str(Path(self.args.output_dir) / "saving")
 
     def _save_checkpoint(self, model, trial) -> None:
-        """Every process writes its random state; the first one writes the rest, and gives the whole its name."""
+        """Every process writes its random state; the first one writes the rest, then renames the finished folder."""
         folder = Path(self.args.output_dir)
         if self.args.should_save:
             shutil.rmtree(folder / "saving", ignore_errors=True)
@@ -199,7 +200,7 @@ class StageTrainer(Trainer):
         (folder / "saving" / name).rename(folder / name)
         _sync(folder)
         for old in whole_checkpoints(folder)[:-1]:
-            # Renamed before it is removed, so that a half-removed one is never taken for a whole one.
+            # Renamed before it is removed, so that a half-removed one is never taken for a complete one.
             old.rename(folder / "saving" / old.name)
         shutil.rmtree(folder / "saving")
 
@@ -215,14 +216,14 @@ class StageTrainer(Trainer):
 
 
 class EpochLoader(DataLoader):
-    """A DataLoader whose batches are another selection in every epoch."""
+    """A DataLoader that tells its batch sampler the epoch, which has new batches in every epoch."""
 
     def set_epoch(self, epoch: int) -> None:
         self.batch_sampler.set_epoch(epoch)
 
 
 def _sync(path: Path) -> None:
-    """Onto the disk, so that a power failure after a rename leaves what was renamed."""
+    """Flush a file or folder to disk, so that a rename after it survives a power failure."""
     if path.is_dir() and os.name == "nt":  # Windows cannot sync a folder
         return
     handle = os.open(path, os.O_RDONLY)
@@ -233,16 +234,16 @@ def _sync(path: Path) -> None:
 
 
 def whole_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoint-N folders by N; only whole ones are ever given that name."""
-    found = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    return sorted(found, key=lambda path: int(path.name.split("-")[1]))
+    """The checkpoint-N folders by N; only complete ones get that name."""
+    checkpoints = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    return sorted(checkpoints, key=lambda path: int(path.name.split("-")[1]))
 
 
 class StageCallback(TrainerCallback):
-    """When to measure, save and stop, what to show, and stopping at a loss that is no number.
+    """Decides when to evaluate, save and stop, shows progress, and stops at a loss that is not finite.
 
-    title: "Stage 1 of 3, ...". evaluations: how often a stage that is bounded by minutes is measured; one that is
-    bounded by epochs is after each.
+    title: "Stage 1 of 3, ...". evaluations: how often a stage that is bounded by minutes is evaluated; one that is
+    bounded by epochs is evaluated after each epoch.
     """
 
     def __init__(self, title: str, clock: Clock, save_steps: int, steps_per_epoch: int, evaluations: int):
@@ -251,19 +252,19 @@ class StageCallback(TrainerCallback):
         self.save_steps = save_steps
         self.steps_per_epoch = steps_per_epoch
         self.evaluations = evaluations
-        self.measured = 0  # marks that were passed
+        self.evaluated = 0  # evaluations that were due so far, in a stage of minutes
         self.bar = None
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.clock.tick(state.global_step, state.max_steps)
-        self.measured = int(self.clock.share * self.evaluations)
-        shape = dict(total=state.max_steps, initial=state.global_step, unit="step")
+        self.evaluated = int(self.clock.share * self.evaluations)
+        bar_options = dict(total=state.max_steps, initial=state.global_step, unit="step")
         if self.clock.seconds is not None:
-            shape = dict(total=100, initial=round(100 * self.clock.share),
-                         bar_format="{l_bar}{bar}| {elapsed} of " + _minutes(self.clock.seconds) + "{postfix}")
+            bar_options = dict(total=100, initial=round(100 * self.clock.share),
+                               bar_format="{l_bar}{bar}| {elapsed} of " + _minutes(self.clock.seconds) + "{postfix}")
         self.bar = tqdm(desc=self.title, file=sys.stderr, dynamic_ncols=True, miniters=1,
                         mininterval=0.5 if sys.stderr.isatty() else 30,
-                        disable=not state.is_world_process_zero, **shape)
+                        disable=not state.is_world_process_zero, **bar_options)
 
     def on_optimizer_step(self, args, state, control, **kwargs):
         self.clock.tick(state.global_step + 1, state.max_steps)
@@ -272,12 +273,12 @@ class StageCallback(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if self.clock.seconds is None:
             self.bar.update(1)
-            at_epoch_end = state.global_step % self.steps_per_epoch == 0  # it is saved after its evaluation
+            at_epoch_end = state.global_step % self.steps_per_epoch == 0  # saved after the evaluation of the epoch
             control.should_save = state.global_step % self.save_steps == 0 and not at_epoch_end
             return control
         self.bar.update(round(100 * self.clock.share) - self.bar.n)
-        passed = int(self.clock.share * self.evaluations)
-        control.should_evaluate, self.measured = passed > self.measured, passed
+        due = int(self.clock.share * self.evaluations)
+        control.should_evaluate, self.evaluated = due > self.evaluated, due
         control.should_training_stop = self.clock.share >= 1
         control.should_save = control.should_evaluate or state.global_step % self.save_steps == 0
         return control
@@ -300,11 +301,11 @@ class StageCallback(TrainerCallback):
         sets = ", ".join(f"{name} {metrics[f'eval_{name}']:.3f}" for name in ("seen", "unseen")
                          if f"eval_{name}" in metrics)
         losses = [entry["loss"] for entry in state.log_history[-20:] if "loss" in entry]
-        shown = f"loss {sum(losses) / len(losses):.3f}, " if losses else ""
-        place = f"epoch {round(state.epoch)} of {args.num_train_epochs}" if self.clock.seconds is None else (
+        loss = f"loss {sum(losses) / len(losses):.3f}, " if losses else ""
+        progress = f"epoch {round(state.epoch)} of {args.num_train_epochs}" if self.clock.seconds is None else (
             f"{_minutes(self.clock.used())} of {_minutes(self.clock.seconds)}, epoch {state.epoch:.1f}")
         with tqdm.external_write_mode(file=sys.stderr):
-            log.info("  %s: %sheld-out NLL per motion token: %s", place, shown, sets or "nothing is held out")
+            log.info("  %s: %sheld-out NLL per motion token: %s", progress, loss, sets or "nothing is held out")
 
     def on_train_end(self, args, state, control, **kwargs):
         self.bar.close()
@@ -315,7 +316,7 @@ def _minutes(seconds: float) -> str:
 
 
 def _of_first_process(value: float, args) -> float:
-    """The first process's value in all of them: clocks differ, and all must stop at the same update."""
+    """The first process's value, in all processes: their clocks differ, but all must stop at the same update."""
     if args.world_size == 1:
         return value
     shared = torch.tensor(value, dtype=torch.float64, device=args.device)

@@ -1,4 +1,4 @@
-"""The folder of a run, WORK_DIR: what is in it, whose it is, and that one run at a time writes there."""
+"""The folder of a run, WORK_DIR: its files, the checks before a run writes there, and a lock for one run at a time."""
 
 import contextlib
 import os
@@ -16,18 +16,18 @@ from motion_llm.network.folder import CODEC_FOLDER, read_motion_config
 SETTINGS_FILE, METRICS_FILE, DATA_FOLDER, WORK_FOLDER = "settings.json", "metrics.json", "prepared_data", "checkpoints"
 STAGE_FOLDERS = ("stage1_mlm", "stage2_multitask", "stage3_t2m_sft")
 EVALUATION_FOLDER, JUDGE_FOLDER, GALLERY_FILE = "evaluation", "evaluator", "gallery.html"
-# What a run leaves beside settings.json.
-OWN = (EVALUATION_FOLDER, JUDGE_FOLDER, DATA_FOLDER, WORK_FOLDER, *STAGE_FOLDERS, METRICS_FILE, GALLERY_FILE)
+# Everything that a run writes beside settings.json.
+RUN_FILES = (EVALUATION_FOLDER, JUDGE_FOLDER, DATA_FOLDER, WORK_FOLDER, *STAGE_FOLDERS, METRICS_FILE, GALLERY_FILE)
 
 
 class PipelineError(ValueError):
-    """A run that cannot start as asked; the text says what differs and what can be done."""
+    """A run that cannot start with these settings; the text says why and what can be done."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run is about. split: None where the report has errors, or the data was prepared by an earlier start.
-    text: what is in the data, for people."""
+    """The settings and data of a run. split: None if the report has errors, or an earlier start prepared the data.
+    text: the report on the data, for people."""
 
     settings: Mapping
     report: Report
@@ -37,40 +37,47 @@ class Run:
 
 
 def check_work_folder(run: Run, fresh: bool, differences: Callable[[Mapping, Mapping], list[str]]) -> None:
-    """Refuse a WORK_DIR that holds what is not ours, or what came from other settings or other data. differences: lines
-    for the settings, before and now, that training depends on. Raises PipelineError, ModelError."""
+    """Refuse a WORK_DIR with files that no run wrote, or of a run with other settings or other data.
+
+    differences(before, now): a line for each setting that differs and that training depends on. Raises PipelineError,
+    ModelError.
+    """
     if run.folder.exists() and not run.folder.is_dir():
         raise PipelineError(f"WORK_DIR {run.folder} is a file, expected a folder or a new name")
-    there = [name for name in OWN if os.path.lexists(run.folder / name)]
+    present = [name for name in RUN_FILES if os.path.lexists(run.folder / name)]
     if not (run.folder / SETTINGS_FILE).is_file():
-        if there:
-            raise PipelineError(f"WORK_DIR {run.folder} holds {', '.join(there)} but no {SETTINGS_FILE}, so no run of "
-                                "this program is known to have left them: choose another --work_dir, or move them away")
+        if present:
+            raise PipelineError(f"WORK_DIR {run.folder} holds {', '.join(present)} but no {SETTINGS_FILE}, so no run "
+                                "of this program is known to have left them: choose another --work_dir, or move them "
+                                "away")
         return
-    kept = read_json(run.folder / SETTINGS_FILE)
-    if not isinstance(kept.get("settings"), dict) or "data_fingerprint" not in kept:
-        raise PipelineError(f"{run.folder / SETTINGS_FILE} is damaged, or none of ours: choose another --work_dir")
-    inside = [name for name in there if Path(run.settings["DATA_JSON_PATH"]).resolve().is_relative_to(
+    earlier = read_json(run.folder / SETTINGS_FILE)
+    if not isinstance(earlier.get("settings"), dict) or "data_fingerprint" not in earlier:
+        raise PipelineError(f"{run.folder / SETTINGS_FILE} is damaged, or was not written by this program: choose "
+                            "another --work_dir")
+    inside = [name for name in present if Path(run.settings["DATA_JSON_PATH"]).resolve().is_relative_to(
         (run.folder / name).resolve())]
     if fresh and inside:
         raise PipelineError(f"--fresh would remove {run.folder / inside[0]}, and the dataset with it: move it away")
     if not fresh:
-        _check_earlier_run(run, kept, differences)
+        _check_earlier_run(run, earlier, differences)
 
 
-def _check_earlier_run(run: Run, kept: Mapping, differences: Callable) -> None:
+def _check_earlier_run(run: Run, earlier: Mapping, differences: Callable) -> None:
+    """earlier: the content of the settings.json that an earlier start wrote."""
     finished = [name for name in STAGE_FOLDERS if (run.folder / name).exists()]
     if not finished and not list((run.folder / WORK_FOLDER).glob("*/checkpoint-*")):
         return  # nothing was trained yet, so nothing depends on the settings
-    # A size that was found in the data, and the same one told by the codec, are no change.
-    changed = differences(kept["settings"] | {"CODEBOOK_SIZE": kept.get("codebook_size")},
+    # CODEBOOK_SIZE None, with the size taken from the data, and the same size set or from a codec are no difference.
+    changed = differences(earlier["settings"] | {"CODEBOOK_SIZE": earlier.get("codebook_size")},
                           {**run.settings, "CODEBOOK_SIZE": run.report.codebook_size})
-    if kept["data_fingerprint"] != run.report.fingerprint:
-        changed.append(f"the data: {kept['settings'].get('DATA_JSON_PATH')} with {kept.get('data_rows')} rows before, "
-                       f"{run.settings['DATA_JSON_PATH']} with {len(run.report.rows)} rows of other content now")
-    changed += _other_codec(run, kept)
+    if earlier["data_fingerprint"] != run.report.fingerprint:
+        changed.append(f"the data: {earlier['settings'].get('DATA_JSON_PATH')} with {earlier.get('data_rows')} rows "
+                       f"before, {run.settings['DATA_JSON_PATH']} with {len(run.report.rows)} rows of other content "
+                       "now")
+    changed += _codec_difference(run, earlier)
     if changed:
-        raise PipelineError(f"{run.folder} was made otherwise:\n  " + "\n  ".join(changed) + "\n"
+        raise PipelineError(f"{run.folder} was made with other settings or data:\n  " + "\n  ".join(changed) + "\n"
                             "Go back to what it was made with, choose another --work_dir, or give --fresh to "
                             "remove it and start anew.")
     for name in finished:
@@ -82,11 +89,11 @@ def _check_earlier_run(run: Run, kept: Mapping, differences: Callable) -> None:
                             "put it back, remove them too, or give --fresh")
 
 
-def _other_codec(run: Run, kept: Mapping) -> list[str]:
-    """A line where an earlier start had a codec and this one has another. None then, or none now, is no change."""
+def _codec_difference(run: Run, earlier: Mapping) -> list[str]:
+    """A line if an earlier start had a codec and this one has another. No codec then or now is no difference."""
     now = run.settings["CODEC_PATH"]
-    before, fingerprint = kept["settings"].get("CODEC_PATH"), kept.get("codec_fingerprint")
-    if fingerprint is None:  # a later start went without, or settings.json is older than the fingerprint
+    before, fingerprint = earlier["settings"].get("CODEC_PATH"), earlier.get("codec_fingerprint")
+    if fingerprint is None:  # the last start had no codec, or its settings.json is older than the fingerprint
         before = next((path for name in reversed(STAGE_FOLDERS)
                        if (path := run.folder / name / CODEC_FOLDER).is_dir()), None)
         fingerprint = before and codec_fingerprint(before)
@@ -96,10 +103,11 @@ def _other_codec(run: Run, kept: Mapping) -> list[str]:
 
 
 def claim_work_folder(run: Run, fresh: bool) -> None:
-    """Only now, when all that could be refused was checked, is an earlier run removed and settings.json written."""
+    """Remove an earlier run if `fresh`, and write settings.json. To be called when every check of the run has passed.
+    """
     codec = run.settings["CODEC_PATH"]
     fingerprint = codec and codec_fingerprint(codec)
-    for name in (SETTINGS_FILE, *OWN) if fresh and (run.folder / SETTINGS_FILE).is_file() else ():
+    for name in (SETTINGS_FILE, *RUN_FILES) if fresh and (run.folder / SETTINGS_FILE).is_file() else ():
         path = run.folder / name
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -112,7 +120,7 @@ def claim_work_folder(run: Run, fresh: bool) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path):
-    """One run at a time in a folder; the lock goes with the process, however it ends. Windows has no such lock."""
+    """One run at a time in a folder; the lock ends with the process, even if it is killed. Windows has no such lock."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         import fcntl

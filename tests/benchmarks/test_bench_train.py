@@ -1,33 +1,32 @@
-"""bench.py train: a table of two recipes that were really trained, on the tiny base."""
+"""bench.py train: two recipes are trained on the tiny base and compared in a table."""
 
 import json
+import tempfile
 
 import pytest
 from conftest import TINY_SETTINGS, run_script
 
+import bench
+from motion_llm.benchmarks import train as bench_train
+
 
 def test_both_recipes_are_measured_and_compared(tiny_arguments, tmp_path, capsys, monkeypatch):
-    import bench
-    from motion_llm.benchmarks import train as bench_train
-
     monkeypatch.setattr(bench_train, "PRODUCTS", (1024,))
     out = tmp_path / "figures.json"
     assert run_script(bench, "train", *tiny_arguments, "--minutes", "0.02", "--output", str(out)) == 0
-    shown = capsys.readouterr().out
-    assert "usual recipe" in shown and "times as many clips a second" in shown and "of peak" in shown
+    table = capsys.readouterr().out
+    assert "usual recipe" in table and "times as many clips a second" in table and "of peak" in table
     figures = json.loads(out.read_text())["figures"]
     ours, usual = figures["ours"], figures["usual"]
-    for one in (ours, usual):
-        assert one["updates"] > 0 and one["clips_per_second"] > 0 and one["peak_bytes"] > 1e8
-        assert 0 < one["share_of_peak"] < 1
+    for recipe in (ours, usual):
+        assert recipe["updates"] > 0 and recipe["clips_per_second"] > 0 and recipe["peak_bytes"] > 1e8
+        assert 0 < recipe["share_of_peak"] < 1
     assert usual["tokens_per_clip"] > 190 > ours["tokens_per_clip"]
     assert usual["trainable"] > ours["trainable"]
     assert figures["peak"]["gflops"] > 1
 
 
 def test_operations_are_counted_as_stated(tiny_arguments, tmp_path, monkeypatch):
-    from motion_llm.benchmarks import train as bench_train
-
     class Network:
         config = type("Config", (), {"get_text_config": lambda self: type("Text", (), {"hidden_size": 10})()})()
 
@@ -41,17 +40,12 @@ def test_operations_are_counted_as_stated(tiny_arguments, tmp_path, monkeypatch)
     recipe = bench_train._Recipe(Network(), lambda: iter([["clip"] * 2] * 1000), lambda batch: (30, 20), 9, "")
     clock = iter(range(1000))
     monkeypatch.setattr(bench_train, "_now", lambda: next(clock))
-    found = bench_train._measured(recipe, 10 / 60)
-    assert (found["updates"], found["trainable"], found["clips_per_second"]) == (10, 5, 2)
-    assert found["gflops"] * 1e9 == pytest.approx(4 * 700 * 30 + 4 * 10 * 9 * 20)
+    figures = bench_train._measure(recipe, 10 / 60)
+    assert (figures["updates"], figures["trainable"], figures["clips_per_second"]) == (10, 5, 2)
+    assert figures["gflops"] * 1e9 == pytest.approx(4 * 700 * 30 + 4 * 10 * 9 * 20)
 
 
 def test_random_weights_are_measured_and_leave_nothing(tiny_dataset, tmp_path, monkeypatch, capsys):
-    import tempfile
-
-    import bench
-    from motion_llm.benchmarks import train as bench_train
-
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(bench_train, "PRODUCTS", (64,))
     settings = [*TINY_SETTINGS, "--data_json_path", tiny_dataset, "--minutes", "0.01", "--only_ours"]
@@ -61,19 +55,15 @@ def test_random_weights_are_measured_and_leave_nothing(tiny_dataset, tmp_path, m
 
 
 def test_no_minutes_are_refused(capsys):
-    import bench
-
     assert run_script(bench, "train", "--minutes", "0") == 1
     assert "--minutes is 0, expected a number above 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("supported", "setting", "name"), [(True, "auto", "bfloat16"), (False, "auto", "float32"),
                                                            (False, "bfloat16", "bfloat16")])
-def test_the_peak_is_that_of_the_precision_that_is_trained_in(monkeypatch, unsloth, supported, setting, name):
-    """A processor without bfloat16 multiplies it a hundred times slower, and nothing is trained in it there."""
+def test_the_peak_is_measured_in_the_precision_of_training(monkeypatch, unsloth, supported, setting, name):
+    """A processor without bfloat16 multiplies it a hundred times slower, so "auto" does not train in it there."""
     import unsloth as package
-
-    from motion_llm.benchmarks import train as bench_train
 
     monkeypatch.setattr(package, "is_bfloat16_supported", lambda: supported)
     monkeypatch.setattr(bench_train, "PRODUCTS", (8,))

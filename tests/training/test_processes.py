@@ -1,4 +1,4 @@
-"""Two processes under torchrun train what one process with twice the batch would."""
+"""Two processes under torchrun train as one process with twice the batch does."""
 
 import json
 import os
@@ -37,17 +37,17 @@ def test_losses_are_those_of_one_process_with_twice_the_batch(two_processes, tin
     together, alone = history(two_processes[0], stage), history(tiny_run, stage)  # batches of 2 + 2, and of 4
     assert [step for step, _ in together["losses"]] == [step for step, _ in alone["losses"]]
     assert [loss for _, loss in together["losses"]] == pytest.approx([loss for _, loss in alone["losses"]], rel=2e-3)
-    for one, other in zip(together["nll"], alone["nll"], strict=True):
-        assert one["mean"] == pytest.approx(other["mean"], rel=2e-3)
+    for a, b in zip(together["nll"], alone["nll"], strict=True):
+        assert a["mean"] == pytest.approx(b["mean"], rel=2e-3)
 
 
 def test_the_models_are_the_same_but_for_rounding(two_processes, tiny_run):
-    one, other = (load_file(run / STAGES[2] / "adapter_model.safetensors") for run in (two_processes[0], tiny_run))
-    difference = sum((one[name] - other[name]).abs().sum() for name in one)
-    assert difference < 0.02 * sum(value.abs().sum() for value in one.values())
+    together, alone = (load_file(run / STAGES[2] / "adapter_model.safetensors") for run in (two_processes[0], tiny_run))
+    difference = sum((together[name] - alone[name]).abs().sum() for name in together)
+    assert difference < 0.02 * sum(value.abs().sum() for value in together.values())
 
 
-def test_what_happens_once_is_shown_once(two_processes):
+def test_only_the_first_process_prints(two_processes):
     folder, done = two_processes
     assert done.stdout.count("is ready after") == 1 and done.stdout.count("Three generated clips") == 1
     assert done.stderr.count("prepared 60 rows") == 1
@@ -55,14 +55,14 @@ def test_what_happens_once_is_shown_once(two_processes):
         [*STAGES, ".lock", "checkpoints", "metrics.json", "prepared_data", "settings.json"])
 
 
-def test_minutes_end_in_both_processes_at_the_same_update(tiny_arguments, tmp_path):
+def test_a_limit_in_minutes_ends_both_processes_at_the_same_update(tiny_arguments, tmp_path):
     done = torchrun(*tiny_arguments, "--batch_train", "2", "--max_minutes", "0.15", "--work_dir", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr[-3000:]
     used = [history(tmp_path / "out", stage)["seconds"] for stage in STAGES]
     assert 6 < sum(used) < 15
 
 
-def test_bad_data_is_told_once_and_ends_both(tiny_arguments, tmp_path):
+def test_bad_data_is_reported_once_and_ends_both(tiny_arguments, tmp_path):
     (tmp_path / "bad.json").write_text('[{"text_query": "a dance", "motion_tokens": "1 x"}]')
     bad, out = str(tmp_path / "bad.json"), str(tmp_path / "out")
     done = torchrun(*tiny_arguments, "--data_json_path", bad, "--work_dir", out)
