@@ -1,7 +1,7 @@
 """A trained model as a folder that serving engines read: `python export.py --model_path output/stage3_t2m_sft --output
 served`.
 
-It holds merged weights in the base's own architecture, the tokenizer, what the model's folder knows (lengths,
+It holds merged weights in the base's own architecture, the tokenizer, the data of the model's folder (lengths,
 vocabulary, settings), a grammar, a client, a plugin for vLLM, and a README with the commands.
 """
 
@@ -25,7 +25,7 @@ log = logging.getLogger("export")
 
 HERE = Path(__file__).parent
 SERVING = HERE / "motion_llm" / "serving"
-# What an export's client.py imports: these files, in the folders that they have here.
+# The files that an export's client.py imports, in the same folders as here.
 CLIENT_MODULES = ("templates.py", "motion_llm/__init__.py",
                   *(f"motion_llm/serving/{name}.py" for name in ("__init__", "client", "grammar")),
                   *(f"motion_llm/dataset/{name}.py" for name in ("__init__", "lengths", "length_regression", "rows")))
@@ -39,25 +39,26 @@ from motion_llm.serving.client import main
 if __name__ == "__main__":
     sys.exit(main(Path(__file__).parent))
 '''
-PLUGIN = "end_shift.py"  # in a folder of its own, which is put on the server's path
+PLUGIN = "end_shift.py"  # in a separate folder, which is put on the server's path
 README = SERVING / "export_readme.md"
 
 
 def check_output(folder: Path) -> None:
-    """Raises ValueError for a place that holds something else than an earlier export."""
+    """Raises ValueError for a file, and for a folder with anything but an earlier export in it."""
     if folder.is_file():
         raise ValueError(f"--output {folder} is a file, expected a folder")
     if folder.is_dir() and any(folder.iterdir()):
-        kept = folder / MOTION_CONFIG
-        if not kept.is_file() or "turns" not in json.loads(kept.read_text(encoding="utf-8")):
+        config_file = folder / MOTION_CONFIG
+        if not config_file.is_file() or "turns" not in json.loads(config_file.read_text(encoding="utf-8")):
             raise ValueError(f"--output {folder} is a folder with other things in it, expected an empty one, a new "
                              "one or an earlier export")
 
 
 def export(model_path: str | Path, output: str | Path) -> Path:
-    """Write the model kept in `model_path` to `output`, aside and renamed, so that it is whole or not there.
+    """Write the model in `model_path` to `output`: to a folder beside it, renamed at the end, so that `output` never
+    holds half an export.
 
-    Raises ModelError for a model that cannot be exported, ValueError for an output that is not free.
+    Raises ModelError for a model that cannot be exported, ValueError for an output that holds something else.
     """
     output = Path(output).resolve()
     content = read_motion_config(model_path)
@@ -69,41 +70,42 @@ def export(model_path: str | Path, output: str | Path) -> Path:
         log.warning("GEN_GUIDANCE is %g, but serving engines decode without guidance: the export has 1",
                     content["settings"]["GEN_GUIDANCE"])
         content["settings"]["GEN_GUIDANCE"] = 1.0
-    from model import load  # seconds, which a refusal should not take
+    from model import load  # imports torch, which takes seconds that an error above should not
 
     model = load(model_path)
     network = plain(model.merged(), content["settings"], model.vocabulary, model.pad_id)
-    aside = output.with_name(f".{output.name}.saving")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    network.save_pretrained(aside)
-    for weights in aside.glob("*.safetensors"):
-        weights.chmod(0o644)  # safetensors writes for its owner alone, and a server may be another user
-    model.tokenizer.save_pretrained(aside)
+    temporary = output.with_name(f".{output.name}.saving")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    network.save_pretrained(temporary)
+    for weights in temporary.glob("*.safetensors"):
+        weights.chmod(0o644)  # safetensors lets only the owner read them, and a server may run as another user
+    model.tokenizer.save_pretrained(temporary)
     markers = model.template.markers
     turns = {"user": list(markers.user), "assistant": list(markers.assistant)}
-    write_json(aside / MOTION_CONFIG, content | {"turns": turns})
-    write_companions(aside, network.config.get_text_config())
+    write_json(temporary / MOTION_CONFIG, content | {"turns": turns})
+    write_companions(temporary, network.config.get_text_config())
     if output.exists():
         shutil.rmtree(output)
-    aside.rename(output)
+    temporary.rename(output)
     return output
 
 
 def plain(network, settings: dict, vocabulary: MotionVocabulary, pad_id: int):
-    """The merged network, with nothing in its configuration that it no longer is, and our own way to decode it."""
+    """The merged network with a configuration that no longer mentions quantisation or training, and with our sampling
+    as its generation config."""
     from transformers import GenerationConfig
 
-    for place in (network.config, network):  # merging has left 4 bits for 16
-        if getattr(place, "quantization_config", None) is not None:
-            del place.quantization_config
+    for holder in (network.config, network):  # merging has turned 4-bit weights into 16-bit ones
+        if getattr(holder, "quantization_config", None) is not None:
+            del holder.quantization_config
     network.hf_quantizer = None
-    network.config.get_text_config().use_cache = True  # training had turned it off
+    network.config.get_text_config().use_cache = True  # training turns it off
     network.config.get_text_config().vocab_size = network.get_input_embeddings().weight.shape[0]
-    drawn = dict(temperature=float(settings["GEN_TEMPERATURE"]), top_p=float(settings["GEN_TOP_P"]),
-                 top_k=settings["GEN_TOP_K"]) if settings["GEN_TEMPERATURE"] > 0 else {}
-    network.generation_config = GenerationConfig(do_sample=bool(drawn), eos_token_id=vocabulary.end_id,
-                                                 pad_token_id=pad_id, **drawn)
+    sampling = dict(temperature=float(settings["GEN_TEMPERATURE"]), top_p=float(settings["GEN_TOP_P"]),
+                    top_k=settings["GEN_TOP_K"]) if settings["GEN_TEMPERATURE"] > 0 else {}
+    network.generation_config = GenerationConfig(do_sample=bool(sampling), eos_token_id=vocabulary.end_id,
+                                                 pad_token_id=pad_id, **sampling)
     return network
 
 

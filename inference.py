@@ -14,35 +14,34 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import config
-from motion_llm.decoding.request import TASKS, GenerationError, MotionRequest
+from motion_llm.decoding.request import SAMPLING_SETTINGS, TASKS, GenerationError, MotionRequest
 from motion_llm.network.folder import CODEC_FOLDER, read_motion_config
+from motion_llm.viewer.files import WRITERS, write
+from motion_llm.viewer.video import check_packages
 
 log = logging.getLogger("inference")
 
-DECODING = {"temperature": "GEN_TEMPERATURE", "top_p": "GEN_TOP_P", "top_k": "GEN_TOP_K",
-            "end_logit_slope": "GEN_END_LOGIT_SLOPE", "guidance": "GEN_GUIDANCE"}
-MOTION_FILES = (".html", ".gif", ".mp4", ".bvh", ".npy")
 
 
 def __getattr__(name: str):
-    # MotionGenerator is handed on from generate.py, whose imports take seconds that --help should not.
+    # MotionGenerator comes from generate.py, whose imports take seconds that --help should not.
     if name == "MotionGenerator":
         return _motion_generator_class()
     raise AttributeError(name)
 
 
 def _motion_generator_class(device: str | None = None):
-    from model import start_unsloth
+    from model import start_unsloth  # imports torch, which takes seconds
 
-    start_unsloth(device)  # before transformers, which generate.py imports
-    from generate import MotionGenerator
+    start_unsloth(device)
+    from generate import MotionGenerator  # imports transformers, which must follow Unsloth's start
 
     return MotionGenerator
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description="Motion tokens for a sentence, from a trained model; and what else it was trained for.",
+        description="Motion tokens for a sentence, from a trained model, and its other tasks.",
         allow_abbrev=False)
     parser.add_argument("--model_path", default=None, help="a trained stage's folder. Default: WORK_DIR/stage3_t2m_sft")
     parser.add_argument("--task", choices=list(TASKS), default="t2m",
@@ -56,21 +55,21 @@ def _parser() -> argparse.ArgumentParser:
                                          ".bvh or .npy shows the motion, where the model's folder knows its codec")
     parser.add_argument("--dataset_path", help="take lengths and per-prompt codes from this dataset instead")
     parser.add_argument("--participant_id", help="move like this participant of the training data")
-    parser.add_argument("--tokens", type=int, help="exactly so many motion tokens")
-    parser.add_argument("--min_tokens", type=int, help="at least so many motion tokens")
-    parser.add_argument("--max_tokens", type=int, help="at most so many motion tokens")
-    parser.add_argument("--seconds", type=float, help="exactly so long, rounded to whole tokens")
+    parser.add_argument("--tokens", type=int, help="exactly this many motion tokens")
+    parser.add_argument("--min_tokens", type=int, help="at least this many motion tokens")
+    parser.add_argument("--max_tokens", type=int, help="at most this many motion tokens")
+    parser.add_argument("--seconds", type=float, help="the exact duration, rounded to whole tokens")
     parser.add_argument("--tokens_per_second", type=float, help="overrides the TOKENS_PER_SECOND that the model's "
                                                                 "folder keeps")
     parser.add_argument("--max_new_tokens", type=int, help="a cap on the length, lowered to what fits the model")
-    for flag, name in DECODING.items():
+    for flag, name in SAMPLING_SETTINGS.items():
         kind = int if flag == "top_k" else float
         parser.add_argument(f"--{flag}", type=kind, help=f"overrides the {name} that the model's folder keeps")
     parser.add_argument("--per_prompt_vocab", action="store_true", help="only codes seen in training with the sentence")
     parser.add_argument("--num_samples", type=int, default=1, help="clips for each sentence. Default: 1")
-    parser.add_argument("--best_of", type=int, default=1, help="make so many for each and keep the one whose motion "
-                                                               "tells the sentence best. Default: 1")
-    parser.add_argument("--stream", action="store_true", help="print the tokens of one clip as they come")
+    parser.add_argument("--best_of", type=int, default=1, help="decode this many for each clip and keep the one that "
+                                                               "fits the sentence best. Default: 1")
+    parser.add_argument("--stream", action="store_true", help="print the tokens of one clip as they are decoded")
     parser.add_argument("--seed", type=int, help="the same seed gives the same clips. Default: a new one each time")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="Default: a GPU where there is one")
     return parser
@@ -97,16 +96,16 @@ def _prompts(args: argparse.Namespace) -> list[str | None]:
 
 
 def _requests(args: argparse.Namespace, prompts: list[str | None]) -> list:
-    """Raises GenerationError for what no model could answer."""
-    same = {name: getattr(args, name) for name in (
+    """Raises GenerationError for a request that no model can answer."""
+    shared = {name: getattr(args, name) for name in (
         "participant_id", "tokens", "min_tokens", "max_tokens", "seconds", "max_new_tokens", "per_prompt_vocab",
-        "num_samples", "best_of", *DECODING)}
+        "num_samples", "best_of", *SAMPLING_SETTINGS)}
     if args.task == "m2t" and args.temperature is None:
-        same["temperature"] = 0  # one sentence was asked for, so the likeliest
+        shared["temperature"] = 0  # the answer is one sentence, so the likeliest
     requests = []
     for number, prompt in enumerate(prompts, 1):
         try:
-            requests.append(MotionRequest(args.task, prompt, args.motion_tokens, args.end_tokens, **same))
+            requests.append(MotionRequest(args.task, prompt, args.motion_tokens, args.end_tokens, **shared))
         except GenerationError as error:
             if args.prompts_file is None:
                 raise
@@ -114,9 +113,9 @@ def _requests(args: argparse.Namespace, prompts: list[str | None]) -> list:
     return requests
 
 
-def _refuse_early(args: argparse.Namespace, model_path: str, kept: dict) -> None:
-    """What can be told before seconds of imports. Raises ValueError."""
-    people = kept["vocabulary"]["participants"]
+def _check_early(args: argparse.Namespace, model_path: str, content: dict) -> None:
+    """The checks that need no slow imports; content: of the model's motion_config.json. Raises ValueError."""
+    people = content["vocabulary"]["participants"]
     if args.participant_id is not None and args.participant_id not in people:
         raise ValueError(f"participant {args.participant_id!r} is unknown; there are {', '.join(people) or 'none'}")
     if args.output is not None and Path(args.output).is_dir():
@@ -125,65 +124,56 @@ def _refuse_early(args: argparse.Namespace, model_path: str, kept: dict) -> None
         if not (Path(model_path) / CODEC_FOLDER).is_dir():
             raise ValueError(f"--output {args.output}: {model_path} does not know the codec of its tokens: set "
                              "CODEC_PATH in config.py and start the training command again, which then only adds it")
-        _check_video(Path(args.output).suffix.lower())
+        if (suffix := Path(args.output).suffix.lower()) in (".gif", ".mp4"):
+            check_packages(suffix)
         if args.task == "m2t" or args.stream:
             raise ValueError(f"--output {args.output}: m2t answers with text, and --stream with tokens alone")
     if args.stream and (args.prompts_file is not None or args.num_samples * args.best_of != 1 or args.task == "m2t"):
         raise ValueError("--stream prints one motion: no --prompts_file, --num_samples, --best_of, and not m2t")
 
 
-def _check_video(suffix: str) -> None:
-    if suffix in (".gif", ".mp4"):
-        from motion_llm.viewer.video import check_packages
-
-        check_packages(suffix)
-
-
-def _generator(args: argparse.Namespace, settings: dict, model_path: str, given: dict):
+def _generator(args: argparse.Namespace, settings: dict, model_path: str, overrides: dict):
     generator = _motion_generator_class(args.device)(model_path, args.dataset_path, args.device)
     if args.tokens_per_second is not None:
         generator.settings["TOKENS_PER_SECOND"] = args.tokens_per_second
-    for flag, name in DECODING.items():
-        if flag not in given and settings[name] != generator.settings.get(name, settings[name]):
+    for flag, name in SAMPLING_SETTINGS.items():
+        if flag not in overrides and settings[name] != generator.settings.get(name, settings[name]):
             log.info("%s is %s, as the model's folder keeps it (config.py says %s)", name, generator.settings[name],
                      settings[name])
     return generator
 
 
 def _log_lengths(results: list) -> None:
-    told = dict.fromkeys((result.text, result.limits) for result in results if result.limits is not None)
-    for text, limits in list(told)[:10]:
+    lengths = dict.fromkeys((result.text, result.limits) for result in results if result.limits is not None)
+    for text, limits in list(lengths)[:10]:
         span = (f"{limits.min_tokens} to {limits.max_tokens} tokens, about {round(limits.soft_target, 1):g}"
                 if limits.min_tokens < limits.max_tokens else f"{limits.min_tokens} tokens")
         log.info("%s%s, from %s", "" if text is None else f"{text!r}: ", span, limits.source)
 
 
 def _shows_motion(args: argparse.Namespace) -> bool:
-    return args.output is not None and Path(args.output).suffix.lower() in MOTION_FILES
+    return args.output is not None and Path(args.output).suffix.lower() in WRITERS
 
 
 def run(args: argparse.Namespace) -> Iterator[str]:
-    """The lines to print; with --stream, one token each. Raises ValueError (its subclasses included) and OSError for
-    what cannot be done."""
+    """The lines to print; with --stream, one token each. Raises ValueError (subclasses included) and OSError."""
     settings = config.resolve({})
-    given = {flag: getattr(args, flag) for flag in DECODING if getattr(args, flag) is not None}
-    also = {"TOKENS_PER_SECOND": args.tokens_per_second} if args.tokens_per_second is not None else {}
-    config.check({DECODING[flag]: value for flag, value in given.items()} | also, "command line")
+    overrides = {flag: getattr(args, flag) for flag in SAMPLING_SETTINGS if getattr(args, flag) is not None}
+    rate = {"TOKENS_PER_SECOND": args.tokens_per_second} if args.tokens_per_second is not None else {}
+    config.check({SAMPLING_SETTINGS[flag]: value for flag, value in overrides.items()} | rate, "command line")
     requests = _requests(args, _prompts(args))
     model_path = args.model_path or str(Path(settings["WORK_DIR"]) / "stage3_t2m_sft")
-    kept = read_motion_config(model_path)
-    config.check(kept["settings"], f"{model_path}/motion_config.json")
-    _refuse_early(args, model_path, kept)
-    log.info("model %s, trained on %s", model_path, kept["settings"]["DATA_JSON_PATH"])
-    generator = _generator(args, settings, model_path, given)
+    content = read_motion_config(model_path)
+    config.check(content["settings"], f"{model_path}/motion_config.json")
+    _check_early(args, model_path, content)
+    log.info("model %s, trained on %s", model_path, content["settings"]["DATA_JSON_PATH"])
+    generator = _generator(args, settings, model_path, overrides)
     if args.stream:
         yield from map(str, generator.stream(requests[0], args.seed))
         return
     results = generator.answer(requests, args.seed)
     _log_lengths(results)
     if _shows_motion(args):
-        from motion_llm.viewer.files import write
-
         Path(args.output).parent.mkdir(parents=True, exist_ok=True)
         write(args.output, generator.clips(results))
     for result in results:

@@ -1,4 +1,4 @@
-"""export.py: what is exported is the model, in a form that needs nothing of this project to load."""
+"""export.py: an export is the same model, in a form that loads without this project."""
 
 import json
 import re
@@ -10,9 +10,13 @@ import torch
 from conftest import run_script
 from test_model import EXTRA, batch, tiny_model, trained
 
+import bench
+import config
 import export
 from motion_llm.dataset.length_regression import LengthRegression
 from motion_llm.network.folder import ModelError
+from motion_llm.serving import client
+from motion_llm.serving.vllm_engine import VllmEngine
 from templates import MotionVocabulary
 
 KINDS = ["llama", "llama_untied", "llama_padded", "qwen3", "gemma2", "gemma3", "granite", "cohere"]
@@ -20,14 +24,12 @@ LENGTHS = {"spread": 0.1, "overall": "3 2 4 6", "captions": {"a dance": "3 2 4 6
            "regression": LengthRegression.fit(["a dance"], [4.0], [3], 0.1).to_dict()}
 
 
-def exported(base: str, place: Path):
-    """A model that was trained for a moment, as it is in memory, and the folder that it was exported to."""
-    import config
-
+def exported(base: str, folder: Path):
+    """A model after a few training steps, as it is in memory, and the folder of its export."""
     model = trained(tiny_model(base))
-    model.save(place / "stage", EXTRA | {"settings": config.defaults() | {"MAX_SEQ_LEN": 128},
-                                         "length_model": LENGTHS})
-    return model, export.export(place / "stage", place / "served")
+    model.save(folder / "stage", EXTRA | {"settings": config.defaults() | {"MAX_SEQ_LEN": 128},
+                                          "length_model": LENGTHS})
+    return model, export.export(folder / "stage", folder / "served")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -40,9 +42,9 @@ def test_the_export_gives_the_models_own_logits_in_the_bases_own_architecture(ti
     network = AutoModelForCausalLM.from_pretrained(folder)
     assert [type(network).__name__] == base["architectures"]
     with torch.no_grad():
-        found, wanted = network(**inputs).logits, model.merged()(**inputs).logits
-    kept = inputs["attention_mask"].bool()
-    torch.testing.assert_close(found[kept], wanted[kept], atol=2e-4, rtol=2e-4)
+        logits, expected = network(**inputs).logits, model.merged()(**inputs).logits
+    mask = inputs["attention_mask"].bool()
+    torch.testing.assert_close(logits[mask], expected[mask], atol=2e-4, rtol=2e-4)
     vocabulary = model.vocabulary
     rows = network.get_input_embeddings().weight
     assert len(rows) == network.config.vocab_size == max(base["vocab_size"], vocabulary.new_ids.stop)
@@ -65,8 +67,6 @@ def test_the_folder_holds_what_serving_needs_and_no_code_for_the_model(tiny_base
 
 
 def test_the_readme_is_filled_in_and_its_client_command_is_understood(tiny_base, tmp_path):
-    from motion_llm.serving import client
-
     _, folder = exported(tiny_base("llama"), tmp_path)
     text = (folder / "README.md").read_text()
     assert not re.findall(r"@[A-Z_]+@", text)
@@ -78,13 +78,6 @@ def test_the_readme_is_filled_in_and_its_client_command_is_understood(tiny_base,
     assert request == client.Client(folder).request(client.Clip("a dance"))
 
 
-def test_the_projects_readme_says_how_to_export(capsys):
-    text = (export.HERE / "README.md").read_text(encoding="utf-8")
-    for command in re.findall(r"^python export\.py (.*)$", text, re.MULTILINE):
-        export._parser().parse_args(shlex.split(command))
-    assert "python export.py --model_path output/stage3_t2m_sft --output served\n" in text
-
-
 def test_an_earlier_export_is_replaced_and_anything_else_is_left_alone(tiny_base, tmp_path):
     model, folder = exported(tiny_base("llama"), tmp_path)
     (folder / "model.safetensors").write_bytes(b"old")
@@ -93,25 +86,25 @@ def test_an_earlier_export_is_replaced_and_anything_else_is_left_alone(tiny_base
     other = tmp_path / "other"
     other.mkdir()
     (other / "notes.txt").write_text("mine")
-    for taken in (other, tmp_path / "stage"):
-        before = sorted(path.name for path in taken.iterdir())
+    for folder in (other, tmp_path / "stage"):
+        before = sorted(path.name for path in folder.iterdir())
         with pytest.raises(ValueError, match="expected an empty one, a new one or an earlier export"):
-            export.export(tmp_path / "stage", taken)
-        assert sorted(path.name for path in taken.iterdir()) == before
+            export.export(tmp_path / "stage", folder)
+        assert sorted(path.name for path in folder.iterdir()) == before
     with pytest.raises(ValueError, match="notes.txt is a file, expected a folder"):
         export.export(tmp_path / "stage", other / "notes.txt")
 
 
-def test_an_export_that_is_stopped_leaves_nothing_half(tiny_base, tmp_path, monkeypatch):
+def test_an_interrupted_export_leaves_no_half_export(tiny_base, tmp_path, monkeypatch):
     def stopped(*args):
         raise KeyboardInterrupt
 
     _, folder = exported(tiny_base("llama"), tmp_path)
     before = (folder / "README.md").stat().st_mtime_ns
     monkeypatch.setattr(export, "write_companions", stopped)
-    for place in (folder, tmp_path / "new"):
+    for output in (folder, tmp_path / "new"):
         with pytest.raises(KeyboardInterrupt):
-            export.export(tmp_path / "stage", place)
+            export.export(tmp_path / "stage", output)
     assert (folder / "README.md").stat().st_mtime_ns == before and not (tmp_path / "new").exists()
     monkeypatch.undo()
     assert export.export(tmp_path / "stage", tmp_path / "new") == tmp_path / "new"
@@ -126,10 +119,7 @@ def test_what_cannot_be_exported_is_refused(tiny_run, tmp_path, capsys):
     assert run_script(export) == 2
 
 
-def test_vllm_is_asked_for_by_name_where_it_is_missing(tiny_base, tmp_path, capsys):
-    import bench
-    from motion_llm.serving.vllm_engine import VllmEngine
-
+def test_a_missing_vllm_is_named(tiny_base, tmp_path, capsys):
     _, folder = exported(tiny_base("llama"), tmp_path)
     with pytest.raises(ModelError, match="the package vllm is not installed here"):
         VllmEngine(folder)

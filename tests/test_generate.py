@@ -1,10 +1,19 @@
-"""generate.py: every task, every way to say a length, and what is refused; every answer is valid."""
+"""generate.py: every task, every way to set a length, and refused requests; every answer is valid.
 
+generate.py is imported inside the tests: it imports transformers, which must follow Unsloth's start (tiny_run).
+"""
+
+import importlib.util
 import json
 import re
+from collections.abc import Iterator
 
 import pytest
 import torch
+
+from export import export
+from model import load, sum_nll
+from motion_llm.decoding.request import GenerationError, MotionRequest, MotionResult
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +47,8 @@ def test_motions_keep_their_limits_in_the_datasets_format(generator):
 def test_a_batch_gives_what_each_prompt_gives_alone(generator):
     prompts = ["a person jumps", "a person waves with the left hand", "bows"]
     people = ["P001", None, "P002"]
-    alone = [generator.generate(p, participant_id=q, temperature=0) for p, q in zip(prompts, people, strict=True)]
+    alone = [generator.generate(prompt, participant_id=person, temperature=0)
+             for prompt, person in zip(prompts, people, strict=True)]
     assert generator.generate_batch(prompts, people, temperature=0) == alone
 
 
@@ -53,15 +63,15 @@ def test_a_seed_repeats_and_leaves_the_callers_random_state_alone(generator):
 
 
 def test_without_a_seed_motions_differ_from_call_to_call(generator):
-    def fresh():
-        torch.manual_seed(0)  # what building a model does
+    def motions():
+        torch.manual_seed(0)  # as building a model does
         return tuple(generator.generate_batch(["a person kicks"], num_samples=6))
 
-    assert len({fresh() for _ in range(3)}) == 3
+    assert len({motions() for _ in range(3)}) == 3
 
 
 @pytest.mark.parametrize("temperature", [2, 1e-300, 100.0])
-def test_any_temperature_of_its_range_works(generator, temperature):
+def test_any_temperature_in_its_range_works(generator, temperature):
     assert codes_of(generator.generate("a person kicks", temperature=temperature))
 
 
@@ -89,7 +99,7 @@ def test_per_prompt_vocab_allows_the_captions_codes_alone_and_says_when_it_has_n
     assert "'unheard of' was never seen in training" in caplog.text
 
 
-@pytest.mark.parametrize(("request_", "said"), [
+@pytest.mark.parametrize(("fields", "message"), [
     (dict(prompt="a person bows", participant_id="P009"), "participant 'P009' is unknown; there are P001, P002"),
     (dict(prompt="  "), "expected a sentence"),
     (dict(prompt="a person bows", max_new_tokens=0), "max_new_tokens is 0"),
@@ -105,13 +115,13 @@ def test_per_prompt_vocab_allows_the_captions_codes_alone_and_says_when_it_has_n
     (dict(prompt="a person \ud83d bows"), "half a character"),
     (dict(prompt="long " * 200), "of the model's 128 positions"),
 ])
-def test_a_request_that_cannot_be_answered_is_refused(generator, request_, said):
-    with pytest.raises(ValueError, match=re.escape(said)):
-        generator.generate(**request_)
+def test_a_request_that_cannot_be_answered_is_refused(generator, fields, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        generator.generate(**fields)
 
 
 def test_a_stage_without_text_refuses_text_and_names_those_that_can(tiny_run):
-    from generate import GenerationError, MotionGenerator
+    from generate import MotionGenerator
 
     with pytest.raises(GenerationError, match="trained for lm, not for text to motion.*stage2_multitask or.*stage3"):
         MotionGenerator(tiny_run / "stage1_mlm").generate("a person bows")
@@ -128,7 +138,7 @@ def test_captions_are_plain_words(multitask):
         multitask.caption([1] * 200)
 
 
-# Filling in, going over, going on
+# Denoise, inbetween, continue
 
 
 def test_denoising_keeps_what_is_given_and_fills_in_the_rest(multitask):
@@ -138,7 +148,7 @@ def test_denoising_keeps_what_is_given_and_fills_in_the_rest(multitask):
     assert len(free) > 1 and all(len(codes_of(motion)) == 3 for motion in free)
     with pytest.raises(ValueError, match="code 999 at position 1"):
         multitask.denoise("? 999")
-    with pytest.raises(ValueError, match="60 motion tokens, lost and found, take"):
+    with pytest.raises(ValueError, match="60 motion tokens, in the prompt and in the answer, take"):
         multitask.denoise("? " * 60)
 
 
@@ -155,23 +165,18 @@ def test_going_on_keeps_the_start(multitask, generator):
     long = codes_of(multitask.continue_motion([5] * median, seed=1))
     assert len(long) == median + 1 and long[:-1] == [5] * median
     assert len(codes_of(multitask.continue_motion("5 6", tokens=9, seed=1))) == 9
-    for one in (generator, multitask):  # with a caption it is text to motion that goes on
-        result, = one.answer([one_of(task="continue", text="a person jumps", motion="5 6 7")], seed=1)
+    for stage in (generator, multitask):  # with a caption the task is text to motion
+        result, = stage.answer([MotionRequest(task="continue", text="a person jumps", motion="5 6 7")], seed=1)
         assert result.codes[:3] == (5, 6, 7) and result.text == "a person jumps"
         assert max(result.limits.min_tokens, 4) <= len(result.codes) <= result.limits.max_tokens
     with pytest.raises(ValueError, match="3 motion tokens were asked for, 4 or more are needed"):
         generator.continue_motion("5 6 7", "a person jumps", tokens=3)
 
 
-def one_of(**fields):
-    from motion_llm.decoding.request import MotionRequest
-
-    return MotionRequest(**fields)
-
-
 def test_requests_of_every_kind_are_answered_together_in_their_order(multitask):
-    requests = [one_of(text="a person jumps", num_samples=2), one_of(task="m2t", motion="1 2"),
-                one_of(task="denoise", motion="? 3"), one_of(text="a person bows", temperature=0, tokens=6)]
+    requests = [MotionRequest(text="a person jumps", num_samples=2), MotionRequest(task="m2t", motion="1 2"),
+                MotionRequest(task="denoise", motion="? 3"),
+                MotionRequest(text="a person bows", temperature=0, tokens=6)]
     results = multitask.answer(requests, seed=2)
     assert [result.text for result in results[:2]] == ["a person jumps"] * 2
     assert results[2].motion_tokens == "1 2" and results[2].text and results[2].limits is None
@@ -188,11 +193,8 @@ def test_a_task_that_a_stage_was_not_trained_for_is_refused_by_name(generator):
             call()
 
 
-def test_an_engine_is_refused_with_what_it_would_need(tiny_run, tmp_path):
-    import importlib.util
-
-    from export import export
-    from generate import GenerationError, MotionGenerator
+def test_an_engine_that_cannot_run_is_refused_with_the_reason(tiny_run, tmp_path):
+    from generate import MotionGenerator
 
     with pytest.raises(GenerationError, match="engine 'turbo' is unknown; there are own, vllm"):
         MotionGenerator(tiny_run / "stage3_t2m_sft", engine="turbo")
@@ -209,24 +211,24 @@ def test_an_engine_is_refused_with_what_it_would_need(tiny_run, tmp_path):
 # Lengths
 
 
-@pytest.mark.parametrize(("asked", "low", "high"), [
+@pytest.mark.parametrize(("lengths", "low", "high"), [
     (dict(tokens=1), 1, 1), (dict(tokens=40), 40, 40), (dict(min_tokens=30, max_tokens=33), 30, 33),
     (dict(min_tokens=25), 25, 25), (dict(max_tokens=2), 2, 2), (dict(seconds=3.5), 26, 26),
     (dict(seconds=0.01), 1, 1), (dict(min_tokens=3, max_new_tokens=5), 3, 5)])
-def test_a_length_that_is_asked_for_is_kept_exactly(generator, monkeypatch, asked, low, high):
+def test_a_requested_length_is_kept_exactly(generator, monkeypatch, lengths, low, high):
     monkeypatch.setitem(generator.settings, "TOKENS_PER_SECOND", 7.5)
-    request = one_of(text="a person jumps", num_samples=12, temperature=2.0, end_logit_slope=0, **asked)
+    request = MotionRequest(text="a person jumps", num_samples=12, temperature=2.0, end_logit_slope=0, **lengths)
     for result in generator.answer(request, seed=0):
         assert low <= len(result.codes) <= high
         assert (result.limits.min_tokens, result.limits.max_tokens) == (
-            low if set(asked) != {"max_tokens"} else result.limits.min_tokens, high)
+            low if set(lengths) != {"max_tokens"} else result.limits.min_tokens, high)
 
 
-def test_where_a_length_comes_from_is_told(generator, monkeypatch):
+def test_the_source_of_a_length_is_given(generator, monkeypatch):
     monkeypatch.setitem(generator.settings, "TOKENS_PER_SECOND", 7.5)
 
-    def source(**asked):
-        return generator.answer(one_of(text="a person jumps", **asked), seed=0)[0].limits.source
+    def source(**lengths):
+        return generator.answer(MotionRequest(text="a person jumps", **lengths), seed=0)[0].limits.source
 
     assert source(tokens=9) == "9 tokens, as asked"
     assert source(seconds=2) == "2 s at 7.5 tokens a second"
@@ -238,11 +240,11 @@ def test_seconds_need_a_rate(generator):
         generator.generate("a person jumps", seconds=2)
 
 
-@pytest.mark.parametrize("asked", [dict(tokens=125), dict(min_tokens=125), dict(max_tokens=125),
-                                   dict(min_tokens=2, max_tokens=125)])
-def test_an_explicit_length_that_cannot_fit_is_refused(generator, asked):
+@pytest.mark.parametrize("lengths", [dict(tokens=125), dict(min_tokens=125), dict(max_tokens=125),
+                                     dict(min_tokens=2, max_tokens=125)])
+def test_an_explicit_length_that_cannot_fit_is_refused(generator, lengths):
     with pytest.raises(ValueError, match=r"125 motion tokens were asked for; the prompt takes \d+ of the model's 128"):
-        generator.generate("a person jumps", **asked)
+        generator.generate("a person jumps", **lengths)
 
 
 def test_the_longest_length_that_fits_is_answered(generator):
@@ -254,68 +256,64 @@ def test_the_longest_length_that_fits_is_answered(generator):
         generator.generate("a person jumps", tokens=most + 1)
 
 
-# One by one
+# Streaming
 
 
 def test_a_stream_gives_the_tokens_of_the_same_answer_one_by_one(generator):
-    from collections.abc import Iterator
-
-    request = one_of(text="a person jumps", tokens=6)
+    request = MotionRequest(text="a person jumps", tokens=6)
     tokens = generator.stream(request, seed=4)
     assert isinstance(tokens, Iterator)
     assert tuple(tokens) == generator.answer(request, seed=4)[0].codes
-    assert list(generator.stream(one_of(task="continue", text="bows", motion="5 6"), seed=4))[:2] == [5, 6]
-    for odd in (one_of(text="x", num_samples=2), one_of(text="x", best_of=2), one_of(task="m2t", motion="1")):
+    assert list(generator.stream(MotionRequest(task="continue", text="bows", motion="5 6"), seed=4))[:2] == [5, 6]
+    for request in (MotionRequest(text="x", num_samples=2), MotionRequest(text="x", best_of=2),
+                    MotionRequest(task="m2t", motion="1")):
         with pytest.raises(ValueError, match="one motion"):
-            generator.stream(odd)
+            generator.stream(request)
 
 
 def test_a_stream_does_not_wait_for_the_end(generator, monkeypatch):
     passes = []
     network = generator.decoder.network
     monkeypatch.setattr(generator.decoder, "network", type("Counted", (), {
-        "__call__": lambda self, *given: passes.append(1) or network(*given), "device": network.device,
+        "__call__": lambda self, *arguments: passes.append(1) or network(*arguments), "device": network.device,
         "reserve": network.reserve, "copy_row": network.copy_row})())
-    tokens = generator.stream(one_of(text="a person jumps", tokens=20, guidance=1), seed=4)
+    tokens = generator.stream(MotionRequest(text="a person jumps", tokens=20, guidance=1), seed=4)
     next(tokens)
-    assert len(passes) == 2  # the prompt, and one token
+    assert len(passes) == 2  # the prompt and one token
     passes.clear()
-    guided = generator.stream(one_of(text="a person jumps", tokens=20, guidance=3), seed=4)
-    assert len(list(guided)) == 20 and len(passes) <= 22  # both prompts at once, and one pass a token for both
+    guided = generator.stream(MotionRequest(text="a person jumps", tokens=20, guidance=3), seed=4)
+    assert len(list(guided)) == 20 and len(passes) <= 22  # both prompts in one pass, then one pass per token
 
 
 # The best of several
 
 
-def test_the_best_of_several_is_the_one_that_tells_its_caption_best(multitask):
-    several = multitask.answer(one_of(text="a person jumps", num_samples=6), seed=3)
+def test_the_best_of_several_is_the_one_that_fits_its_caption_best(multitask):
+    several = multitask.answer(MotionRequest(text="a person jumps", num_samples=6), seed=3)
     scores = multitask.caption_scores(several)
-    best, = multitask.answer(one_of(text="a person jumps", best_of=6), seed=3)
+    best, = multitask.answer(MotionRequest(text="a person jumps", best_of=6), seed=3)
     assert best.codes == several[max(range(6), key=lambda i: scores[i])].codes
     assert best.score == pytest.approx(max(scores))
-    pair = multitask.answer(one_of(text="a person jumps", best_of=3, num_samples=2), seed=3)
+    pair = multitask.answer(MotionRequest(text="a person jumps", best_of=3, num_samples=2), seed=3)
     assert [result.score for result in pair] == pytest.approx([max(scores[:3]), max(scores[3:])])
 
 
 def test_a_caption_is_scored_among_training_captions_by_bayes_rule(generator, monkeypatch):
-    from motion_llm.decoding.request import MotionResult
-
     result = MotionResult("", "a person jumps", codes=(3, 1, 2))
-    rivals = generator._rivals(result)
+    distractors = generator._distractors(result)
     trained = set(generator.length_model.captions)
-    assert len(set(rivals)) == len(rivals) and set(rivals) == trained - {"a person jumps"}
-    rows = [{"text_query": text, "codes": (3, 1, 2), "participant_id": "P001"} for text in ("a person jumps", *rivals)]
+    assert len(set(distractors)) == len(distractors) and set(distractors) == trained - {"a person jumps"}
+    rows = [{"text_query": text, "codes": (3, 1, 2), "participant_id": "P001"}
+            for text in ("a person jumps", *distractors)]
     likelihoods = generator.motion_log_probabilities(rows)
     shares = torch.softmax(torch.tensor(likelihoods, dtype=torch.float64), dim=0)
     assert generator.caption_scores([result], "P001") == [pytest.approx(float(shares[0].log()), abs=1e-4)]
-    # An unseen caption has rivals, too, and one that knows nothing else has none.
-    assert set(generator._rivals(MotionResult("", "unheard of", codes=(1,)))) == trained
-    assert generator._rivals(MotionResult("", "bows", codes=(1,) * 125)) == []  # none that fits beside so long a motion
+    # A caption that was never seen has distractors too; beside a motion as long as the model allows none fits.
+    assert set(generator._distractors(MotionResult("", "unheard of", codes=(1,)))) == trained
+    assert generator._distractors(MotionResult("", "bows", codes=(1,) * 125)) == []
 
 
 def test_nll_is_what_training_measures(multitask, tiny_run):
-    from model import load, sum_nll
-
     rows = [{"text_query": "a person jumps", "codes": [1, 2, 3], "participant_id": None},
             {"text_query": "bows", "codes": [7], "participant_id": "P001"}]
     total, count = sum_nll(load(tiny_run / "stage2_multitask"), rows, "t2m", 2)
@@ -347,7 +345,7 @@ def test_guidance_changes_motions_and_keeps_their_limits(generator, monkeypatch)
     assert generator.generate_batch(prompts, seed=1) == guided
 
 
-def test_a_folder_from_before_guidance_goes_without(generator, monkeypatch):
+def test_a_folder_from_before_guidance_is_decoded_without_it(generator, monkeypatch):
     plain = generator.generate("a person jumps", seed=1, guidance=1.0)
     monkeypatch.delitem(generator.settings, "CAPTION_DROPOUT")
     monkeypatch.delitem(generator.settings, "GEN_GUIDANCE")
@@ -355,8 +353,6 @@ def test_a_folder_from_before_guidance_goes_without(generator, monkeypatch):
 
 
 def test_guidance_is_refused_where_it_cannot_work(generator, monkeypatch):
-    from generate import GenerationError, MotionRequest
-
     monkeypatch.setitem(generator.settings, "CAPTION_DROPOUT", 0.0)
     with pytest.raises(GenerationError, match="guidance is 2, but .* was trained with every caption"):
         generator.generate("a person jumps", guidance=2)
@@ -368,7 +364,8 @@ def test_guidance_is_refused_where_it_cannot_work(generator, monkeypatch):
 
 def test_tasks_without_a_caption_go_without_the_folders_guidance(multitask, monkeypatch):
     assert multitask.settings["GEN_GUIDANCE"] != 1
-    seen, decode = [], multitask.decoder.decode
-    monkeypatch.setattr(multitask.decoder, "decode", lambda jobs, alphabet: seen.extend(jobs) or decode(jobs, alphabet))
+    decoded, decode = [], multitask.decoder.decode
+    monkeypatch.setattr(multitask.decoder, "decode",
+                        lambda jobs, alphabet: decoded.extend(jobs) or decode(jobs, alphabet))
     multitask.denoise("1 2 ? 4 5", seed=0)
-    assert [(job.sampling.guidance, list(job.against)) for job in seen] == [(1.0, [])]
+    assert [(job.sampling.guidance, list(job.against)) for job in decoded] == [(1.0, [])]

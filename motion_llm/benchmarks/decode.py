@@ -1,8 +1,9 @@
-"""`python bench.py decode`: how fast clips are made here, beside `model.generate` under the same constraints, and vLLM.
+"""`python bench.py decode`: the decoding speed of this project, of `model.generate` under the same constraints, and of
+vLLM.
 
-All make clips of one exact length from the model's own captions, so that every row does the same work; the ways take
-turns, round after round, and the middle of the rounds counts. The limits are the machine's, measured in the same run:
-with one row, reading the weights; with many, multiplying by them.
+All decode clips of one exact length from the model's own captions, so that every row does the same work. The first two
+take turns, round by round, and the median round counts. The machine's limits are measured in the same run: with one row
+the limit is reading the weights, with many it is multiplying by them.
 """
 
 import json
@@ -15,22 +16,26 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from motion_llm.benchmarks.train import matrix_peak
+from motion_llm.dataset.lengths import LengthLimits
+from motion_llm.decoding.request import MotionRequest
+
 log = logging.getLogger(__name__)
 
 BATCHES = (1, 8, 32, 64)
-OURS, THEIRS, VLLM = "ours", "model.generate", "vLLM"
+OURS, BASELINE = "ours", "model.generate"
 ROOT = Path(__file__).parents[2]
 VLLM_PYTHON = ROOT / ".venv-vllm" / "bin" / "python"  # `make .venv-vllm/installed` makes it
-READ_BYTES = 2**28  # of the array whose reading is the machine's memory bandwidth
-MIXED_LONGEST = 4  # in the mixed load the longest clips have so many times the tokens of the shortest
+READ_BYTES = 2**28  # size of the array that is read to measure the memory bandwidth
+MIXED_LONGEST = 4  # in the mixed load: the longest clip's tokens, in multiples of the shortest clip's
 
 
 def add_arguments(parser) -> None:
     parser.add_argument("--model_path", help="a trained stage's folder. Default: WORK_DIR/stage3_t2m_sft")
-    parser.add_argument("--clip_tokens", type=int, default=48, metavar="N", help="of each clip. Default: 48")
-    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="of measuring. Default: 3")
+    parser.add_argument("--clip_tokens", type=int, default=48, metavar="N", help="tokens of each clip. Default: 48")
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="rounds of measurement. Default: 3")
     parser.add_argument("--mixed", type=int, default=500, metavar="N",
-                        help="clips of mixed lengths that are made at the end, 0 for none. Default: 500")
+                        help="clips of mixed lengths that are decoded at the end, 0 for none. Default: 500")
     parser.add_argument("--compile_vllm", action="store_true", help="let vLLM compile the model, which takes minutes")
     parser.add_argument("--without_vllm", action="store_true", help="leave vLLM out, where it is installed")
 
@@ -39,14 +44,13 @@ def run(args, settings: Mapping) -> dict:
     """Figures by batch size. Raises ModelError, GenerationError, ValueError."""
     if args.clip_tokens < 4 or args.rounds < 1 or args.mixed < 0:
         raise ValueError("expected --clip_tokens of 4 or more, --rounds of 1 or more, --mixed of 0 or more")
-    from model import start_unsloth
+    from model import start_unsloth  # imports torch, which takes seconds
 
     start_unsloth()
-    from generate import MotionGenerator
-    from motion_llm.decoding.request import MotionRequest
+    from generate import MotionGenerator  # imports transformers, which must follow Unsloth's start
 
     path = args.model_path or str(Path(settings["WORK_DIR"]) / "stage3_t2m_sft")
-    generator, theirs = MotionGenerator(path), _Theirs(path)
+    generator, baseline = MotionGenerator(path), _ModelGenerate(path)
     captions = list(generator.length_model.captions)
 
     def ours(count: int) -> None:
@@ -54,32 +58,32 @@ def run(args, settings: Mapping) -> dict:
         generator.answer([MotionRequest(text=captions[i % len(captions)], tokens=args.clip_tokens)
                           for i in range(count)], seed=0)
 
-    def generated(count: int) -> None:
-        theirs([captions[i % len(captions)] for i in range(count)], args.clip_tokens)
+    def model_generate(count: int) -> None:
+        baseline([captions[i % len(captions)] for i in range(count)], args.clip_tokens)
 
-    found = _in_turn({OURS: ours, THEIRS: generated}, args.rounds, args.clip_tokens)
+    batches = _in_turn({OURS: ours, BASELINE: model_generate}, args.rounds, args.clip_tokens)
     machine = {"bytes_per_second": memory_bandwidth(generator.decoder.network.device),
-               "gflops": _matrix_peak(settings)}
+               "gflops": matrix_peak(settings)["gflops"]}
     size = _size(generator)
     for count in BATCHES:
-        for name in (OURS, THEIRS):
-            steps = found[str(count)][name]["tokens_per_second"] / count
-            found[str(count)][name]["share_of_bandwidth"] = steps * size["bytes"] / machine["bytes_per_second"]
-            found[str(count)][name]["share_of_peak"] = (
-                steps * count * 2 * size["values"] / machine["gflops"] / 1e9)
-        found[str(count)]["constraints_share"] = _constraints_share(
-            generator, count, count / found[str(count)][OURS]["tokens_per_second"])
-    figures = {"model": path, "clip_tokens": args.clip_tokens, "batches": found, "machine": machine, "size": size,
-               "first_token": {OURS: _first_token(generator, captions[0]), THEIRS: theirs.first_token(captions[0])}}
+        batch = batches[str(count)]
+        for name in (OURS, BASELINE):
+            steps = batch[name]["tokens_per_second"] / count
+            batch[name]["share_of_bandwidth"] = steps * size["bytes"] / machine["bytes_per_second"]
+            batch[name]["share_of_peak"] = steps * count * 2 * size["values"] / machine["gflops"] / 1e9
+        batch["constraints_share"] = _constraints_share(generator, count, count / batch[OURS]["tokens_per_second"])
+    figures = {"model": path, "clip_tokens": args.clip_tokens, "batches": batches, "machine": machine, "size": size,
+               "first_token": {OURS: _first_token(generator, captions[0]),
+                               BASELINE: baseline.first_token(captions[0])}}
     if args.mixed:
-        figures["mixed"] = _mixed(generator, theirs, captions, args)
+        figures["mixed"] = _mixed(generator, baseline, captions, args)
     if VLLM_PYTHON.exists() and not args.without_vllm:
         figures["vllm"] = _vllm(path, generator.settings, args)
     return figures
 
 
 def _vllm(path: str, settings: Mapping, args) -> dict:
-    """What `bench.py vllm` measures of the exported model, in vLLM's environment. Raises ValueError where it fails."""
+    """The figures of `bench.py vllm` for the exported model, run in vLLM's environment. Raises ValueError."""
     with tempfile.TemporaryDirectory() as folder:
         served = str(Path(folder) / "served")
         _run([sys.executable, str(ROOT / "export.py"), "--model_path", path, "--output", served])
@@ -99,11 +103,11 @@ def _run(command: list[str]) -> None:
         raise ValueError(f"{Path(command[1]).name} ended with status {done.returncode}: {done.stderr.strip()[-500:]}")
 
 
-class _Theirs:
-    """`model.generate` on the merged network, with our logits processor: what people would write."""
+class _ModelGenerate:
+    """`model.generate` on the merged network, with our logits processor: the usual way to decode."""
 
     def __init__(self, path: str):
-        from model import load
+        from model import load  # imports torch, which takes seconds
 
         model = load(path)
         self.template, self.vocabulary, self.pad_id = model.template, model.vocabulary, model.pad_id
@@ -113,8 +117,7 @@ class _Theirs:
         import torch
         from transformers import GenerationConfig, LogitsProcessorList
 
-        from motion_llm.dataset.lengths import LengthLimits
-        from motion_llm.decoding.constraints import LengthAwareMotionLogitsProcessor
+        from motion_llm.decoding.constraints import LengthAwareMotionLogitsProcessor  # imports transformers
 
         prompts = [self.template.render("t2m", text=text, answer=False).ids for text in captions]
         width = max(map(len, prompts))
@@ -137,49 +140,50 @@ class _Theirs:
 
         ids = torch.tensor([self.template.render("t2m", text=caption, answer=False).ids], device=self.network.device)
         config = GenerationConfig(do_sample=False, max_new_tokens=1, pad_token_id=self.pad_id)
-        return _middle_seconds(lambda: self.network.generate(
+        return _median_seconds(lambda: self.network.generate(
             input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config), 5)
 
 
-def _in_turn(ways: Mapping[str, Callable[[int], None]], rounds: int, tokens: int) -> dict:
-    """batch size -> way -> tokens a second, of the middle round and of all."""
-    for way in ways.values():
-        way(BATCHES[0])
-    seconds = {str(count): {name: [] for name in ways} for count in BATCHES}
+def _in_turn(decoders: Mapping[str, Callable[[int], None]], rounds: int, tokens: int) -> dict:
+    """batch size -> name of a decoder -> tokens per second, of the median round and of all rounds."""
+    for decode in decoders.values():
+        decode(BATCHES[0])
+    seconds = {str(count): {name: [] for name in decoders} for count in BATCHES}
     for number in range(rounds):
         for count in BATCHES:
-            for name, way in ways.items():
+            for name, decode in decoders.items():
                 started = time.perf_counter()
-                way(count)
+                decode(count)
                 seconds[str(count)][name].append(time.perf_counter() - started)
         log.info("  round %d of %d", number + 1, rounds)
-    found: dict = {}
+    batches: dict = {}
     for count, by_name in seconds.items():
         rates = {name: sorted(int(count) * tokens / spent for spent in values) for name, values in by_name.items()}
-        found[count] = {name: {"tokens_per_second": statistics.median(values), "rounds": values}
-                        for name, values in rates.items()}
-        found[count]["ratio"] = statistics.median(theirs / ours for ours, theirs in
-                                                  zip(by_name[OURS], by_name[THEIRS], strict=True))
-    return found
+        batches[count] = {name: {"tokens_per_second": statistics.median(values), "rounds": values}
+                          for name, values in rates.items()}
+        batches[count]["ratio"] = statistics.median(baseline / ours for ours, baseline in
+                                                    zip(by_name[OURS], by_name[BASELINE], strict=True))
+    return batches
 
 
-def _middle_seconds(work: Callable[[], object], times: int) -> float:
+def _median_seconds(work: Callable[[], object], times: int) -> float:
+    """After one call that warms up."""
     work()
-    spent = []
+    seconds = []
     for _ in range(times):
         started = time.perf_counter()
         work()
-        spent.append(time.perf_counter() - started)
-    return statistics.median(spent)
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
 
 
 def _first_token(generator, caption: str) -> float:
     """Seconds from the request to its first token."""
-    return _middle_seconds(lambda: next(generator.stream(caption, seed=0)), 5)
+    return _median_seconds(lambda: next(generator.stream(caption, seed=0)), 5)
 
 
 def memory_bandwidth(device) -> float:
-    """Bytes a second that all threads read, the best of five sums over an array."""
+    """Bytes per second that all threads read together: the best of five sums over an array."""
     import torch
 
     values = torch.ones(READ_BYTES // 4, device=device)
@@ -191,36 +195,27 @@ def memory_bandwidth(device) -> float:
     return best
 
 
-def _matrix_peak(settings: Mapping) -> float:
-    from motion_llm.benchmarks.train import matrix_peak
-
-    return matrix_peak(settings)["gflops"]
-
-
 def _size(generator) -> dict:
-    """What a step has to read and multiply: the layers' matrices, and the rows of the head that it needs."""
+    """The weights that a step reads and multiplies by: the layers' matrices and the needed rows of the head."""
     network = generator.decoder.network
     products = [product for layer in network.layers for product in layer.products] + [generator.motion.product]
     return {"values": sum(product.values for product in products), "bytes": sum(product.bytes for product in products)}
 
 
 def _constraints_share(generator, count: int, step: float) -> float:
-    """The constraints' part of a decoding step of `step` seconds."""
+    """The constraints' share of a decoding step of `step` seconds."""
     import torch
 
-    from motion_llm.dataset.lengths import LengthLimits
-    from motion_llm.decoding.constraints import Bounds, constrained_scores
+    from motion_llm.decoding.constraints import Bounds, constrained_scores  # imports transformers
 
     device = generator.decoder.network.device
     bounds = Bounds.of([LengthLimits(10, 20, 30, "")] * count, 1.0, device=device)
     scores, tokens = torch.randn(count, len(generator.motion), device=device), torch.full((count,), 15, device=device)
-    return _middle_seconds(lambda: constrained_scores(scores, tokens, bounds), 50) / step
+    return _median_seconds(lambda: constrained_scores(scores, tokens, bounds), 50) / step
 
 
-def _mixed(generator, theirs: _Theirs, captions: list[str], args) -> dict:
-    """Seconds for a load of clips of many lengths, in batches of 32: what a user with a list of prompts waits for."""
-    from motion_llm.decoding.request import MotionRequest
-
+def _mixed(generator, baseline: _ModelGenerate, captions: list[str], args) -> dict:
+    """Seconds for clips of many lengths in batches of 32, as a user with a list of prompts would wait for them."""
     batch, shortest = 32, max(4, args.clip_tokens // MIXED_LONGEST)
     lengths = [shortest + (7919 * i) % (MIXED_LONGEST * shortest - shortest + 1) for i in range(args.mixed)]
     texts = [captions[i % len(captions)] for i in range(args.mixed)]
@@ -229,11 +224,11 @@ def _mixed(generator, theirs: _Theirs, captions: list[str], args) -> dict:
     started = time.perf_counter()
     generator.answer(requests, seed=0)
     ours, started = time.perf_counter() - started, time.perf_counter()
-    order = sorted(range(args.mixed), key=lambda i: lengths[i])  # the best that can be done with whole batches
+    order = sorted(range(args.mixed), key=lambda i: lengths[i])  # the best order for whole batches
     for start in range(0, args.mixed, batch):
         part = order[start:start + batch]
-        theirs([texts[i] for i in part], [lengths[i] for i in part])
-    return {"clips": args.mixed, "tokens": sum(lengths), OURS: ours, THEIRS: time.perf_counter() - started}
+        baseline([texts[i] for i in part], [lengths[i] for i in part])
+    return {"clips": args.mixed, "tokens": sum(lengths), OURS: ours, BASELINE: time.perf_counter() - started}
 
 
 def format_figures(figures: Mapping) -> str:
@@ -243,23 +238,24 @@ def format_figures(figures: Mapping) -> str:
         f"weights; the machine reads {machine['bytes_per_second'] / 1e9:.1f} GB/s and multiplies "
         f"{machine['gflops']:.0f} GFLOP/s", "",
         f"{'':<10}{'tokens/s':>10}{'':>16}{'times':>7}{'ours: share of':>22}{'constraints,':>14}",
-        f"{'batch':<10}{OURS:>10}{THEIRS:>16}{'':>7}{'bandwidth':>13}{'peak':>9}{'of a step':>14}"]
+        f"{'batch':<10}{OURS:>10}{BASELINE:>16}{'':>7}{'bandwidth':>13}{'peak':>9}{'of a step':>14}"]
     lines.append("-" * len(lines[-1]))
-    for count, found in figures["batches"].items():
-        ours, theirs = found[OURS], found[THEIRS]
-        lines.append(f"{count:<10}{ours['tokens_per_second']:>10.0f}{theirs['tokens_per_second']:>16.0f}"
-                     f"{found['ratio']:>7.1f}{ours['share_of_bandwidth']:>13.0%}{ours['share_of_peak']:>9.0%}"
-                     f"{found['constraints_share']:>14.1%}")
+    for count, batch in figures["batches"].items():
+        ours, baseline = batch[OURS], batch[BASELINE]
+        lines.append(f"{count:<10}{ours['tokens_per_second']:>10.0f}{baseline['tokens_per_second']:>16.0f}"
+                     f"{batch['ratio']:>7.1f}{ours['share_of_bandwidth']:>13.0%}{ours['share_of_peak']:>9.0%}"
+                     f"{batch['constraints_share']:>14.1%}")
     if vllm := figures.get("vllm"):
-        rates = [f"{count}: {found['tokens_per_second']:.0f} tokens/s, ours "
-                 f"{figures['batches'][count][OURS]['tokens_per_second'] / found['tokens_per_second']:.1f} times"
-                 for count, found in vllm["batches"].items()]
+        rates = [f"{count}: {speed['tokens_per_second']:.0f} tokens/s, ours "
+                 f"{figures['batches'][count][OURS]['tokens_per_second'] / speed['tokens_per_second']:.1f} times"
+                 for count, speed in vllm["batches"].items()]
         lines += [f"\nvLLM {vllm['version']}, batch " + "; ".join(rates),
                   f"its first token after {1e3 * vllm['batches']['1']['seconds_to_first_token']:.0f} ms"]
     first = figures["first_token"]
-    lines.append(f"\nfirst token after {1e3 * first[OURS]:.0f} ms ({OURS}) and {1e3 * first[THEIRS]:.0f} ms ({THEIRS})")
+    lines.append(f"\nfirst token after {1e3 * first[OURS]:.0f} ms ({OURS}) and {1e3 * first[BASELINE]:.0f} ms "
+                 f"({BASELINE})")
     if mixed := figures.get("mixed"):
         lines.append(f"{mixed['clips']} clips of mixed lengths, {mixed['tokens']} tokens, batches of 32: "
-                     f"{mixed[OURS]:.1f} s ({OURS}), {mixed[THEIRS]:.1f} s ({THEIRS}, sorted by length), "
-                     f"{mixed[THEIRS] / mixed[OURS]:.1f} times")
+                     f"{mixed[OURS]:.1f} s ({OURS}), {mixed[BASELINE]:.1f} s ({BASELINE}, sorted by length), "
+                     f"{mixed[BASELINE] / mixed[OURS]:.1f} times")
     return "\n".join(lines)

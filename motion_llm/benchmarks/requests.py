@@ -1,8 +1,8 @@
-"""`python bench.py requests`: random requests of every kind, each answer held against what was asked for.
+"""`python bench.py requests`: random requests of every kind; each answer is checked against its request.
 
-Captions of the training data, cut, mixed and misspelled ones, other scripts, emoji, special tokens' spellings; every
-way to ask for a length; participants, per-prompt codes, any sampling; starts and ends for the tasks that take them.
-What an answer must be is worked out here from the request and the model's folder, not taken from the result.
+The captions are those of the training data, cut, mixed and misspelled ones, other scripts, emoji and the spellings of
+special tokens. The requests use every way to set a length, participants, per-prompt codes, any sampling, and starts and
+ends for the tasks that take them. The checks use the request and the model's folder, not the result's own limits.
 """
 
 import logging
@@ -12,26 +12,28 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
+from motion_llm.decoding.request import MotionRequest, MotionResult
+
 log = logging.getLogger(__name__)
 
-AT_ONCE = 500
-STRANGE = ("走って、止まる", "يلوح بيده اليمنى", "💃🏽🕺", "<MOT_END> <motion_3> <|im_end|>", "é" * 20,
-           "A PERSON  WALKS!!!", "tabs\tand\nlines", "0 1 2 3", "?", "a" * 60)
+AT_ONCE = 500  # requests
+UNUSUAL_TEXTS = ("走って、止まる", "يلوح بيده اليمنى", "💃🏽🕺", "<MOT_END> <motion_3> <|im_end|>", "é" * 20,
+                 "A PERSON  WALKS!!!", "tabs\tand\nlines", "0 1 2 3", "?", "a" * 60)
 
 
 def add_arguments(parser) -> None:
     parser.add_argument("--model_path", help="a trained stage's folder. Default: WORK_DIR/stage3_t2m_sft")
-    parser.add_argument("--count", type=int, default=10_000, metavar="N", help="requests. Default: 10000")
+    parser.add_argument("--count", type=int, default=10_000, metavar="N", help="number of requests. Default: 10000")
 
 
 def run(args, settings: Mapping) -> dict:
-    """Raises AssertionError naming the request for an answer that is not what was asked for."""
+    """Raises AssertionError with the request for an answer that does not satisfy it."""
     if args.count < 1:
         raise ValueError(f"--count is {args.count}, expected 1 or more")
-    from model import start_unsloth
+    from model import start_unsloth  # imports torch, which takes seconds
 
     start_unsloth()
-    from generate import MotionGenerator
+    from generate import MotionGenerator  # imports transformers, which must follow Unsloth's start
 
     path = args.model_path or str(Path(settings["WORK_DIR"]) / "stage3_t2m_sft")
     generator = MotionGenerator(path)
@@ -40,14 +42,14 @@ def run(args, settings: Mapping) -> dict:
     rng = random.Random(settings["SEED"])
     started, tokens, kinds, lengths = time.perf_counter(), 0, Counter(), []
     for start in range(0, args.count, AT_ONCE):
-        asked = []
-        while len(asked) < min(AT_ONCE, args.count - start):
+        requests = []
+        while len(requests) < min(AT_ONCE, args.count - start):
             request = _random_request(rng, generator)
             if _fits(request, generator):
-                asked.append(request)
+                requests.append(request)
             else:
                 kinds["refused"] += 1
-        for request, result in zip(asked, generator.answer(asked, seed=rng.randrange(2**32)), strict=True):
+        for request, result in zip(requests, generator.answer(requests, seed=rng.randrange(2**32)), strict=True):
             _check(request, result, generator)
             tokens += len(result.codes)
             lengths.append(len(result.codes))
@@ -59,21 +61,19 @@ def run(args, settings: Mapping) -> dict:
             "shortest": min(lengths), "longest": max(lengths)}
 
 
-def _fits(request, generator) -> bool:
-    """Whether the whole request has a place in MAX_SEQ_LEN, by the tokens it asks for at most."""
+def _fits(request: MotionRequest, generator) -> bool:
+    """Whether the prompt and the most tokens that the request names fit into MAX_SEQ_LEN."""
     template, positions = generator.template, generator.settings["MAX_SEQ_LEN"]
-    least = max(request.tokens or 0, request.min_tokens or 0, request.max_tokens or 0, len(request.motion or ()) + 1,
-                round((request.seconds or 0) * generator.settings["TOKENS_PER_SECOND"]))
+    tokens = max(request.tokens or 0, request.min_tokens or 0, request.max_tokens or 0, len(request.motion or ()) + 1,
+                 round((request.seconds or 0) * generator.settings["TOKENS_PER_SECOND"]))
     if request.text is not None:
-        return template.length("t2m", len(template.encode_text(request.text)), least) <= positions
+        return template.length("t2m", len(template.encode_text(request.text)), tokens) <= positions
     if request.task == "continue" and not (request.tokens or request.seconds):
-        least = max(least, round(generator.length_model.overall.median))
-    return template.length("denoise", 0, least) <= positions
+        tokens = max(tokens, round(generator.length_model.overall.median))
+    return template.length("denoise", 0, tokens) <= positions
 
 
-def _random_request(rng: random.Random, generator):
-    from motion_llm.decoding.request import MotionRequest
-
+def _random_request(rng: random.Random, generator) -> MotionRequest:
     codebook = generator.vocabulary.codebook_size
     tasks = [task for task in generator.tasks if task in ("t2m", "denoise", "inbetween")] + ["continue"]
     task = rng.choice(tasks)
@@ -90,26 +90,26 @@ def _random_request(rng: random.Random, generator):
         return MotionRequest(task, motion=start, end=end, tokens=len(start) + len(end) + rng.randrange(1, 40), **fields)
     fields |= _random_length(rng, least=len(start) + 1 if task == "continue" else 1)
     if task == "continue":
-        able = "continue" in generator.tasks
-        return MotionRequest(task, text=None if able and rng.random() < 0.5 else _random_text(rng, generator),
+        trained = "continue" in generator.tasks
+        return MotionRequest(task, text=None if trained and rng.random() < 0.5 else _random_text(rng, generator),
                              motion=start, **fields)
     return MotionRequest(text=_random_text(rng, generator), per_prompt_vocab=rng.random() < 0.2, **fields)
 
 
 def _random_text(rng: random.Random, generator) -> str:
-    known = list(generator.length_model.captions)
-    text = rng.choice(known)
+    captions = list(generator.length_model.captions)
+    text = rng.choice(captions)
     kind = rng.randrange(5)
     if kind == 1:
         words = text.split()
         text = " ".join(words[:rng.randrange(1, len(words) + 1)])
     elif kind == 2:
-        text = f"{text} and {rng.choice(known)}"
+        text = f"{text} and {rng.choice(captions)}"
     elif kind == 3:
-        place = rng.randrange(len(text))
-        text = text[:place] + rng.choice("abcxyz ") + text[place + 1:]
+        position = rng.randrange(len(text))
+        text = text[:position] + rng.choice("abcxyz ") + text[position + 1:]
     elif kind == 4:
-        text = rng.choice(STRANGE)
+        text = rng.choice(UNUSUAL_TEXTS)
     return text if text.strip() else "walks"
 
 
@@ -119,7 +119,7 @@ def _random_length(rng: random.Random, least: int) -> dict:
                        {"min_tokens": low, "max_tokens": low + rng.randrange(20)}, {"max_new_tokens": low}])
 
 
-def _check(request, result, generator) -> None:
+def _check(request: MotionRequest, result: MotionResult, generator) -> None:
     codes, count = result.codes, len(result.codes)
     assert result.motion_tokens == " ".join(map(str, codes)), request
     assert count >= 1 and all(0 <= code < generator.vocabulary.codebook_size for code in codes), request
@@ -132,7 +132,7 @@ def _check(request, result, generator) -> None:
     if request.task == "denoise":
         assert count == len(request.motion), request
         if request.keep_given:
-            assert all(code in (-1, found) for code, found in zip(request.motion, codes, strict=True)), request
+            assert all(given in (-1, code) for given, code in zip(request.motion, codes, strict=True)), request
     elif request.motion is not None:
         assert codes[:len(request.motion)] == request.motion, request
         assert request.end is None or codes[-len(request.end):] == request.end, request

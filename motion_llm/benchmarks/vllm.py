@@ -1,9 +1,9 @@
-"""`python bench.py vllm`: how fast an exported model decodes on vLLM, in the environment that has it:
+"""`python bench.py vllm`: the decoding speed of an exported model on vLLM, in the environment that has vLLM:
 
     .venv-vllm/bin/python bench.py vllm --folder served
 
-Every clip gets exactly --tokens codes, so that all rows of a batch do the same work; prompts are the captions that the
-model knows, and nothing of them is kept from run to run. `bench.py decode` runs it beside its own figures.
+Every clip gets exactly --tokens codes, so that all rows of a batch do the same work. Prompts are captions of the
+training data, and vLLM's prefix cache is off. `bench.py decode` runs this as well and prints its figures.
 """
 
 import time
@@ -32,11 +32,11 @@ class Sampling:
 def add_arguments(parser) -> None:
     parser.add_argument("--folder", required=True, help="an exported model")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32, 64], help="clips at once")
-    parser.add_argument("--tokens", type=int, default=60, help="codes of a clip. Default: 60")
+    parser.add_argument("--tokens", type=int, default=60, help="codes per clip. Default: 60")
     parser.add_argument("--repeats", type=int, default=3, help="runs to take the median of, after a warm-up")
     parser.add_argument("--temperature", type=float, default=0.8)
     parser.add_argument("--top_p", type=float, default=0.95)
-    parser.add_argument("--slope", type=float, default=0.0, help="of the end's logit; 0 leaves the plugin idle")
+    parser.add_argument("--slope", type=float, default=0.0, help="end_logit_slope; 0 turns the plugin off")
     parser.add_argument("--compile", action="store_true", help="let vLLM compile the model first, which takes minutes")
 
 
@@ -65,14 +65,14 @@ def format_figures(figures: Mapping) -> str:
 
 
 def measure(engine: VllmEngine, requests: Sequence, sampling, repeats: int) -> dict[str, float]:
-    """Tokens a second (ends counted) and seconds to the first token of a whole batch of `requests` that comes at once:
-    the medians of `repeats` runs, after one that warms up."""
+    """Tokens per second (ends counted) and seconds until all of `requests`, sent at once, have their first token: the
+    medians of `repeats` runs, after one that warms up."""
     speeds, firsts = [], []
-    for run in range(repeats + 1):
+    for seed in range(repeats + 1):
         started = time.perf_counter()
-        answers = engine.decode(requests, [sampling] * len(requests), run)
+        answers = engine.decode(requests, [sampling] * len(requests), seed)
         seconds = time.perf_counter() - started
         speeds.append(sum(len(codes) + 1 for codes in answers) / seconds)
-        firsts.append(engine.seconds_to_first_tokens(requests, sampling, run))
+        firsts.append(engine.seconds_to_first_tokens(requests, sampling, seed))
     speeds, firsts = sorted(speeds[1:]), sorted(firsts[1:])
     return {"tokens_per_second": speeds[repeats // 2], "seconds_to_first_token": firsts[repeats // 2]}

@@ -1,7 +1,7 @@
-"""What an answer may be made of: only codes and <MOT_END>, within its length limits, ending about where it should.
+"""The constraints on an answer: codes and <MOT_END> alone, within its length limits, and an end near its target length.
 
-`constrained_scores` is the one place that says so. Decoding calls it on the few hundred scores of a motion; the
-logits processor below hands it to whoever decodes with `model.generate`.
+`constrained_scores` is their only implementation. Decoding calls it on the few hundred scores of a motion; the logits
+processor below applies it in `model.generate`.
 """
 
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ from motion_llm.decoding.request import GenerationError
 from templates import MotionVocabulary
 
 MOST_END_SHIFT = 10.0  # logits; beyond it an end is as good as forced or forbidden
-LARGEST = torch.finfo(torch.float32).max / 4  # an infinite score would leave a row no choice; this means the same
+LARGEST = torch.finfo(torch.float32).max / 4  # for infinity: infinite scores would leave nothing to draw from
 
 
 @dataclass
 class Bounds:
     """Length limits of B rows, in tokens, each (B,): no end before shortest, nothing but the end at longest, and around
-    target the end's logit shifted by slope (B,) a token. codes (B, K) bool: those that a row may use; None for all."""
+    target the end's logit shifted by slope (B,) a token. codes (B, K) bool: what a row may use; None for all."""
 
     shortest: torch.Tensor
     target: torch.Tensor
@@ -48,10 +48,10 @@ class Bounds:
 
 def constrained_scores(scores: torch.Tensor, tokens: torch.Tensor, bounds: Bounds) -> torch.Tensor:
     """Scores of the codes and <MOT_END>, (B, K + 1) float32, changed in place and returned: what is not allowed becomes
-    -inf, and the end's logit is shifted by slope * (tokens - target), at most MOST_END_SHIFT either way: discouraged
-    before the target, encouraged after. Slope 0 leaves the model's own distribution.
+    -inf, and the end's logit is shifted by slope * (tokens - target), at most MOST_END_SHIFT either way: ends are
+    discouraged before the target and encouraged after it. Slope 0 leaves the model's own distribution.
 
-    tokens (B,): codes that each row has so far. Raises GenerationError for a score that is no number.
+    tokens (B,): codes that each row has so far. Raises GenerationError for a score that is NaN.
     """
     if torch.isnan(scores.sum()) and torch.isnan(scores).any():  # infinities of both signs make the sum NaN, too
         row = int(torch.isnan(scores).any(dim=1).nonzero()[0])
@@ -80,12 +80,12 @@ class LengthAwareMotionLogitsProcessor(LogitsProcessor):
         self.bounds = Bounds.of(limits, slope, allowed_codes)
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """input_ids (B, T), scores (B, V) -> scores (B, V). Raises GenerationError for a score that is no number."""
+        """input_ids (B, T), scores (B, V) -> scores (B, V). Raises GenerationError for a score that is NaN."""
         first, end, bounds = self.vocabulary.first_motion_id, self.vocabulary.end_id, self.bounds
         if bounds.shortest.device != scores.device:
-            moved = (bounds.shortest, bounds.target, bounds.longest, bounds.slope)
+            tensors = (bounds.shortest, bounds.target, bounds.longest, bounds.slope)
             codes = None if bounds.codes is None else bounds.codes.to(scores.device)
-            self.bounds = bounds = Bounds(*(tensor.to(scores.device) for tensor in moved), codes)
+            self.bounds = bounds = Bounds(*(tensor.to(scores.device) for tensor in tensors), codes)
         tokens = torch.full((len(scores),), input_ids.shape[1] - self.prompt_length, device=scores.device)
         answer = scores[:, first:end + 1].to(torch.float32, copy=True)  # (B, K + 1)
         restricted = torch.full_like(scores, -torch.inf, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""From a request to a decoding job: its prompt, what is given of the answer, and how long the answer may be."""
+"""From a request to a decoding job: its prompt, the tokens of the answer that are fixed, and its length limits."""
 
 import logging
 import math
@@ -11,11 +11,11 @@ from templates import MASKED, MotionTemplate, MotionVocabulary
 
 log = logging.getLogger(__name__)
 
-MOST_TEXT_TOKENS = 64  # of a caption
+MOST_TEXT_TOKENS = 64  # of a caption that is generated
 
 
 class JobMaker:
-    """Makes jobs for one model. settings: MAX_SEQ_LEN and TOKENS_PER_SECOND are looked at."""
+    """Makes jobs for one model. settings: MAX_SEQ_LEN and TOKENS_PER_SECOND are used."""
 
     def __init__(self, template: MotionTemplate, vocabulary: MotionVocabulary, length_model: LengthModel,
                  settings: Mapping):
@@ -25,7 +25,7 @@ class JobMaker:
         self.settings = settings
 
     def of(self, request: MotionRequest, sampling: Sampling, key: tuple[int, ...]) -> tuple[Job, LengthLimits | None]:
-        """The job, and the limits of a motion with where they come from. key: what the job's random numbers depend on.
+        """The job, and a motion's length limits with their source (None for m2t). key: the job's random key.
 
         Raises GenerationError, and ValueError for codes and participants that the model does not know.
         """
@@ -41,7 +41,7 @@ class JobMaker:
         start = request.motion or ()
         self.vocabulary.code_ids(start)
         learned = self.length_model.limits(request.text, participant_id)
-        if start:  # there must be something to come
+        if start:  # at least one token must follow
             low = len(start) + 1
             learned = LengthLimits(max(learned.min_tokens, low), max(learned.soft_target, low),
                                    max(learned.max_tokens, low), learned.source)
@@ -67,7 +67,7 @@ class JobMaker:
         return Job(prompt, limits, sampling, random_key=key), None
 
     def _filling_in(self, request: MotionRequest, participant_id: str | None, sampling, key):
-        """Denoising, and its variants: all of them have a length, and the question shows what is lost."""
+        """Denoise, inbetween and continue: the length is fixed, and the prompt shows which tokens are lost."""
         length = self._length_of_filling_in(request)
         start, end = request.motion, request.end or ()
         if len(start) + len(end) >= length and request.task != "denoise":
@@ -76,11 +76,12 @@ class JobMaker:
         noisy = (*start, *[MASKED] * (length - len(start) - len(end)), *end)
         prompt = self.template.render("denoise", noisy=noisy, participant_id=participant_id, answer=False).ids
         if len(prompt) + length + 1 > self.settings["MAX_SEQ_LEN"]:
-            raise GenerationError(f"{length} motion tokens, lost and found, take {len(prompt) + length + 1} positions, "
-                                  f"the model has {self.settings['MAX_SEQ_LEN']} (MAX_SEQ_LEN)")
+            raise GenerationError(f"{length} motion tokens, in the prompt and in the answer, take "
+                                  f"{len(prompt) + length + 1} positions, the model has "
+                                  f"{self.settings['MAX_SEQ_LEN']} (MAX_SEQ_LEN)")
         limits = LengthLimits(length, length, length, "the question")
-        given = noisy if request.keep_given or request.task != "denoise" else ()
-        return Job(prompt, limits, sampling, given, random_key=key), limits
+        fixed = noisy if request.keep_given or request.task != "denoise" else ()
+        return Job(prompt, limits, sampling, fixed, random_key=key), limits
 
     def _length_of_filling_in(self, request: MotionRequest) -> int:
         if request.task == "denoise":
@@ -88,7 +89,7 @@ class JobMaker:
         exact = self._exact_length(request)
         if exact is not None:
             return exact
-        # How many tokens are lost is part of the question, so one number has to be chosen.
+        # The prompt shows how many tokens are lost, so one length has to be chosen.
         length = max(round(self.length_model.overall.median), len(request.motion) + 1, request.min_tokens or 1)
         most = min(request.max_tokens or math.inf, request.max_new_tokens or math.inf)
         return int(min(length, most))
@@ -103,7 +104,7 @@ class JobMaker:
         return max(1, round(request.seconds * rate))
 
     def _limits(self, request: MotionRequest, learned: LengthLimits, prompt_length: int, least: int) -> LengthLimits:
-        """What was asked, exactly, else what was learned. least: tokens that the answer has at least."""
+        """The requested limits exactly, else the learned ones. least: the fewest tokens that the answer can have."""
         positions = self.settings["MAX_SEQ_LEN"]
         room = positions - prompt_length - 1
         if room < least:
@@ -111,13 +112,13 @@ class JobMaker:
                                   f"(MAX_SEQ_LEN) and leaves {max(room, 0)} for motion, {least} or more are needed: "
                                   "shorten it")
         exact = self._exact_length(request)
-        asked = [value for value in (exact, request.min_tokens, request.max_tokens) if value is not None]
-        if asked and max(asked) > room:
-            raise GenerationError(f"{max(asked)} motion tokens were asked for; the prompt takes {prompt_length} of the "
-                                  f"model's {positions} positions (MAX_SEQ_LEN) and leaves {room}")
-        if asked and (exact or request.max_tokens or least) < least:
+        requested = [value for value in (exact, request.min_tokens, request.max_tokens) if value is not None]
+        if requested and max(requested) > room:
+            raise GenerationError(f"{max(requested)} motion tokens were asked for; the prompt takes {prompt_length} of "
+                                  f"the model's {positions} positions (MAX_SEQ_LEN) and leaves {room}")
+        if requested and (exact or request.max_tokens or least) < least:
             raise GenerationError(f"{exact or request.max_tokens} motion tokens were asked for, {least} or more are "
-                                  "needed: what is given is part of the answer")
+                                  "needed: the given tokens are part of the answer")
         if exact is not None:
             source = f"{exact} tokens, as asked"
             if request.seconds is not None:
@@ -128,8 +129,8 @@ class JobMaker:
             log.warning("max_new_tokens %d lowered to %d: MAX_SEQ_LEN is %d and the prompt takes %d", cap, room,
                         positions, prompt_length)
         if cap is not None and cap < least:
-            raise GenerationError(f"max_new_tokens is {cap}, {least} or more are needed: what is given is part of the "
-                                  "answer")
+            raise GenerationError(f"max_new_tokens is {cap}, {least} or more are needed: the given tokens are part of "
+                                  "the answer")
         longest = request.max_tokens or max(learned.max_tokens, request.min_tokens or 0)
         longest = min(longest, room, room if cap is None else cap)
         if request.min_tokens is not None and request.min_tokens > longest:

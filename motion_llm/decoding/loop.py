@@ -1,8 +1,8 @@
-"""The decode loop: many answers at once, each of them begun, drawn token by token and finished on its own.
+"""The decode loop: many answers are decoded at once, and each starts and ends independently of the others.
 
-A fixed number of slots holds the rows that are being decoded. A finished row leaves, the last one takes its slot, and
-new jobs fill what is free behind it, so the network always works on rows that need it. The prompt that several jobs
-share is computed once. Only the scores of what an answer may be made of are computed.
+A fixed number of slots holds the rows that are being decoded. When a row finishes, the last row moves into its slot,
+and new jobs fill the free slots at the end, so the network never computes rows that are finished. A prompt that several
+jobs share is computed once. Scores are computed for the tokens of the answer's alphabet alone.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,18 +17,18 @@ from motion_llm.decoding.constraints import Bounds, constrained_scores
 from motion_llm.decoding.request import LEAST_TEMPERATURE, Sampling
 from motion_llm.network.cached import CachedNetwork, Product
 
-MOST_POSITIONS = 8_192  # that are scored at once; bounds the memory of long texts and large vocabularies
+MOST_POSITIONS = 8_192  # scored at once; bounds the memory of long texts and large vocabularies
 
 
 class Alphabet:
-    """What answers are written in: ids (A,) of the vocabulary, the one that ends an answer last."""
+    """The token ids (A,) that an answer consists of; the last one ends it."""
 
     def __init__(self, config, ids: torch.Tensor, product: Product, chosen: torch.Tensor | None):
         self.ids, self.product, self._config, self._chosen = ids, product, config, chosen
 
     @classmethod
     def of_rows(cls, network, ids: torch.Tensor) -> "Alphabet":
-        """Few ids: only their rows of the head are multiplied, in float32."""
+        """For few ids: multiplies only their rows of the head, in float32."""
         head = network.get_output_embeddings()
         rows = torch.nn.Linear(head.in_features, len(ids), bias=False, device="meta")
         rows.weight = torch.nn.Parameter(head.weight[ids].float(), requires_grad=False)
@@ -36,7 +36,7 @@ class Alphabet:
 
     @classmethod
     def of_head(cls, network, ids: torch.Tensor) -> "Alphabet":
-        """Most ids: the whole head is multiplied, and the others' scores left out."""
+        """For most ids: multiplies the whole head and drops the other ids' scores."""
         return cls(network.config, ids, Product(network.get_output_embeddings()), ids)
 
     def __len__(self) -> int:
@@ -50,10 +50,10 @@ class Alphabet:
 
 @dataclass(frozen=True)
 class Job:
-    """One answer to be made. given: what is known of it by position, as places in the alphabet, FREE where the model
-    decides; it may be shorter than the answer. codes: those that may be used; None for all.
-    random_key: two jobs with the same one draw the same numbers. against: with guidance, the ids of the same prompt
-    without its caption; they end as prompt_ids do."""
+    """One answer to decode. given: its fixed tokens by position, as places in the alphabet, FREE where the model
+    decides; it may be shorter than the answer. codes: those that may be used; None for all. random_key: jobs with the
+    same key draw the same random numbers. against: with guidance, the ids of the same prompt without its caption; they
+    end as prompt_ids do."""
 
     prompt_ids: Sequence[int]
     limits: LengthLimits
@@ -69,8 +69,8 @@ FREE = -1
 
 @dataclass
 class Answer:
-    """places: in the alphabet, without the end. log_probability: of what was not given, the end included, in nats,
-    under the softmax over the alphabet, before temperature, limits and shifts; None where an engine does not tell."""
+    """places: in the alphabet, without the end. log_probability: of the tokens that were not given, the end included,
+    in nats, under the softmax over the alphabet, before temperature, limits and shifts; None if the engine has none."""
 
     places: list[int] = field(default_factory=list)
     log_probability: float | None = 0.0
@@ -78,7 +78,7 @@ class Answer:
 
 @dataclass
 class Draws:
-    """How B rows are drawn: temperature, top_p (B,) and top_k (B,), as in Sampling; uniform (B,) in [0, 1)."""
+    """How B rows are sampled: temperature, top_p and top_k (B,), as in Sampling; uniform (B,): random, in [0, 1)."""
 
     temperature: torch.Tensor
     top_p: torch.Tensor
@@ -87,7 +87,7 @@ class Draws:
 
 
 def draw(scores: torch.Tensor, draws: Draws) -> torch.Tensor:
-    """A place for each row of scores (B, A), -inf where there is no choice.
+    """A place (B,) for each row of scores (B, A); -inf for places that may not be drawn.
 
     Temperature, then top-k, then top-p (nucleus sampling, Holtzman et al. 2020), then the inverse of the cumulative
     distribution: what multinomial sampling does, with random numbers that belong to the row.
@@ -97,9 +97,9 @@ def draw(scores: torch.Tensor, draws: Draws) -> torch.Tensor:
         return scores.argmax(dim=1)
     likeliest = scores.argmax(dim=1)
     scores = scores / draws.temperature.clamp(min=LEAST_TEMPERATURE)[:, None]
-    # Sorted for all rows, also those that need no order: what a row draws must not depend on who is beside it.
+    # All rows are sorted, also those that need no order: what a row draws must not depend on the rows beside it.
     scores, places = scores.sort(dim=1, descending=True, stable=True)
-    # As transformers does, those that tie with the last of the k stay in.
+    # As in transformers, scores that tie with the k-th stay in.
     size = scores.shape[1]
     last = torch.where(draws.top_k > 0, draws.top_k.clamp(max=size), size) - 1
     scores = scores.masked_fill(scores < scores.gather(1, last[:, None]), -torch.inf)
@@ -107,60 +107,60 @@ def draw(scores: torch.Tensor, draws: Draws) -> torch.Tensor:
     shares = shares.masked_fill(shares.cumsum(dim=1) - shares >= draws.top_p[:, None], 0.0)
     cumulative = shares.cumsum(dim=1)
     drawn = torch.searchsorted(cumulative, (draws.uniform * cumulative[:, -1])[:, None], right=True)
-    # Rounding may lead behind the last place that has a share.
+    # Rounding may lead past the last place with a share.
     drawn = torch.minimum(drawn, (shares > 0).sum(dim=1, keepdim=True) - 1)
     return torch.where(greedy, likeliest, places.gather(1, drawn)[:, 0])
 
 
 def guided(scores: torch.Tensor, without: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Classifier-free guidance (Ho and Salimans 2022): scores (B, A) pushed away from those that the same answer has
-    without its caption, by a factor of each row (B, 1); 1 leaves a row as it is."""
+    """Classifier-free guidance (Ho and Salimans 2022): scores (B, A) moved away from `without`, those that the same
+    answer has without its caption, by a weight for each row (B, 1); 1 leaves a row as it is."""
     return torch.where(weight == 1, scores, without + weight * (scores - without))
 
 
 class _Slots:
-    """The rows that are being decoded; arrays by slot, of which the first `live` count."""
+    """The rows that are being decoded, as arrays by slot; the first `live` slots are in use."""
 
     def __init__(self, jobs: Sequence[Job], count: int, size: int, device):
         longest = max(max(job.limits.max_tokens for job in jobs), max(len(job.given) for job in jobs)) + 1
-        whole = dict(dtype=torch.long, device=device)
+        integers = dict(dtype=torch.long, device=device)
         self.jobs, self.size = jobs, size
         self.live, self.owners, self.prompts = 0, [-1] * count, [()] * count
-        self.next_ids, self.tokens = (torch.zeros(count, **whole) for _ in range(2))
-        # Rows of the network a slot: with guidance a second one, the same answer without the caption.
+        self.next_ids, self.tokens = (torch.zeros(count, **integers) for _ in range(2))
+        # The network's rows for each slot: with guidance a second row, the same answer without the caption.
         self.width = 1 + any(job.against for job in jobs)
-        self.past, self.guidance = torch.zeros(count, self.width, **whole), torch.ones(count, device=device)
-        self.given = torch.full((count, longest), FREE, **whole)
+        self.past, self.guidance = torch.zeros(count, self.width, **integers), torch.ones(count, device=device)
+        self.given = torch.full((count, longest), FREE, **integers)
         self.uniform = torch.zeros(count, longest, device=device)
         self.temperature, self.top_p = (torch.zeros(count, device=device) for _ in range(2))
-        self.top_k = torch.zeros(count, **whole)
+        self.top_k = torch.zeros(count, **integers)
         limited = any(job.codes is not None for job in jobs)
-        self.bounds = Bounds(torch.zeros(count, **whole), torch.zeros(count, device=device),
-                             torch.zeros(count, **whole), torch.zeros(count, device=device),
+        self.bounds = Bounds(torch.zeros(count, **integers), torch.zeros(count, device=device),
+                             torch.zeros(count, **integers), torch.zeros(count, device=device),
                              torch.ones(count, size - 1, dtype=torch.bool, device=device) if limited else None)
 
     def _arrays(self) -> list[torch.Tensor]:
         bounds = self.bounds
-        found = [self.next_ids, self.past, self.guidance, self.tokens, self.given, self.uniform, self.temperature,
-                 self.top_p, self.top_k, bounds.shortest, bounds.target, bounds.longest, bounds.slope, bounds.codes]
-        return [array for array in found if array is not None]
+        arrays = [self.next_ids, self.past, self.guidance, self.tokens, self.given, self.uniform, self.temperature,
+                  self.top_p, self.top_k, bounds.shortest, bounds.target, bounds.longest, bounds.slope, bounds.codes]
+        return [array for array in arrays if array is not None]
 
-    def prompts_of(self, owner: int, begun: Sequence[int]) -> tuple[tuple[int, ...], ...]:
-        """What each row of a job's slot reads first, with the ids that its answer begins with."""
+    def prompts_of(self, owner: int, start_ids: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+        """The prompt of each row of a job's slot, followed by the ids that the answer starts with."""
         job = self.jobs[owner]
-        return tuple((*ids, *begun) for ids in (job.prompt_ids, job.against or job.prompt_ids)[:self.width])
+        return tuple((*ids, *start_ids) for ids in (job.prompt_ids, job.against or job.prompt_ids)[:self.width])
 
-    def place(self, slot: int, owner: int, prompts: tuple[tuple[int, ...], ...], begun: int) -> None:
-        """A job takes a slot; of its prompts all but the last id is cached; begun: tokens of the answer within them."""
+    def place(self, slot: int, owner: int, prompts: tuple[tuple[int, ...], ...], tokens: int) -> None:
+        """Put a job into a slot. prompts: all ids but the last are cached; tokens: the answer's among them."""
         job = self.jobs[owner]
         self.owners[slot], self.prompts[slot] = owner, prompts
-        self.next_ids[slot], self.tokens[slot] = prompts[0][-1], begun
+        self.next_ids[slot], self.tokens[slot] = prompts[0][-1], tokens
         self.past[slot] = torch.tensor([len(prompt) - 1 for prompt in prompts])
         self.guidance[slot] = job.sampling.guidance if job.against else 1.0
         self.given[slot] = FREE
         self.given[slot, :len(job.given)] = torch.as_tensor(job.given, dtype=torch.long)
-        draws = np.random.default_rng(job.random_key).random(job.limits.max_tokens + 1, dtype=np.float32)
-        self.uniform[slot, :len(draws)] = torch.from_numpy(draws)
+        uniform = np.random.default_rng(job.random_key).random(job.limits.max_tokens + 1, dtype=np.float32)
+        self.uniform[slot, :len(uniform)] = torch.from_numpy(uniform)
         limits, bounds, sampling = job.limits, self.bounds, job.sampling
         self.temperature[slot], self.top_p[slot] = sampling.temperature, sampling.top_p
         self.top_k[slot], bounds.slope[slot] = sampling.top_k, sampling.slope
@@ -172,7 +172,7 @@ class _Slots:
                 bounds.codes[slot, torch.as_tensor(job.codes, dtype=torch.long)] = True
 
     def free(self, slot: int) -> int:
-        """The last row takes a finished one's slot; returns the slot that it had."""
+        """Move the last row into a finished row's slot; returns the slot that it leaves."""
         self.live -= 1
         if slot != self.live:
             self.owners[slot], self.prompts[slot] = self.owners[self.live], self.prompts[self.live]
@@ -199,7 +199,7 @@ class Decoder:
         self.slots = slots
 
     def decode(self, jobs: Sequence[Job], alphabet: Alphabet) -> list[Answer]:
-        """An answer for each job, in their order. Raises GenerationError for scores that are no numbers."""
+        """An answer for each job, in their order. Raises GenerationError for scores that are NaN."""
         answers = [Answer() for _ in jobs]
         for owner, place, log_probability in self.steps(jobs, alphabet):
             answers[owner].log_probability += log_probability
@@ -209,37 +209,36 @@ class Decoder:
 
     @torch.no_grad()
     def steps(self, jobs: Sequence[Job], alphabet: Alphabet) -> Iterator[tuple[int, int | None, float]]:
-        """(job, place in the alphabet or None for the end, its log-probability or 0 for what was given), as they come.
-        """
+        """(job, place in the alphabet or None for the end, its log-probability or 0 if it was given), as they come."""
         if not jobs:
             return
         slots = _Slots(jobs, min(self.slots, len(jobs)), len(alphabet), self.network.device)
-        # Jobs of like length lie together, so that rows read about as many positions; those of one prompt, too.
+        # Jobs of similar length come together, so that rows read about as many positions; so do those of one prompt.
         waiting = sorted(range(len(jobs)), key=lambda i: (jobs[i].limits.soft_target, tuple(jobs[i].prompt_ids), i))
         self.network.reserve(len(slots.owners) * slots.width, max(
             max(len(job.prompt_ids), len(job.against)) + max(job.limits.max_tokens, len(job.given)) for job in jobs))
         for i in waiting:
-            yield from ((i, place, 0.0) for place in self._begun(jobs[i]))
+            yield from ((i, place, 0.0) for place in self._given_start(jobs[i]))
         while waiting or slots.live:
             free = len(slots.owners) - slots.live
-            # Few at a time would cost as much as many.
+            # To admit a few jobs costs as much as to admit many.
             if waiting and (not slots.live or 4 * free >= len(slots.owners)):
                 arriving, waiting = waiting[:free], waiting[free:]
                 self._admit(slots, arriving, alphabet)
             yield from self._step(slots, alphabet)
 
     @staticmethod
-    def _begun(job: Job) -> list[int]:
-        """What is given from the answer's start on."""
+    def _given_start(job: Job) -> list[int]:
+        """The given tokens before the first free one."""
         given = list(job.given)
         return given[:given.index(FREE)] if FREE in given else given
 
     def _admit(self, slots: _Slots, arriving: Sequence[int], alphabet: Alphabet) -> None:
-        """Put jobs into free slots: a prompt that a live row has is copied, others are computed once each."""
+        """Put jobs into free slots: the prompts of a live slot are copied from it, others are computed once each."""
         prompts = {owner: slots.prompts_of(owner, alphabet.ids[torch.as_tensor(
-            self._begun(slots.jobs[owner]), dtype=torch.long)].tolist()) for owner in arriving}
-        source = {known: slot for slot, known in reversed(list(enumerate(slots.prompts[:slots.live])))}
-        fresh: dict[tuple[tuple[int, ...], ...], int] = {}
+            self._given_start(slots.jobs[owner]), dtype=torch.long)].tolist()) for owner in arriving}
+        source = {rows: slot for slot, rows in reversed(list(enumerate(slots.prompts[:slots.live])))}
+        fresh: dict[tuple[tuple[int, ...], ...], int] = {}  # prompts that no slot has -> their first job
         for owner in arriving:
             if prompts[owner] not in source:
                 fresh.setdefault(prompts[owner], owner)
@@ -252,46 +251,46 @@ class Decoder:
                 self._copy(slots, source[rows], slot, [len(prompt) - 1 for prompt in rows])
             else:
                 source[rows] = slot
-            slots.place(slot, owner, rows, len(self._begun(slots.jobs[owner])))
+            slots.place(slot, owner, rows, len(self._given_start(slots.jobs[owner])))
         slots.live += len(order)
 
     def _copy(self, slots: _Slots, source: int, target: int, positions: Sequence[int]) -> None:
-        """What is cached for a slot's rows becomes another's."""
+        """Copy the first `positions` of the cache from one slot's rows to another's."""
         for row, count in enumerate(positions):
             self.network.copy_row(slots.width * source + row, slots.width * target + row, count)
 
     def _fill(self, prompts: Sequence[tuple[int, ...]], first: int) -> None:
-        """Cache all but the last id of each prompt, which the next step reads."""
+        """Cache all ids of each prompt but the last, which the next step reads."""
         width = max((len(prompt) - 1 for prompt in prompts), default=0)
         if not width:
             return
         ids = torch.zeros(len(prompts), width, dtype=torch.long)
         for row, prompt in enumerate(prompts):
             ids[row, :len(prompt) - 1] = torch.tensor(prompt[:-1])
-        none = torch.zeros(len(prompts), dtype=torch.long, device=self.network.device)
-        self.network(ids.to(self.network.device), none, first)
+        past = torch.zeros(len(prompts), dtype=torch.long, device=self.network.device)
+        self.network(ids.to(self.network.device), past, first)
 
     def _step(self, slots: _Slots, alphabet: Alphabet) -> Iterator[tuple[int, int | None, float]]:
         live = slots.live
-        ids = slots.next_ids[:live].repeat_interleave(slots.width)  # the rows of a slot lie side by side
+        ids = slots.next_ids[:live].repeat_interleave(slots.width)  # the rows of a slot are adjacent
         hidden = self.network(ids[:, None], slots.past[:live].reshape(-1))[:, 0]
-        own, *without = alphabet.scores(hidden).view(live, slots.width, -1).unbind(1)  # (B, A) each
-        normaliser = own.logsumexp(dim=1)
+        scores, *without = alphabet.scores(hidden).view(live, slots.width, -1).unbind(1)  # (B, A) each
+        normaliser = scores.logsumexp(dim=1)
         tokens = slots.tokens[:live]
-        scores = guided(own, without[0], slots.guidance[:live, None]) if without else own.clone()
-        places = draw(constrained_scores(scores, tokens, slots.live_bounds()), slots.live_draws())
+        changed = guided(scores, without[0], slots.guidance[:live, None]) if without else scores.clone()
+        places = draw(constrained_scores(changed, tokens, slots.live_bounds()), slots.live_draws())
         given = slots.given[:live].gather(1, tokens[:, None])[:, 0]
         free = given == FREE
         places = torch.where(free, places, given)
-        gained = torch.where(free, own.gather(1, places[:, None])[:, 0] - normaliser, 0.0)
+        log_probabilities = torch.where(free, scores.gather(1, places[:, None])[:, 0] - normaliser, 0.0)
         slots.next_ids[:live] = alphabet.ids[places]
         slots.past[:live] += 1
         slots.tokens[:live] += 1
-        end, owners, found = len(alphabet) - 1, list(slots.owners), places.tolist()
-        for slot, (place, log_probability) in enumerate(zip(found, gained.tolist(), strict=True)):
+        end, owners, drawn = len(alphabet) - 1, list(slots.owners), places.tolist()
+        for slot, (place, log_probability) in enumerate(zip(drawn, log_probabilities.tolist(), strict=True)):
             yield owners[slot], None if place == end else place, log_probability
-        for slot in reversed(range(live)):  # from behind, so that the row that moves in is not a finished one
-            if found[slot] == end:
+        for slot in reversed(range(live)):  # from the last on, so that the row that moves in is not a finished one
+            if drawn[slot] == end:
                 last = slots.free(slot)
                 if last != slot:
                     self._copy(slots, last, slot, slots.past[slot].tolist())
@@ -301,20 +300,20 @@ class Decoder:
                           alphabet: Alphabet) -> list[np.ndarray]:
         """For each prompt the log-probabilities (T,) of its answer's tokens, in nats; answers: places in the alphabet,
         the end included."""
-        found: list = [None] * len(prompts)
+        results: list = [None] * len(prompts)
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]) + len(answers[i]))
         while order:
-            part: list[int] = []
-            for i in order[:self.slots]:  # rows of like length, as many as the bound allows
+            batch: list[int] = []
+            for i in order[:self.slots]:  # rows of similar length, as many as MOST_POSITIONS allows
                 widest = len(prompts[i]) + len(answers[i])
-                if part and widest * (len(part) + 1) > MOST_POSITIONS:
+                if batch and widest * (len(batch) + 1) > MOST_POSITIONS:
                     break
-                part.append(i)
-            order = order[len(part):]
-            scored = self._score([prompts[i] for i in part], [answers[i] for i in part], alphabet)
-            for i, values in zip(part, scored, strict=True):
-                found[i] = values
-        return found
+                batch.append(i)
+            order = order[len(batch):]
+            scored = self._score([prompts[i] for i in batch], [answers[i] for i in batch], alphabet)
+            for i, values in zip(batch, scored, strict=True):
+                results[i] = values
+        return results
 
     def _score(self, prompts, answers, alphabet: Alphabet) -> list[np.ndarray]:
         device = self.network.device
@@ -325,9 +324,9 @@ class Decoder:
             ids[row, :len(sequence)] = torch.tensor(sequence)
         self.network.reserve(len(prompts), ids.shape[1])
         hidden = self.network(ids.to(device), torch.zeros(len(prompts), dtype=torch.long, device=device))
-        of_answers = [hidden[row, len(prompt) - 1:len(prompt) - 1 + len(answer)]
-                      for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))]
+        answer_hidden = [hidden[row, len(prompt) - 1:len(prompt) - 1 + len(answer)]
+                         for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))]
         targets = torch.tensor([place for answer in answers for place in answer], device=device)
-        scores = torch.log_softmax(alphabet.scores(torch.cat(of_answers)), dim=1)
+        scores = torch.log_softmax(alphabet.scores(torch.cat(answer_hidden)), dim=1)
         values = scores.gather(1, targets[:, None])[:, 0].cpu().numpy()
         return np.split(values, np.cumsum([len(answer) for answer in answers])[:-1])

@@ -1,4 +1,4 @@
-"""What can be asked of a model, and what it answers: `MotionRequest` in, `MotionResult` out, on whatever engine."""
+"""Requests to a model and its results: `MotionRequest` in, `MotionResult` out, on any engine."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,24 +7,27 @@ from motion_llm.dataset.lengths import LengthLimits
 from templates import MASKED
 
 LOST = "?"  # a lost token in motion_tokens
-TASKS = {  # task -> what it takes, in words
+TASKS = {  # task -> its name in messages
     "t2m": "text to motion",
     "m2t": "motion to text",
     "denoise": "filling in lost tokens",
     "inbetween": "going from one motion to another",
     "continue": "going on from a motion",
 }
+# Field of a request -> the setting that is used where the field is None.
+SAMPLING_SETTINGS = {"temperature": "GEN_TEMPERATURE", "top_p": "GEN_TOP_P", "top_k": "GEN_TOP_K",
+                     "end_logit_slope": "GEN_END_LOGIT_SLOPE", "guidance": "GEN_GUIDANCE"}
 LONGEST_TEXT = 2_000  # characters of a caption; the longest of HumanML3D has about 600
 LEAST_TEMPERATURE = 0.01  # below it the scores divided by it overflow, and the likeliest code is certain anyway
 MOST_TOKENS = 1_000_000
 
 
 class GenerationError(ValueError):
-    """A request that cannot be answered; the text says what was asked and what is possible."""
+    """A request that cannot be answered; the message says what was requested and what is possible."""
 
 
 def checked_number(name: str, value: float, low: float, high: float, whole: bool = False) -> float:
-    """The value, if it is a number from low to high. Raises GenerationError naming it."""
+    """The value, if it is a number from low to high. Raises GenerationError with the name."""
     kinds = (int,) if whole else (int, float)
     if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
         kind = "an integer" if whole else "a number"
@@ -35,7 +38,7 @@ def checked_number(name: str, value: float, low: float, high: float, whole: bool
 @dataclass(frozen=True)
 class Sampling:
     """temperature 0 (and less than LEAST_TEMPERATURE) is greedy; top_p 1 and top_k 0 are off; slope as in
-    `constraints`; guidance 1 is off, see `decoding`. Raises GenerationError for a value out of its range."""
+    constraints.py; guidance 1 is off, see `guided` in loop.py. Raises GenerationError for a value out of its range."""
 
     temperature: float
     top_p: float
@@ -56,18 +59,18 @@ class Sampling:
 
 
 def parse_codes(motion_tokens: str | Sequence, lost: bool = False) -> tuple[int, ...]:
-    """"42 18 ?" or [42, 18, "?"] to codes, a lost one as MASKED where `lost` allows it. Raises GenerationError."""
+    """"42 18 ?" or [42, 18, "?"] to codes; a lost token becomes MASKED if `lost` allows it. Raises GenerationError."""
     tokens = motion_tokens.split() if isinstance(motion_tokens, str) else motion_tokens
     example = f'codes such as "42 18 91"{f", {LOST} for a lost one" if lost else ""}'
     if not isinstance(tokens, Sequence) or not len(tokens):
         raise GenerationError(f"motion_tokens is {motion_tokens!r}, expected {example}")
     codes = []
-    for place, token in enumerate(tokens):
+    for position, token in enumerate(tokens):
         text = str(token)
         if lost and text == LOST:
             codes.append(MASKED)
         elif isinstance(token, bool) or not (text.isascii() and text.isdecimal() and len(text) <= 9):
-            raise GenerationError(f"motion_tokens: {token!r} at position {place}, expected {example}")
+            raise GenerationError(f"motion_tokens: {token!r} at position {position}, expected {example}")
         else:
             codes.append(int(text))
     return tuple(codes)
@@ -78,27 +81,27 @@ def _checked_text(text: object) -> None:
         raise GenerationError(f"the prompt is {text!r}, expected a sentence")
     if len(text) > LONGEST_TEXT:
         raise GenerationError(f"the prompt has {len(text)} characters, expected at most {LONGEST_TEXT}: shorten it")
-    for place, character in enumerate(text):
+    for position, character in enumerate(text):
         if 0xD800 <= ord(character) <= 0xDFFF:
-            raise GenerationError(f"the prompt {text!r} holds half a character at {place}")
+            raise GenerationError(f"the prompt {text!r} holds half a character (a lone surrogate) at {position}")
         if (ord(character) < 32 and character not in "\t\n\r") or 127 <= ord(character) < 160:
-            raise GenerationError(f"the prompt {text!r} holds the control character {character!r} at {place}: "
+            raise GenerationError(f"the prompt {text!r} holds the control character {character!r} at {position}: "
                                   "remove it")
 
 
 @dataclass(frozen=True)
 class MotionRequest:
-    """One question. What is None comes from the model's folder.
+    """One request. Sampling and lengths that are None come from the model's folder.
 
-    task: one of TASKS. text: the caption (t2m; with continue it may be given). motion: codes; m2t's question,
-    denoise's with LOST or -1 for lost ones, what inbetween and continue start from. end: codes that inbetween leads to.
-    participant_id: whose manner. tokens: exactly so many; or min_tokens and max_tokens, or either; or seconds. All of
-    them count the whole answer, what is given of it included. max_new_tokens: a cap, lowered to what fits the model.
-    guidance: how much more the caption counts than it would by itself; 1 is no more.
-    keep_given: denoise changes nothing but lost tokens. per_prompt_vocab: only codes seen in training with the
-    caption. num_samples: answers; best_of: so many are made for each, and the best is kept.
+    task: one of TASKS. text: the caption (for t2m; optional for continue). motion: codes; the input of m2t, the input
+    of denoise with LOST for lost tokens, the start of inbetween and continue. end: the codes that inbetween leads to.
+    participant_id: move like this participant. tokens: the exact length; or min_tokens and max_tokens, or one of them;
+    or seconds. All of them count the whole answer, its given tokens included. max_new_tokens: a cap, lowered to what
+    fits the model. guidance: the weight of classifier-free guidance by the caption; 1 is off. keep_given: denoise
+    changes lost tokens alone. per_prompt_vocab: only codes seen in training with the caption. num_samples: the number
+    of answers. best_of: decode this many for each answer and keep the best.
 
-    Raises GenerationError for what no model could answer.
+    Raises GenerationError for a request that no model can answer.
     """
 
     task: str = "t2m"
@@ -137,10 +140,10 @@ class MotionRequest:
         takes = {"t2m": {"text"}, "m2t": {"motion"}, "denoise": {"motion"}, "inbetween": {"motion", "end"},
                  "continue": {"motion"}}[self.task]
         for name in ("text", "motion", "end"):
-            given = getattr(self, name) is not None
-            if given and name not in takes and (self.task, name) != ("continue", "text"):
+            is_set = getattr(self, name) is not None
+            if is_set and name not in takes and (self.task, name) != ("continue", "text"):
                 raise GenerationError(f"{name} was given, which {self.task} ({TASKS[self.task]}) does not take")
-            if not given and name in takes and name != "text":
+            if not is_set and name in takes and name != "text":
                 raise GenerationError(f"{self.task} ({TASKS[self.task]}) needs {name}: codes such as \"42 18 91\"")
         if self.text is not None or "text" in takes:
             _checked_text(self.text)
@@ -149,19 +152,19 @@ class MotionRequest:
                 object.__setattr__(self, name, parse_codes(getattr(self, name), lost=self.task == "denoise"))
 
     def _check_lengths(self) -> None:
-        given = [name for name in ("tokens", "min_tokens", "max_tokens", "seconds", "max_new_tokens")
-                 if getattr(self, name) is not None]
-        if self.task in ("m2t", "denoise") and given:
+        lengths = [name for name in ("tokens", "min_tokens", "max_tokens", "seconds", "max_new_tokens")
+                   if getattr(self, name) is not None]
+        if self.task in ("m2t", "denoise") and lengths:
             why = "is a sentence" if self.task == "m2t" else "has as many tokens as the question"
-            raise GenerationError(f"{', '.join(given)} was given, but the answer to {self.task} {why}")
-        for name in given:
+            raise GenerationError(f"{', '.join(lengths)} was given, but the answer to {self.task} {why}")
+        for name in lengths:
             if name == "seconds":
                 checked_number(name, self.seconds, 1e-3, MOST_TOKENS)
             else:
                 checked_number(name, getattr(self, name), 1, MOST_TOKENS, whole=True)
-        exact = [name for name in given if name in ("tokens", "seconds")]
-        if exact and len(given) > 1:
-            raise GenerationError(f"{' and '.join(given)} were given: {exact[0]} says the length alone")
+        exact = [name for name in lengths if name in ("tokens", "seconds")]
+        if exact and len(lengths) > 1:
+            raise GenerationError(f"{' and '.join(lengths)} were given: {exact[0]} says the length alone")
         if self.min_tokens is not None and self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise GenerationError(f"min_tokens is {self.min_tokens}, more than max_tokens, {self.max_tokens}")
         if self.task == "inbetween" and not exact:
@@ -170,10 +173,11 @@ class MotionRequest:
 
 @dataclass(frozen=True)
 class MotionResult:
-    """One answer. motion_tokens: the motion in the dataset's format (m2t's question, the answer of every other task).
-    text: the caption, asked for or found. limits: the length limits of the answer and where they come from; None for a
-    text. log_probability: of the answer, in nats, under the model's own softmax, for a motion that over the codes and
-    <MOT_END>: before temperature, limits and shifts; forced tokens count. score: what best_of ranked by; None without.
+    """One answer. motion_tokens: the motion in the dataset's format (the input of m2t, the answer of other tasks).
+    text: the caption (the answer of m2t, the input of other tasks). limits: the length limits of the answer with their
+    source; None for a text. log_probability: of the answer, in nats, under the model's own softmax (for a motion: over
+    the codes and <MOT_END>), before temperature, limits and shifts; forced tokens count. score: what best_of ranked by;
+    None without best_of.
     """
 
     motion_tokens: str

@@ -3,8 +3,8 @@
     python served/client.py --prompt "a person walks forward"
 
 It goes into every export, as client.py, with the modules it needs (templates, grammar, lengths). It needs the packages
-tokenizers and numpy, nothing else. Requests carry token ids, rendered here as in training, never text;
-so do the answers, and each answer is checked. Made for vLLM's OpenAI-compatible server.
+tokenizers and numpy, nothing else. Requests and answers carry token ids, never text: prompts are rendered here as in
+training, and each answer is checked. Written for vLLM's OpenAI-compatible server.
 """
 
 import argparse
@@ -23,17 +23,18 @@ from motion_llm.serving.grammar import motion_grammar
 from templates import MotionVocabulary, PlainTextEncoder
 
 URL = "http://127.0.0.1:8000"
-SECONDS = 600.0  # to wait for an answer
+TIMEOUT = 600.0  # seconds to wait for an answer
 
 
 class ClientError(ValueError):
-    """A request that cannot be answered, or an answer that is not valid; the text says what was found."""
+    """A request that cannot be answered, or an answer that is not valid."""
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One motion to ask for. What is None comes from the export: the window from the lengths of the caption's training
-    clips (tokens), codes are all. soft_target counts with a slope alone. The same seed asks for the same draw."""
+    """One motion to request. min_tokens, max_tokens and soft_target default to the lengths of the caption's training
+    clips; soft_target has an effect only with an end_logit_slope. codes: those allowed; None for all. seed: of the
+    sampling."""
 
     caption: str
     participant_id: str | None = None
@@ -46,7 +47,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class _Tokenizer:
-    """As much of a tokenizer as PlainTextEncoder looks at."""
+    """The attributes of a tokenizer that PlainTextEncoder uses."""
 
     backend_tokenizer: object
     is_fast: bool = True
@@ -57,7 +58,7 @@ class _Tokenizer:
 
 
 class Prompts:
-    """Captions to prompts and windows, from an export's folder alone. Raises ClientError where it is none."""
+    """Captions to prompts and length limits, from an export's folder alone. Raises ClientError for other folders."""
 
     def __init__(self, folder: str | Path):
         from tokenizers import Tokenizer
@@ -76,14 +77,14 @@ class Prompts:
         self._encode = PlainTextEncoder(_Tokenizer(Tokenizer.from_file(str(folder / "tokenizer.json"))))
 
     def ids(self, clip: Clip) -> list[int]:
-        """What MotionTemplate.render("t2m", ..., answer=False) gives; a test holds the two together."""
+        """The prompt's ids, as MotionTemplate.render("t2m", ..., answer=False) gives them (a test compares the two)."""
         vocabulary = self.vocabulary
         return [*self.turns["user"], vocabulary.task_id("t2m"), vocabulary.participant_token_id(clip.participant_id),
                 *self._encode(clip.caption), *self.turns["assistant"], vocabulary.begin_id]
 
     def limits(self, clip: Clip, prompt_length: int) -> LengthLimits:
-        """The clip's own window, and what it leaves open from the length model; lowered to what fits the model."""
-        known = self.length_model.limits(clip.caption, clip.participant_id)
+        """The clip's own limits, and those of the length model where it has none; lowered to what fits the model."""
+        learned = self.length_model.limits(clip.caption, clip.participant_id)
         room = self.settings["MAX_SEQ_LEN"] - prompt_length - 1
         if room < 1:
             raise ClientError(f"the prompt takes {prompt_length} of the model's {self.settings['MAX_SEQ_LEN']} "
@@ -91,18 +92,18 @@ class Prompts:
         for name in ("min_tokens", "max_tokens"):
             if (value := getattr(clip, name)) is not None and not 1 <= value <= room:
                 raise ClientError(f"{name} is {value}, expected 1 to {room}, what the prompt leaves")
-        shortest = known.min_tokens if clip.min_tokens is None else clip.min_tokens
-        longest = max(known.max_tokens, shortest) if clip.max_tokens is None else clip.max_tokens
+        shortest = learned.min_tokens if clip.min_tokens is None else clip.min_tokens
+        longest = max(learned.max_tokens, shortest) if clip.max_tokens is None else clip.max_tokens
         longest = min(longest, room)
         if clip.min_tokens is None:
             shortest = min(shortest, longest)
-        target = known.soft_target if clip.soft_target is None else clip.soft_target
-        return LengthLimits(shortest, min(max(target, shortest), longest), longest, known.source)
+        target = learned.soft_target if clip.soft_target is None else clip.soft_target
+        return LengthLimits(shortest, min(max(target, shortest), longest), longest, learned.source)
 
 
 class Client:
-    """A server that decodes the model exported to `folder`. sampling: temperature, top_p, top_k, end_logit_slope; what
-    is left out comes from the export. Raises ClientError."""
+    """A server that decodes the model exported to `folder`. sampling: temperature, top_p, top_k, end_logit_slope; the
+    export's settings by default. Raises ClientError."""
 
     def __init__(self, folder: str | Path, url: str = URL, **sampling):
         self.prompts = Prompts(folder)
@@ -140,20 +141,20 @@ class Client:
         return self._codes(answer, clip, limits)
 
     def ask_all(self, clips: Sequence[Clip], at_once: int = 64) -> list[list[int]]:
-        """Motions in the order of the clips, at most `at_once` under way; the server makes batches of them."""
+        """Motions in the order of the clips, with at most `at_once` requests open; the server batches them."""
         if clips and self._model is None:
             self._model = self._ready()
         with ThreadPoolExecutor(at_once) as pool:
             return list(pool.map(self.ask, clips))
 
     def _ready(self) -> str:
-        """The served model's name. Without the plugin a server would leave the soft target out without a word."""
+        """The served model's name. Checks that the server has the plugin, without which it ignores the soft target."""
         model = self._send("/v1/models")["data"][0]["id"]
         if self.sampling["end_logit_slope"]:
-            refused = {"model": model, "prompt": [0], "max_tokens": 1,
+            invalid = {"model": model, "prompt": [0], "max_tokens": 1,
                        "vllm_xargs": {"end_logit_slope": -1, "end_id": 0, "soft_target": 0}}
             try:
-                self._send("/v1/completions", refused)
+                self._send("/v1/completions", invalid)
             except ClientError as error:
                 if "end_logit_slope is -1" in str(error):
                     return model
@@ -166,7 +167,7 @@ class Client:
         body = None if content is None else json.dumps(content).encode()
         request = urllib.request.Request(self.url + path, body, {"Content-Type": "application/json"})
         try:
-            with urllib.request.urlopen(request, timeout=SECONDS) as answer:
+            with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
                 return json.loads(answer.read())
         except urllib.error.HTTPError as error:
             raise ClientError(f"{self.url}{path} answered {error.code}: "
@@ -177,7 +178,7 @@ class Client:
             raise ClientError(f"{self.url}{path} answered no JSON: {error}") from None
 
     def _codes(self, answer: dict, clip: Clip, limits: LengthLimits) -> list[int]:
-        """The codes of an answer that is valid. Raises ClientError for any other."""
+        """The codes of a valid answer. Raises ClientError for an answer that is not valid."""
         vocabulary = self.prompts.vocabulary
         choice = answer["choices"][0]
         ids = choice.get("token_ids")
@@ -208,7 +209,7 @@ def _parser(folder: Path) -> argparse.ArgumentParser:
 
 
 def main(folder: Path) -> int:
-    """The command line of an export's client.py; folder: where that lies."""
+    """The command line of an export's client.py; folder: the export."""
     args = _parser(folder).parse_args()
     clips = [Clip(prompt, args.participant_id, args.min_tokens, args.max_tokens, args.soft_target, None, args.seed)
              for prompt in args.prompt]

@@ -1,23 +1,23 @@
-"""Which ids an answer may hold, as a grammar for llguidance: what vLLM, SGLang and llama.cpp can decode under.
+"""The ids that an answer may hold, as a grammar for llguidance, which vLLM, SGLang and llama.cpp can decode under.
 
 A window of 20 to 40 tokens over 512 codes, whose ids are 49152 to 49663, with <MOT_END> at 49664:
 
     %llguidance {}
     start: <[49152-49663]>{20,40} <[49664]>
 
-It allows in every state what LengthAwareMotionLogitsProcessor allows (a test walks both); the soft target within the
-window is no matter of what is allowed, so no grammar can say it: `end_shift.py` brings it to vLLM.
+It allows in every state what LengthAwareMotionLogitsProcessor allows (a test compares the two). A grammar cannot
+express the soft target within the window, because that forbids nothing: `end_shift.py` adds it to vLLM.
 """
 
 from collections.abc import Iterable
 
 from templates import MotionVocabulary
 
-HEADER = "%llguidance {}"  # SGLang and llama.cpp tell by it that the grammar is not of their own kind
+HEADER = "%llguidance {}"  # it tells SGLang and llama.cpp that the grammar is not in their own format
 
 
 def id_ranges(ids: Iterable[int]) -> str:
-    """Ids as llguidance writes them, neighbours drawn together: 3, 4, 5, 9 -> "3-5,9"."""
+    """Ids as llguidance writes them, with runs as ranges: 3, 4, 5, 9 -> "3-5,9"."""
     runs: list[list[int]] = []
     for i in sorted(set(ids)):
         if runs and i == runs[-1][1] + 1:
@@ -29,9 +29,9 @@ def id_ranges(ids: Iterable[int]) -> str:
 
 def motion_grammar(vocabulary: MotionVocabulary, min_tokens: int, max_tokens: int,
                    codes: Iterable[int] | None = None) -> str:
-    """A grammar of min_tokens to max_tokens codes and <MOT_END> behind them. codes: those allowed; None for all.
+    """A grammar of min_tokens to max_tokens codes, then <MOT_END>. codes: those allowed; None for all.
 
-    Raises ValueError for a window that holds no length, and for codes that are none or outside the codebook.
+    Raises ValueError for a window that holds no length, for an empty codes, and for codes outside the codebook.
     """
     if not 1 <= min_tokens <= max_tokens:
         raise ValueError(f"length limits {min_tokens} to {max_tokens} tokens: expected 1 <= min_tokens <= max_tokens")

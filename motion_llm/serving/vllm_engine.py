@@ -1,7 +1,7 @@
-"""Decoding on vLLM, in this process: what `MotionGenerator(folder, engine="vllm")` stands on.
+"""Decoding on vLLM in this process, for `MotionGenerator(folder, engine="vllm")`.
 
-The folder is an exported one (export.py); neither Unsloth nor the base model is needed. A request's codes and window go
-along as a grammar, its soft target through the plugin end_shift.py; every answer is checked.
+The folder is an exported one (export.py); neither Unsloth nor the base model is needed. A request's codes and window
+are sent as a grammar, its soft target to the plugin end_shift.py; every answer is checked.
 """
 
 import importlib.util
@@ -21,8 +21,8 @@ PLUGIN = "motion_llm.serving.end_shift:EndShift"
 
 
 def _start_vllm():
-    """Import vLLM and return it. It reports to no one, asks no hub, and logs warnings alone, to stderr; what the
-    environment says already is kept."""
+    """Import vLLM and return it, without usage reports or access to a hub, and with warnings alone logged, to stderr.
+    Environment variables that are set already stay as they are."""
     if importlib.util.find_spec("vllm") is None:
         raise ModelError("the package vllm is not installed here: it has an environment of its own, which "
                          "`make .venv-vllm/installed` makes for a CPU (requirements-vllm.txt)")
@@ -52,13 +52,13 @@ class VllmEngine:
 
         self.folder = Path(folder)
         self.settings = content["settings"]
-        self.captions = tuple(content["length_model"]["captions"])  # those trained, as keys
+        self.captions = tuple(content["length_model"]["captions"])  # of the training data, as keys
         self.version = vllm.__version__
         self.vocabulary = MotionVocabulary.from_dict(content["vocabulary"])
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.template = MotionTemplate(self.tokenizer, self.vocabulary)
         if not torch.cuda.is_available():
-            # vLLM 0.32 on a CPU dies of a request with a seed whose prompt is read in two parts.
+            # vLLM 0.32 on a CPU crashes on a request with a seed whose prompt is read in two parts.
             options = {"enable_chunked_prefill": False} | options
         self._vllm = vllm
         self._engine = vllm.LLM(
@@ -66,12 +66,12 @@ class VllmEngine:
             structured_outputs_config={"backend": "guidance"}, disable_log_stats=True, **options)
 
     def decode(self, requests: Sequence, samplings: Sequence, seed: int) -> list[list[int]]:
-        """Codes for each request, in their order; vLLM makes the batches.
+        """Codes for each request, in their order; vLLM batches them.
 
         requests: each with prompt_ids (list of ids), limits (LengthLimits) and codes (those allowed; None for all).
-        samplings: one for each, with temperature, top_p, top_k and slope, as motion_request.Sampling. The same
-        requests and seed give the same codes; a draw has a seed of its own, but vLLM's arithmetic depends on who else
-        is decoded.
+        samplings: one for each, with temperature, top_p, top_k and slope, as decoding.request.Sampling. The
+        same requests and seed give the same codes. Each request has its own seed, but its codes still depend on the
+        other requests, because vLLM's arithmetic depends on the batch.
         """
         if not requests:
             return []
@@ -84,10 +84,10 @@ class VllmEngine:
                 for output, request in zip(outputs, requests, strict=True)]
 
     def seconds_to_first_tokens(self, requests: Sequence, sampling, seed: int) -> float:
-        """Until each of `requests`, all sent at once, has its first token."""
+        """Seconds until each of `requests`, all sent at once, has its first token."""
         params = [self._params(request, sampling, seed) for request in requests]
-        for one in params:
-            one.max_tokens = 1
+        for param in params:
+            param.max_tokens = 1
         started = time.perf_counter()
         self._engine.generate([{"prompt_token_ids": list(request.prompt_ids)} for request in requests], params,
                               use_tqdm=False)
@@ -99,21 +99,21 @@ class VllmEngine:
         shift = {"end_id": vocabulary.end_id, "soft_target": float(limits.soft_target),
                  "end_logit_slope": float(sampling.slope)}
         grammar = motion_grammar(vocabulary, limits.min_tokens, limits.max_tokens, request.codes)
-        drawn = {} if greedy else {"top_p": sampling.top_p, "top_k": sampling.top_k, "seed": seed}
+        sampled = {} if greedy else {"top_p": sampling.top_p, "top_k": sampling.top_k, "seed": seed}
         return self._vllm.SamplingParams(
-            temperature=0.0 if greedy else sampling.temperature, **drawn, max_tokens=limits.max_tokens + 1,
+            temperature=0.0 if greedy else sampling.temperature, **sampled, max_tokens=limits.max_tokens + 1,
             stop_token_ids=[vocabulary.end_id], detokenize=False, extra_args=shift if sampling.slope else None,
             structured_outputs=self._vllm.sampling_params.StructuredOutputsParams(grammar=grammar))
 
     def _codes(self, ids: Sequence[int], limits: LengthLimits, allowed: Sequence[int] | None) -> list[int]:
         ids = list(ids)
         codes = [i - self.vocabulary.first_motion_id for i in ids[:-1]]
-        known = range(self.vocabulary.codebook_size) if allowed is None else set(allowed)
+        allowed_codes = range(self.vocabulary.codebook_size) if allowed is None else set(allowed)
         if not (ids and ids[-1] == self.vocabulary.end_id and limits.min_tokens <= len(codes) <= limits.max_tokens
-                and all(code in known for code in codes)):
+                and all(code in allowed_codes for code in codes)):
             raise RuntimeError(f"vLLM broke the limits ({limits}): {ids}")
         return codes
 
     def close(self) -> None:
-        """End vLLM's processes; the engine is used up by it."""
+        """End vLLM's processes; the engine cannot be used after it."""
         self._engine.llm_engine.engine_core.shutdown()

@@ -1,20 +1,28 @@
-"""decoding.py: the answers of `model.generate` with our processors, however rows come, leave and share slots."""
+"""loop.py: the answers are those of `model.generate` with our processor, however rows come, leave and share slots.
+
+loop.py is imported inside the tests: it imports transformers, which must follow Unsloth's start (parts).
+"""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+
+from model import ModelConfig, build
+from motion_llm.dataset.lengths import LengthLimits
+from motion_llm.decoding.request import Sampling
 
 CODES = 12
 
 
 @pytest.fixture(scope="module")
 def parts(unsloth, tiny_base):
-    """kind -> (decoder maker, alphabet, network that transformers decodes, vocabulary)."""
-    made = {}
+    """kind -> (function that makes a decoder, alphabet, network that transformers decodes, vocabulary)."""
+    cache = {}
 
     def of(kind: str = "llama"):
-        if kind not in made:
-            from model import ModelConfig, build
+        if kind not in cache:
             from motion_llm.decoding.loop import Alphabet, Decoder
             from motion_llm.network.cached import CachedNetwork
 
@@ -25,29 +33,25 @@ def parts(unsloth, tiny_base):
                     torch.manual_seed(1)
                     for parameter in network.get_decoder().parameters():
                         if parameter.dim() == 2 and len(parameter) < 90:
-                            parameter.mul_(8)  # fresh weights would make every code as likely
+                            parameter.mul_(8)  # with fresh weights all codes are about equally likely
             vocabulary = build(config, CODES, []).vocabulary
             ids = torch.arange(vocabulary.first_motion_id, vocabulary.end_id + 1)
             alphabet, cached = Alphabet.of_rows(ours, ids), CachedNetwork(ours, 128)
-            made[kind] = (lambda slots: Decoder(cached, slots)), alphabet, plain, vocabulary
-        return made[kind]
+            cache[kind] = (lambda slots: Decoder(cached, slots)), alphabet, plain, vocabulary
+        return cache[kind]
 
     return of
 
 
-def limits(low: int, target: float, high: int):
-    from motion_llm.dataset.lengths import LengthLimits
-
+def limits(low: int, target: float, high: int) -> LengthLimits:
     return LengthLimits(low, target, high, "")
 
 
 def jobs_of(count: int = 9, *sampling):
-    """Prompts of several lengths, some shared, with limits of their own; each of `sampling` in turn."""
+    """Prompts of several lengths, some shared, with different limits; each of `sampling` in turn."""
     from motion_llm.decoding.loop import Job
-    from motion_llm.decoding.request import Sampling
 
-    sampling = [Sampling(*one) for one in sampling or [(1, 1, 0, 0)]]
-
+    sampling = [Sampling(*values) for values in sampling or [(1, 1, 0, 0)]]
     prompts = [[5, 6, 7], [8, 9, 10, 11, 12], [13] * 8]
     windows = [(1, 3, 6), (4, 4, 4), (2, 9, 14)]
     return [Job(prompts[i // 2 % 3], limits(*windows[i % 3]), sampling[i % len(sampling)],
@@ -65,9 +69,9 @@ def by_transformers(network, vocabulary, job, slope: float) -> list[int]:
     config = GenerationConfig(do_sample=False, max_new_tokens=job.limits.max_tokens + 1,
                               eos_token_id=vocabulary.end_id, pad_token_id=0)
     ids = torch.tensor([job.prompt_ids])
-    found = network.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config,
-                             logits_processor=LogitsProcessorList([processor]))[0, ids.shape[1]:].tolist()
-    return [i - vocabulary.first_motion_id for i in found[:found.index(vocabulary.end_id)]]
+    answer = network.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config,
+                              logits_processor=LogitsProcessorList([processor]))[0, ids.shape[1]:].tolist()
+    return [i - vocabulary.first_motion_id for i in answer[:answer.index(vocabulary.end_id)]]
 
 
 @pytest.mark.parametrize("kind", ["llama", "llama_untied", "llama_padded", "qwen3", "gemma2", "gemma3", "granite",
@@ -91,21 +95,21 @@ def test_scores_are_those_of_the_whole_head(parts):
     torch.testing.assert_close(alphabet.scores(hidden), whole[:, vocabulary.first_motion_id:vocabulary.end_id + 1])
 
 
-def test_answers_do_not_depend_on_who_decodes_beside_them(parts):
+def test_answers_do_not_depend_on_the_other_jobs(parts):
     decoder, alphabet, _, _ = parts("llama")
     jobs = jobs_of(12, (1.0, 0.9, 0, 0.2), (0, 1, 0, 1.0), (2.0, 1, 3, 0), (0.5, 1, 0, 0), (1.0, 0.4, 9, 0.5))
     alone = [decoder(1).decode([job], alphabet)[0] for job in jobs]
     for slots in (1, 3, 5, 64):
         for order in (range(12), reversed(range(12))):
             order = list(order)
-            found = decoder(slots).decode([jobs[i] for i in order], alphabet)
-            for i, answer in zip(order, found, strict=True):
+            answers = decoder(slots).decode([jobs[i] for i in order], alphabet)
+            for i, answer in zip(order, answers, strict=True):
                 assert answer.places == alone[i].places
                 assert answer.log_probability == pytest.approx(alone[i].log_probability, abs=1e-4)
 
 
 def exact_distribution(scores: torch.Tensor, sampling) -> torch.Tensor:
-    """What transformers draws from: scores (A,) through its own warpers."""
+    """The distribution that transformers draws from: scores (A,) through its own warpers."""
     from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
     scores = TemperatureLogitsWarper(sampling.temperature)(None, scores[None])
@@ -121,7 +125,6 @@ def exact_distribution(scores: torch.Tensor, sampling) -> torch.Tensor:
     (1.0, 1.0, 500), (0.01, 0.95, 0)])
 def test_draws_cover_the_warped_distribution_and_nothing_else(unsloth, temperature, top_p, top_k):
     from motion_llm.decoding.loop import draw
-    from motion_llm.decoding.request import Sampling
 
     scores = 2 * torch.randn(3, 40, generator=torch.Generator().manual_seed(0))
     scores[:, 7:20] = -torch.inf
@@ -130,27 +133,25 @@ def test_draws_cover_the_warped_distribution_and_nothing_else(unsloth, temperatu
     count = 4000
     grid = (torch.arange(count) + 0.5) / count
     for row in scores:
-        found = torch.bincount(draw(row.expand(count, -1), draws(grid, sampling)), minlength=40) / count
-        # A grid of uniform numbers meets each share to within one of its steps; ties are one choice for top-p.
-        want = exact_distribution(row, sampling)
+        frequencies = torch.bincount(draw(row.expand(count, -1), draws(grid, sampling)), minlength=40) / count
+        # A grid of uniform numbers meets each share to within one of its steps; top-p may cut either of two ties.
         if row[3] != row[4]:
-            torch.testing.assert_close(found, want, atol=1.5 / count, rtol=1e-3)
-        assert (found[torch.isinf(row)] == 0).all() and float(found.sum()) == pytest.approx(1)
+            torch.testing.assert_close(frequencies, exact_distribution(row, sampling), atol=1.5 / count, rtol=1e-3)
+        assert (frequencies[torch.isinf(row)] == 0).all() and float(frequencies.sum()) == pytest.approx(1)
     assert torch.equal(draw(scores, draws(torch.rand(3), Sampling(0, 1, 0, 0))), scores.argmax(1))
 
 
 def draws(uniform: torch.Tensor, *sampling):
-    """Each of `sampling` in turn for the rows."""
+    """Draws whose rows take each of `sampling` in turn."""
     from motion_llm.decoding.loop import Draws
 
     rows = [sampling[i % len(sampling)] for i in range(len(uniform))]
-    return Draws(torch.tensor([float(one.temperature) for one in rows]),
-                 torch.tensor([float(one.top_p) for one in rows]), torch.tensor([one.top_k for one in rows]), uniform)
+    return Draws(torch.tensor([float(row.temperature) for row in rows]),
+                 torch.tensor([float(row.top_p) for row in rows]), torch.tensor([row.top_k for row in rows]), uniform)
 
 
-def test_rows_with_settings_of_their_own_draw_as_they_would_alone(unsloth):
+def test_rows_with_different_sampling_draw_as_they_would_alone(unsloth):
     from motion_llm.decoding.loop import draw
-    from motion_llm.decoding.request import Sampling
 
     scores = 2 * torch.randn(8, 30, generator=torch.Generator().manual_seed(2))
     uniform = torch.rand(8, generator=torch.Generator().manual_seed(3))
@@ -163,7 +164,6 @@ def test_rows_with_settings_of_their_own_draw_as_they_would_alone(unsloth):
 
 def test_the_largest_uniform_number_draws_a_place_that_has_a_share(unsloth):
     from motion_llm.decoding.loop import draw
-    from motion_llm.decoding.request import Sampling
 
     scores = torch.full((1, 600), -torch.inf)
     scores[0, [5, 9]] = torch.tensor([30.0, 0.0])
@@ -173,32 +173,31 @@ def test_the_largest_uniform_number_draws_a_place_that_has_a_share(unsloth):
 
 
 def test_sampled_frequencies_pass_a_chi_square_test(parts):
-    """The first two tokens of 6,000 answers against the probabilities that transformers gives them."""
+    """The first two tokens of 6,000 answers against their probabilities under transformers."""
     from motion_llm.decoding.constraints import Bounds, constrained_scores
     from motion_llm.decoding.loop import Job
-    from motion_llm.decoding.request import Sampling
 
     decoder, alphabet, network, vocabulary = parts("llama")
     sampling, window, prompt = Sampling(1.3, 0.95, 10, 0.5), limits(1, 2, 3), [5, 6, 7, 8]
     jobs = [Job(prompt, window, sampling, random_key=(11, i)) for i in range(6000)]
     answers = decoder(512).decode(jobs, alphabet)
 
-    def after(places):
+    def distribution_after(places):
         ids = torch.tensor([prompt + [vocabulary.first_motion_id + place for place in places]])
         with torch.no_grad():
             scores = network(input_ids=ids).logits[:, -1, vocabulary.first_motion_id:vocabulary.end_id + 1].float()
         bounds = Bounds.of([window], sampling.slope)
         return exact_distribution(constrained_scores(scores, torch.tensor([len(places)]), bounds)[0], sampling)
 
-    first = after([])
+    first = distribution_after([])
     expected = {(a, b): float(first[a] * share) for a in range(CODES) if first[a] > 0
-                for b, share in enumerate(after([a]))}
-    counted = dict.fromkeys(expected, 0)
+                for b, share in enumerate(distribution_after([a]))}
+    counts = dict.fromkeys(expected, 0)
     for answer in answers:
-        counted[tuple([*answer.places, CODES][:2])] += 1  # a KeyError: a pair that cannot be
+        counts[tuple([*answer.places, CODES][:2])] += 1  # a KeyError means an impossible pair
     pairs = [pair for pair in expected if expected[pair] * len(jobs) >= 5]
-    assert all(counted[pair] == 0 for pair in expected if expected[pair] == 0)
-    statistic = sum((counted[pair] - len(jobs) * expected[pair]) ** 2 / (len(jobs) * expected[pair]) for pair in pairs)
+    assert all(counts[pair] == 0 for pair in expected if expected[pair] == 0)
+    statistic = sum((counts[pair] - len(jobs) * expected[pair]) ** 2 / (len(jobs) * expected[pair]) for pair in pairs)
     freedom = len(pairs) - 1
     assert freedom > 30
     # Wilson and Hilferty (1931): the cube root of chi-square over its degrees of freedom is about normal.
@@ -207,7 +206,7 @@ def test_sampled_frequencies_pass_a_chi_square_test(parts):
 
 
 class Counting:
-    """A network that notes the rows and the positions of each pass."""
+    """A network that records (first row, rows, positions) of each pass."""
 
     def __init__(self, network):
         self.network, self.passes = network, []
@@ -226,28 +225,26 @@ def test_finished_rows_leave_the_batch_and_new_ones_take_their_place(parts):
     jobs = jobs_of(40, (1, 1, 0, 0.2), (0, 1, 0, 0))
     answers = Decoder(counting, 8).decode(jobs, alphabet)
     steps = [rows for first, rows, width in counting.passes if (first, width) == (0, 1)]
-    # No row is computed that has nothing to say: each token and each end is one row of one step.
+    # No finished row is computed: each token and each end is one row of one step.
     assert sum(steps) == sum(len(answer.places) + 1 for answer in answers)
     assert max(steps) == 8 and len(steps) < sum(steps) / 5
 
 
 def test_the_prompt_of_several_samples_is_computed_once(parts):
     from motion_llm.decoding.loop import Decoder, Job
-    from motion_llm.decoding.request import Sampling
 
     decoder, alphabet, _, _ = parts("llama")
     counting = Counting(decoder(1).network)
     jobs = [Job([9] * 20, limits(3, 4, 5), Sampling(1, 1, 0, 0), random_key=(i,)) for i in range(30)]
     answers = Decoder(counting, 8).decode(jobs, alphabet)
     starts = [(rows, width) for _, rows, width in counting.passes if width > 1]
-    # Where all rows end in one step, the next ones find none to copy from: once for each filling of the slots at most.
+    # If all rows end in one step, the next jobs have no row to copy from: at most once for each filling of the slots.
     assert starts[0] == (1, 19) and all(rows == 1 for rows, _ in starts) and len(starts) <= 30 // 8 + 1
     assert len({tuple(answer.places) for answer in answers}) > 5
 
 
-def test_what_is_given_comes_back_and_only_the_rest_counts(parts):
+def test_given_tokens_are_returned_and_only_the_others_are_scored(parts):
     from motion_llm.decoding.loop import FREE, Job
-    from motion_llm.decoding.request import Sampling
 
     decoder, alphabet, _, _ = parts("llama")
     given = [4, 4, FREE, FREE, 7, FREE, 1]
@@ -257,20 +254,20 @@ def test_what_is_given_comes_back_and_only_the_rest_counts(parts):
             Job([5, 6], limits(1, 5, 9), free, random_key=(3,))]
     answers = decoder(2).decode(jobs, alphabet)
     assert [place for place in answers[0].places if place in (4, 7, 1)] and len(answers[0].places) == 7
-    assert all(known in (FREE, found) for known, found in zip(given, answers[0].places, strict=True))
+    assert all(fixed in (FREE, place) for fixed, place in zip(given, answers[0].places, strict=True))
     assert answers[1].places[:2] == [3, 2]
     for job, answer in zip(jobs, answers, strict=True):
         values = decoder(2).log_probabilities([job.prompt_ids], [[*answer.places, CODES]], alphabet)[0]
-        known = [place for place, code in enumerate(job.given) if code != FREE]
-        assert answer.log_probability == pytest.approx(values.sum() - values[known].sum(), abs=1e-4)
+        fixed = [position for position, place in enumerate(job.given) if place != FREE]
+        assert answer.log_probability == pytest.approx(values.sum() - values[fixed].sum(), abs=1e-4)
 
 
 def test_log_probabilities_are_those_of_the_restricted_softmax_in_any_batch(parts):
     decoder, alphabet, network, vocabulary = parts("qwen3")
     prompts = [[5, 6, 7], [9] * 11, [4, 4]]
     answers = [[1, 2, CODES], [CODES], [3, 3, 3, 3, 5, 6, CODES]]
-    found = decoder(2).log_probabilities(prompts, answers, alphabet)
-    for prompt, answer, values in zip(prompts, answers, found, strict=True):
+    log_probabilities = decoder(2).log_probabilities(prompts, answers, alphabet)
+    for prompt, answer, values in zip(prompts, answers, log_probabilities, strict=True):
         ids = torch.tensor([prompt + [vocabulary.first_motion_id + place for place in answer[:-1]]])
         with torch.no_grad():
             logits = network(input_ids=ids).logits[0, len(prompt) - 1:].float()
@@ -287,27 +284,25 @@ def test_no_jobs_no_answers(parts):
 
 
 def guided(job, weight: float, against=(20, 21, 7)):
-    """The job with guidance away from another prompt that ends as its own does."""
-    from dataclasses import replace
-
+    """The job with guidance against another prompt that ends as its own does."""
     return replace(job, sampling=replace(job.sampling, guidance=weight), against=[*against[:-1], job.prompt_ids[-1]])
 
 
 def step_by_step(network, vocabulary, job) -> tuple[list[int], float]:
-    """The greedy answer by two whole passes a token, and its log-probability without guidance."""
-    rows, answer, told = slice(vocabulary.first_motion_id, vocabulary.end_id + 1), [], 0.0
+    """The greedy answer by two whole passes per token, and its log-probability without guidance."""
+    rows, answer, log_probability = slice(vocabulary.first_motion_id, vocabulary.end_id + 1), [], 0.0
     while not answer or answer[-1] != CODES:
         ids = [vocabulary.first_motion_id + place for place in answer]
         with torch.no_grad():
-            by, without = (network(input_ids=torch.tensor([[*prompt, *ids]])).logits[0, -1, rows]
-                           for prompt in (job.prompt_ids, job.against))
-        scores = without + job.sampling.guidance * (by - without)
+            scores, without = (network(input_ids=torch.tensor([[*prompt, *ids]])).logits[0, -1, rows]
+                               for prompt in (job.prompt_ids, job.against))
+        guided_scores = without + job.sampling.guidance * (scores - without)
         if len(answer) < job.limits.min_tokens:
-            scores[CODES] = -torch.inf
-        place = CODES if len(answer) == job.limits.max_tokens else int(scores.argmax())
-        told += float(torch.log_softmax(by, 0)[place])
+            guided_scores[CODES] = -torch.inf
+        place = CODES if len(answer) == job.limits.max_tokens else int(guided_scores.argmax())
+        log_probability += float(torch.log_softmax(scores, 0)[place])
         answer.append(place)
-    return answer[:-1], told
+    return answer[:-1], log_probability
 
 
 @pytest.mark.parametrize("kind", ["llama", "gemma2"])
@@ -316,11 +311,11 @@ def test_guided_answers_are_those_of_two_passes_a_token(parts, kind):
     jobs = [guided(job, weight) for job, weight in zip(jobs_of(4, (0, 1, 0, 0)), (2.0, 0.5, 3.0, 0.0), strict=True)]
     expected = [step_by_step(network, vocabulary, job) for job in jobs]
     unguided = decoder(4).decode(jobs_of(4, (0, 1, 0, 0)), alphabet)
-    assert [places for places, _ in expected] != [answer.places for answer in unguided]  # it changes something
+    assert [places for places, _ in expected] != [answer.places for answer in unguided]  # guidance changes something
     for slots in (1, 3, 8):
-        for answer, (places, told) in zip(decoder(slots).decode(jobs, alphabet), expected, strict=True):
+        for answer, (places, log_probability) in zip(decoder(slots).decode(jobs, alphabet), expected, strict=True):
             assert answer.places == places
-            assert answer.log_probability == pytest.approx(told, abs=1e-3)
+            assert answer.log_probability == pytest.approx(log_probability, abs=1e-3)
 
 
 def test_a_job_without_guidance_is_not_changed_by_one_with_it(parts):
@@ -329,6 +324,6 @@ def test_a_job_without_guidance_is_not_changed_by_one_with_it(parts):
     alone = decoder(1).decode(plain, alphabet)
     mixed = [guided(job, 2.5) if i % 2 else job for i, job in enumerate(plain)]
     for slots in (2, 4, 16):
-        found = decoder(slots).decode(mixed, alphabet)
+        answers = decoder(slots).decode(mixed, alphabet)
         for i in range(0, 9, 2):
-            assert found[i].places == alone[i].places
+            assert answers[i].places == alone[i].places

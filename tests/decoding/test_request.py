@@ -1,4 +1,4 @@
-"""motion_request.py: what no model could answer is refused before one is loaded."""
+"""request.py: requests that no model can answer are refused before a model is loaded."""
 
 import re
 
@@ -8,7 +8,7 @@ from motion_llm.decoding.request import GenerationError, MotionRequest, Sampling
 from templates import MASKED
 
 
-@pytest.mark.parametrize(("request_", "said"), [
+@pytest.mark.parametrize(("fields", "message"), [
     (dict(task="dance", text="x"), "task 'dance' is unknown; there are t2m, m2t, denoise, inbetween, continue"),
     (dict(), "the prompt is None, expected a sentence"),
     (dict(text=""), "the prompt is '', expected a sentence"),
@@ -18,7 +18,7 @@ from templates import MASKED
     (dict(text="walk\x00forward"), r"holds the control character '\x00' at 4"),
     (dict(text="walk\x1b[31m"), r"the control character '\x1b'"),
     (dict(text="walk\x85"), r"the control character '\x85'"),
-    (dict(text="a \ud83d"), "holds half a character at 2"),
+    (dict(text="a \ud83d"), "holds half a character (a lone surrogate) at 2"),
     (dict(text="x", tokens=0), "tokens is 0, expected an integer from 1"),
     (dict(text="x", tokens=2.5), "tokens is 2.5, expected an integer"),
     (dict(text="x", tokens=True), "tokens is True"),
@@ -53,12 +53,12 @@ from templates import MASKED
     (dict(task="continue"), "continue (going on from a motion) needs motion"),
     (dict(task="continue", motion="1", best_of=2), "best_of ranks motions by their caption"),
 ])
-def test_a_request_that_makes_no_sense_is_refused(request_, said):
-    with pytest.raises(GenerationError, match=re.escape(said)):
-        MotionRequest(**request_)
+def test_a_request_that_makes_no_sense_is_refused(fields, message):
+    with pytest.raises(GenerationError, match=re.escape(message)):
+        MotionRequest(**fields)
 
 
-def test_codes_are_read_from_text_and_lists_and_lost_ones_where_they_may_be():
+def test_codes_are_read_from_text_and_lists_and_lost_ones_for_denoise_alone():
     assert MotionRequest("m2t", motion="42  18\n91").motion == (42, 18, 91)
     assert MotionRequest("m2t", motion=[42, "18"]).motion == (42, 18)
     assert MotionRequest("denoise", motion="? 18 ?").motion == (MASKED, 18, MASKED)

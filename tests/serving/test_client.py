@@ -1,5 +1,5 @@
-"""client.py and an export's folder: the same prompts and windows as here, and answers held against them; the server is
-a stand-in that answers what it is told."""
+"""client.py and an export's folder: the same prompts and length limits as in the project, and checked answers; the
+server is a stand-in with prepared answers."""
 
 import http.server
 import json
@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+import export
 from motion_llm.serving.client import Client, ClientError, Clip, Prompts
 
 CAPTIONS = ["a person jumps", "  A person walks forward. ", "ein Mensch tanzt 💃🏽", "人が歩く", "שלום a person",
@@ -15,15 +16,13 @@ CAPTIONS = ["a person jumps", "  A person walks forward. ", "ein Mensch tanzt �
 
 @pytest.fixture(scope="module")
 def served(tiny_run, tmp_path_factory):
-    import export
-
     return export.export(tiny_run / "stage3_t2m_sft", tmp_path_factory.mktemp("client") / "served")
 
 
 @pytest.mark.parametrize("kind", ["llama", "llama_untied", "qwen3", "gemma3"])
 def test_prompts_are_those_of_the_template(tiny_base, tmp_path, kind):
-    """For tokenizers of each family, from what an export keeps of them."""
-    from test_export import exported
+    """For tokenizers of each family, as an export keeps them."""
+    from test_export import exported  # loads PyTorch, which the other tests here do not need
 
     model, folder = exported(tiny_base(kind), tmp_path)
     prompts = Prompts(folder)
@@ -36,7 +35,7 @@ def test_prompts_are_those_of_the_template(tiny_base, tmp_path, kind):
 
 
 def test_windows_are_those_of_the_generator_where_a_clip_leaves_them_open(served, tiny_run):
-    from generate import MotionGenerator
+    from generate import MotionGenerator  # imports transformers, which must follow Unsloth's start (tiny_run)
 
     prompts, generator = Prompts(served), MotionGenerator(tiny_run / "stage3_t2m_sft")
     for caption in ("a person jumps", "A person  JUMPS.", "a person who jumps", "nothing of the kind"):
@@ -50,20 +49,20 @@ def test_windows_are_those_of_the_generator_where_a_clip_leaves_them_open(served
     (Clip("a person jumps", max_tokens=3), (3, 3.0, 3)),
     (Clip("a person jumps", min_tokens=2, max_tokens=90, soft_target=50.5), (2, 50.5, 90)),
 ])
-def test_a_clip_may_have_a_window_of_its_own(served, clip, window):
+def test_a_clip_may_have_its_own_window(served, clip, window):
     limits = Prompts(served).limits(clip, 20)
     assert (limits.min_tokens, limits.soft_target, limits.max_tokens) == window
 
 
-@pytest.mark.parametrize(("clip", "said"), [
+@pytest.mark.parametrize(("clip", "message"), [
     (Clip("a person jumps", max_tokens=0), "max_tokens is 0, expected 1 to 113"),
     (Clip("a person jumps", min_tokens=114), "min_tokens is 114, expected 1 to 113"),
     (Clip("a person jumps", min_tokens=5, max_tokens=4), "length limits 5 to 4"),
     (Clip("a person jumps", codes=(128,)), "code 128 at position 0 is outside the codebook"),
     (Clip("x " * 200), "of the model's 128 positions"),
 ])
-def test_a_clip_that_cannot_be_asked_for_is_refused(served, clip, said):
-    with pytest.raises(ValueError, match=said):
+def test_a_clip_that_cannot_be_requested_is_refused(served, clip, message):
+    with pytest.raises(ValueError, match=message):
         Client(served).request(clip)
 
 
@@ -84,13 +83,13 @@ def test_a_request_carries_ids_and_a_grammar(served):
 
 @pytest.fixture
 def server():
-    """A stand-in: server.answers are given in turn, (status, content); server.asked is what came."""
+    """A stand-in that sends server.answers in turn, (status, content), and collects server.requests."""
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             self.reply(200, {"data": [{"id": "motion"}]})
 
         def do_POST(self):
-            self.server.asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.server.requests.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
             self.reply(*self.server.answers.pop(0))
 
         def reply(self, status, content):
@@ -102,7 +101,7 @@ def server():
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.answers, server.asked = [], []
+    server.answers, server.requests = [], []
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield server
@@ -123,10 +122,10 @@ def test_an_answer_becomes_codes(served, server):
     first = client.prompts.vocabulary.first_motion_id
     server.answers += [HAS_PLUGIN, (200, {"choices": [{"token_ids": [first + 3, first, first + 128]}]})]
     assert client.ask(Clip("a person jumps", min_tokens=1, max_tokens=4)) == [3, 0]
-    assert server.asked[1]["model"] == "motion" and server.asked[1]["prompt"][-1] == first + 129
+    assert server.requests[1]["model"] == "motion" and server.requests[1]["prompt"][-1] == first + 129
 
 
-@pytest.mark.parametrize(("status", "content", "said"), [
+@pytest.mark.parametrize(("status", "content", "message"), [
     (200, {"choices": [{"token_ids": [0, 1, 128]}]}, "not a motion of 3 to 4 codes"),
     (200, {"choices": [{"token_ids": [0, 1, 2, 3, 4, 128]}]}, "not a motion of 3 to 4 codes"),
     (200, {"choices": [{"token_ids": [0, 1, 2, 3], "finish_reason": "length"}]}, r"\(length\): was the grammar left"),
@@ -135,14 +134,14 @@ def test_an_answer_becomes_codes(served, server):
     (400, {"error": {"message": "grammar unknown"}}, "answered 400: .*grammar unknown"),
     (200, b"<html>", "answered no JSON"),
 ])
-def test_an_answer_that_is_not_valid_is_an_error(served, server, status, content, said):
+def test_an_answer_that_is_not_valid_is_an_error(served, server, status, content, message):
     client = Client(served, url_of(server), end_logit_slope=0)
     first = client.prompts.vocabulary.first_motion_id
     for choice in content.get("choices", ()) if isinstance(content, dict) else ():
         if "token_ids" in choice:
             choice["token_ids"] = [first + i if i != 9 else 9 for i in choice["token_ids"]]
     server.answers.append((status, content))
-    with pytest.raises(ClientError, match=said):
+    with pytest.raises(ClientError, match=message):
         client.ask(Clip("a person jumps", min_tokens=3, max_tokens=4))
 
 

@@ -1,15 +1,16 @@
-"""grammar.py: the text of a grammar, and that llguidance allows under it what the logits processor leaves."""
+"""grammar.py: the text of a grammar; llguidance allows under it exactly what the logits processor allows."""
 
 import importlib.util
 import random
 
 import pytest
 
+from motion_llm.dataset.lengths import LengthLimits
 from motion_llm.serving.grammar import id_ranges, motion_grammar
 from templates import MotionVocabulary
 
-BYTES = 262  # ids of llguidance's own tokenizer of bytes
-VOCABULARY = MotionVocabulary(100, 40)  # ids 100..139 are codes, 140 the end
+BYTES = 262  # ids of llguidance's byte tokenizer
+VOCABULARY = MotionVocabulary(100, 40)  # ids 100 to 139 are codes, 140 is the end
 
 
 def test_a_grammar_names_ranges_of_ids():
@@ -20,24 +21,24 @@ def test_a_grammar_names_ranges_of_ids():
     assert id_ranges([7]) == "7" and id_ranges([8, 7]) == "7-8"
 
 
-@pytest.mark.parametrize(("window", "codes", "said"), [
+@pytest.mark.parametrize(("window", "codes", "message"), [
     ((0, 4), None, "0 to 4 tokens: expected 1 <= min_tokens <= max_tokens"),
     ((5, 4), None, "5 to 4 tokens"),
     ((1, 4), (), "codes is empty"),
     ((1, 4), (3, 40), "code 40 at position 1 is outside the codebook \\(0 to 39\\)"),
     ((1, 4), (-1,), "code -1 at position 0"),
 ])
-def test_a_window_or_codes_that_allow_nothing_are_refused(window, codes, said):
-    with pytest.raises(ValueError, match=said):
+def test_a_window_or_codes_that_allow_nothing_are_refused(window, codes, message):
+    with pytest.raises(ValueError, match=message):
         motion_grammar(VOCABULARY, *window, codes)
 
 
 @pytest.fixture(scope="module")
 def processor_class(request):
-    """From generate.py, with Unsloth in front where it is installed (a serving environment has none)."""
+    """From generate.py, after Unsloth's start where it is installed (the environment of vLLM has none)."""
     if importlib.util.find_spec("unsloth"):
         request.getfixturevalue("unsloth")
-    from generate import LengthAwareMotionLogitsProcessor
+    from generate import LengthAwareMotionLogitsProcessor  # imports transformers
 
     return LengthAwareMotionLogitsProcessor
 
@@ -47,8 +48,6 @@ def processor_class(request):
 def test_grammar_and_processor_allow_the_same_set_in_every_state(processor_class, window, codes):
     llguidance = pytest.importorskip("llguidance", reason="llguidance is not installed: `make test-vllm` has it")
     import torch
-
-    from motion_llm.dataset.lengths import LengthLimits
 
     tokenizer = llguidance.LLTokenizer("byte")
     assert tokenizer.vocab_size == BYTES
@@ -60,24 +59,25 @@ def test_grammar_and_processor_allow_the_same_set_in_every_state(processor_class
         allowed[0, list(codes)] = True
     limits = [LengthLimits(window[0], sum(window) / 2, window[1], "")]
     processor = processor_class(VOCABULARY, limits, 3, 0.5, allowed)
-    draw, ids = random.Random(0), [0, 0, 0]
+    rng, ids = random.Random(0), [0, 0, 0]
     for tokens in range(window[1] + 1):
         assert not matcher.get_error()
         mask = matcher.compute_bitmask()
-        grammars = {i for i in range(BYTES) if mask[i // 8] >> i % 8 & 1}
-        left = processor(torch.tensor([ids]), torch.randn(1, BYTES))[0].isfinite().nonzero().flatten().tolist()
-        assert grammars == set(left), tokens
+        by_grammar = {i for i in range(BYTES) if mask[i // 8] >> i % 8 & 1}
+        scores = processor(torch.tensor([ids]), torch.randn(1, BYTES))[0]
+        by_processor = scores.isfinite().nonzero().flatten().tolist()
+        assert by_grammar == set(by_processor), tokens
         if tokens >= window[0]:  # the end, in every state that allows it, ends the answer
-            ended = matcher.deep_copy()
-            assert ended.consume_token(VOCABULARY.end_id) and ended.is_stopped()
+            copy = matcher.deep_copy()
+            assert copy.consume_token(VOCABULARY.end_id) and copy.is_stopped()
         if tokens < window[1]:
-            ids.append(draw.choice(sorted(grammars - {VOCABULARY.end_id})))
+            ids.append(rng.choice(sorted(by_grammar - {VOCABULARY.end_id})))
             assert matcher.consume_token(ids[-1])
-    assert left == [VOCABULARY.end_id]
+    assert by_processor == [VOCABULARY.end_id]
 
 
-@pytest.mark.parametrize("kind", ["grammar", "ebnf"])  # how vLLM and SGLang hand a grammar on
-def test_engines_hand_the_grammar_on_as_it_is(kind):
+@pytest.mark.parametrize("kind", ["grammar", "ebnf"])  # how vLLM and SGLang pass a grammar to llguidance
+def test_the_grammar_is_read_as_engines_pass_it(kind):
     llguidance = pytest.importorskip("llguidance", reason="llguidance is not installed: `make test-vllm` has it")
     tokenizer, grammar = llguidance.LLTokenizer("byte"), motion_grammar(VOCABULARY, 2, 4)
     matcher = llguidance.LLMatcher(tokenizer, llguidance.grammar_from(kind, grammar))

@@ -14,17 +14,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
-MOST_SECONDS = 300  # for a server to be ready
+START_SECONDS = 300  # at most until a server is ready
 QUIET = {
     "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "UNSLOTH_DISABLE_STATISTICS": "1",
     "VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),  # more threads than free cores wait for each other
+    "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),  # more threads than cores would wait for each other
 }
 os.environ.update(QUIET)
 
 
 def training_python(*arguments: str) -> None:
-    """Run a script in the environment that has Unsloth; MOTION_PYTHON names its interpreter."""
+    """Run a script in the environment that has Unsloth; the variable MOTION_PYTHON names its interpreter."""
     python = os.environ.get("MOTION_PYTHON", str(ROOT / ".venv" / "bin" / "python"))
     done = subprocess.run([python, *arguments], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, f"{python} {' '.join(arguments)}\n{done.stdout}\n{done.stderr}"
@@ -32,21 +32,21 @@ def training_python(*arguments: str) -> None:
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory):
-    """"tiny" or "sample" -> the folder of its export. The sample model: MOTION_MODEL's, or output/stage3_t2m_sft's."""
-    made = {}
+    """"tiny" or "sample" -> the folder of its export. The sample model is MOTION_MODEL, or output/stage3_t2m_sft."""
+    folders = {}
 
     def folder(name: str) -> Path:
-        if name not in made:
-            place = tmp_path_factory.mktemp(name) / "export"
+        if name not in folders:
+            parent = tmp_path_factory.mktemp(name) / "export"
             if name == "tiny":
-                training_python("tests/serving/engines/make_tiny.py", str(place))
+                training_python("tests/serving/engines/make_tiny.py", str(parent))
             else:
                 stage = Path(os.environ.get("MOTION_MODEL", ROOT / "output" / "stage3_t2m_sft"))
                 if not (stage / "motion_config.json").is_file():
-                    pytest.skip(f"no trained model in {stage}: `make train` makes it, MOTION_MODEL names another")
-                training_python("export.py", "--model_path", str(stage), "--output", str(place / "served"))
-            made[name] = place / "served"
-        return made[name]
+                    pytest.skip(f"no trained model in {stage}: `make train` trains it, MOTION_MODEL names another")
+                training_python("export.py", "--model_path", str(stage), "--output", str(parent / "served"))
+            folders[name] = parent / "served"
+        return folders[name]
 
     return folder
 
@@ -75,7 +75,7 @@ class Server:
         started = time.monotonic()
         while True:
             assert self.process.poll() is None, f"the server ended:\n{self.log.read_text()[-4000:]}"
-            assert time.monotonic() - started < MOST_SECONDS, f"no server:\n{self.log.read_text()[-4000:]}"
+            assert time.monotonic() - started < START_SECONDS, f"no server:\n{self.log.read_text()[-4000:]}"
             try:
                 with urllib.request.urlopen(f"{self.url}/health", timeout=5):
                     return self
@@ -83,7 +83,7 @@ class Server:
                 time.sleep(0.5)
 
     def stop(self) -> None:
-        """End it with all its processes: they are a group of their own."""
+        """End it with all its processes, which are their own process group."""
         self.process.terminate()
         try:
             self.process.wait(30)
@@ -98,7 +98,7 @@ class Server:
 
 @pytest.fixture(scope="session")
 def server(exported, tmp_path_factory):
-    """Starts one server at a time and ends it always: server("tiny") -> Server, ready."""
+    """server("tiny") -> a Server that is ready. One server runs at a time, and the last one is stopped at the end."""
     running = {}
 
     def start(name: str, *options: str, plugin: bool = True) -> Server:

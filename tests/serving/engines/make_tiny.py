@@ -1,5 +1,5 @@
-"""Exports a tiny random model: `python make_tiny.py folder`, in the environment that trains, for a serving one has no
-Unsloth. Its codes mean nothing; a server must keep its answers valid all the more."""
+"""Exports a tiny random model: `python make_tiny.py folder`, in the environment that has Unsloth. Its codes mean
+nothing, but a server must keep its answers valid."""
 
 import json
 import sys
@@ -7,10 +7,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-import conftest  # noqa: F401, E402  the project's path, and tests' own environment
+import conftest  # noqa: F401, E402  sets the project's path and the tests' environment variables
 
 
 def main(folder: Path) -> None:
+    # The project is on the path only after conftest.
     import config
     import data
     import export

@@ -1,28 +1,21 @@
-"""vllm_engine.py on vLLM itself: the answers are those of the logits processor in generate.py, token for token."""
+"""vllm_engine.py on vLLM itself: token for token the answers of the logits processor in generate.py."""
 
 from collections import Counter
-from dataclasses import dataclass
 
 import pytest
 import torch
 
+from motion_llm.benchmarks.vllm import Request, measure
 from motion_llm.dataset.lengths import LengthLimits
+from motion_llm.decoding.request import Sampling
 from motion_llm.network.folder import ModelError
+from motion_llm.serving.vllm_engine import VllmEngine
 
 CAPTIONS = ["a person walks forward", "a person jumps", "someone waves with the left hand", "ein Mensch tanzt 💃"]
 
 
-@dataclass(frozen=True)
-class Request:
-    prompt_ids: list[int]
-    limits: LengthLimits
-    codes: tuple[int, ...] | None = None
-
-
 @pytest.fixture(scope="module")
 def engine(exported):
-    from motion_llm.serving.vllm_engine import VllmEngine
-
     engine = VllmEngine(exported("tiny"), dtype="float32", enforce_eager=True)
     yield engine
     engine.close()
@@ -30,7 +23,7 @@ def engine(exported):
 
 @pytest.fixture(scope="module")
 def requests_(engine):
-    """24 of them: windows that leave one length, many, and as good as none; all codes, a few, and one."""
+    """24 requests: windows of one length and of many; all codes, a few, and one."""
     windows = [(1, 1, 1), (3, 9.5, 20), (12, 12, 12), (1, 30, 60), (1, 2, 60), (25, 40.5, 80)]
     codes = [None, (3,), (0, 1, 2, 7, 15), None]
     return [Request(engine.template.render("t2m", text=caption, participant_id=person, answer=False).ids,
@@ -48,7 +41,7 @@ def network(exported):
 
 def likeliest(network, engine, request: Request, slope: float) -> list[int]:
     """The greedy answer under generate.py's processor, computed from scratch at every step."""
-    from motion_llm.decoding.constraints import LengthAwareMotionLogitsProcessor
+    from motion_llm.decoding.constraints import LengthAwareMotionLogitsProcessor  # imports transformers
 
     allowed = None
     if request.codes is not None:
@@ -66,19 +59,16 @@ def likeliest(network, engine, request: Request, slope: float) -> list[int]:
 
 @pytest.mark.parametrize("slope", [0.0, 0.1, 1.0])
 def test_greedy_answers_are_those_of_the_logits_processor(engine, requests_, network, slope):
-    from motion_llm.decoding.request import Sampling
-
     answers = engine.decode(requests_, [Sampling(0, 0.9, 0, slope)] * len(requests_), seed=0)
     assert answers == [likeliest(network, engine, request, slope) for request in requests_]
 
 
 def test_tokens_are_drawn_as_often_as_the_processor_says(engine, network, requests_):
-    """The shift comes before the temperature, the nucleus after it: how often each token, the end among them, follows
-    a first code, against transformers' own warpers behind the processor."""
+    """The shift comes before the temperature, top-p after it. Compares how often each token (and the end) follows a
+    first code with transformers' own warpers after the processor."""
     from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
-    from motion_llm.decoding.constraints import LengthAwareMotionLogitsProcessor
-    from motion_llm.decoding.request import Sampling
+    from motion_llm.decoding.constraints import LengthAwareMotionLogitsProcessor  # imports transformers
 
     first, end = engine.vocabulary.first_motion_id, engine.vocabulary.end_id
     prompt, limits, codes = requests_[0].prompt_ids, LengthLimits(1, 6.0, 40, ""), (3, 5, 7)
@@ -91,17 +81,15 @@ def test_tokens_are_drawn_as_often_as_the_processor_says(engine, network, reques
     with torch.no_grad():
         shares = warpers(ids, network(ids).logits[:, -1]).softmax(dim=1)[0]
     answers = engine.decode([Request(prompt, limits, codes)] * 3000, [Sampling(2.0, 0.95, 0, 0.25)] * 3000, seed=1)
-    follow = Counter([*(first + code for code in answer), end][1] for answer in answers if answer[0] == 3)
-    count = sum(follow.values())
+    counts = Counter([*(first + code for code in answer), end][1] for answer in answers if answer[0] == 3)
+    count = sum(counts.values())
     assert count > 400 and 0.05 < shares[end] < 0.5
     for i in [*(first + code for code in codes), end]:
         share = shares[i].item()
-        assert abs(follow[i] / count - share) <= 4 * (share * (1 - share) / count) ** 0.5, (i, share, follow)
+        assert abs(counts[i] / count - share) <= 4 * (share * (1 - share) / count) ** 0.5, (i, share, counts)
 
 
 def test_a_seed_repeats_and_another_differs(engine, requests_):
-    from motion_llm.decoding.request import Sampling
-
     samplings = [Sampling(1.0, 0.95, 0, 1.0)] * len(requests_)
     first = engine.decode(requests_, samplings, seed=3)
     assert engine.decode([], [], seed=3) == []
@@ -110,22 +98,17 @@ def test_a_seed_repeats_and_another_differs(engine, requests_):
 
 
 def test_a_measurement_has_both_figures(engine, requests_):
-    from motion_llm.decoding.request import Sampling
-    from motion_llm.serving.vllm_engine import measure
-
     figures = measure(engine, requests_[:2], Sampling(0.8, 0.95, 0, 1.0), repeats=1)
     assert figures.keys() == {"tokens_per_second", "seconds_to_first_token"} and min(figures.values()) > 0
 
 
-def test_a_stages_folder_is_refused_with_the_command_that_helps(exported):
-    from motion_llm.serving.vllm_engine import VllmEngine
-
+def test_a_stages_folder_is_refused_with_the_command_to_export_it(exported):
     with pytest.raises(ModelError, match="is a stage's folder.*python export.py --model_path"):
         VllmEngine(exported("tiny").parent / "stage")
 
 
 def test_motion_generator_answers_in_the_same_form(exported, monkeypatch):
-    import generate
+    import generate  # imports transformers
 
     class Quick(generate.VllmEngine):
         def __init__(self, folder):
@@ -141,10 +124,10 @@ def test_motion_generator_answers_in_the_same_form(exported, monkeypatch):
         results = generator.answer(requests, seed=1)
         assert len(results) == 5 and all(3 <= len(result.codes) <= 9 for result in results[:4])
         assert all(result.limits.source and result.log_probability is None for result in results)
-        for odd in (generate.MotionRequest(task="continue", text="x", motion="1 2"),
-                    generate.MotionRequest(text="x", best_of=2)):
+        for request in (generate.MotionRequest(task="continue", text="x", motion="1 2"),
+                        generate.MotionRequest(text="x", best_of=2)):
             with pytest.raises(generate.GenerationError, match="vLLM answers text to motion alone"):
-                generator.answer(odd)
+                generator.answer(request)
         with pytest.raises(generate.GenerationError, match="vLLM answers text to motion alone, not stream"):
             generator.stream("a person jumps")
     finally:

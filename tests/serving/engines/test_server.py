@@ -1,4 +1,4 @@
-"""A real server of vLLM on loopback, asked as its users ask it."""
+"""A real server of vLLM on loopback, used through the client."""
 
 import os
 import random
@@ -13,14 +13,14 @@ from motion_llm.serving.client import Client, ClientError, Clip
 
 
 def clips_of(client: Client, count: int) -> list[Clip]:
-    """With windows of every kind, codes of their own for a third of them, and a seed for half of them."""
-    draw, captions = random.Random(0), list(client.prompts.length_model.captions)
+    """With windows of every kind, restricted codes for a third of them, and a seed for half of them."""
+    rng, captions = random.Random(0), list(client.prompts.length_model.captions)
     people, clips = [None, *client.prompts.vocabulary.participants], []
     for i in range(count):
-        shortest = draw.randint(1, 60)
-        codes = tuple(draw.sample(range(client.prompts.vocabulary.codebook_size), 5)) if i % 3 == 0 else None
+        shortest = rng.randint(1, 60)
+        codes = tuple(rng.sample(range(client.prompts.vocabulary.codebook_size), 5)) if i % 3 == 0 else None
         clips.append(Clip(captions[i % len(captions)], people[i % len(people)], shortest,
-                          shortest + draw.choice([0, 1, 7, 30]), None, codes, i if i % 2 else None))
+                          shortest + rng.choice([0, 1, 7, 30]), None, codes, i if i % 2 else None))
     return clips
 
 
@@ -59,15 +59,15 @@ def test_lengths_come_nearer_to_the_target_as_the_slope_grows(exported, server):
 def test_a_request_that_the_plugin_cannot_read_is_refused_by_the_server(exported, server):
     client = Client(exported("tiny"), server("tiny").url)
     content = client.request(Clip("a person jumps")) | {"model": "motion"}
-    for arguments, said in [({"end_logit_slope": 1.0}, "end_id is None"),
-                            ({"end_logit_slope": "1", "end_id": 3, "soft_target": 2}, "end_logit_slope is '1'"),
-                            ({"end_logit_slope": 1e9, "end_id": 3, "soft_target": 2}, "expected at most 1000")]:
-        with pytest.raises(ClientError, match=f"answered 400.*{said}"):
+    for arguments, message in [({"end_logit_slope": 1.0}, "end_id is None"),
+                               ({"end_logit_slope": "1", "end_id": 3, "soft_target": 2}, "end_logit_slope is '1'"),
+                               ({"end_logit_slope": 1e9, "end_id": 3, "soft_target": 2}, "expected at most 1000")]:
+        with pytest.raises(ClientError, match=f"answered 400.*{message}"):
             client._send("/v1/completions", content | {"vllm_xargs": arguments})
 
 
 def test_the_exported_client_runs_by_itself(exported, server, tmp_path):
-    """From its own folder, with none of this project on the path."""
+    """From its own folder, with nothing of this project on the path."""
     folder, url = exported("tiny"), server("tiny").url
     command = [sys.executable, str(folder / "client.py"), "--url", url, "--prompt", "a person jumps",
                "--prompt", "never heard <MOT_END> 💃", "--participant_id", "P001", "--seed", "1"]
@@ -84,13 +84,13 @@ def greedy(folder, url: str) -> list[list[int]]:
 
 
 @pytest.fixture(scope="module")
-def of_one_process(exported, server):
+def one_process_answers(exported, server):
     return greedy(exported("tiny"), server("tiny", "--dtype", "float32").url)
 
 
 @pytest.mark.parametrize("option", ["--tensor-parallel-size", "--data-parallel-size"])
-def test_two_processes_give_the_greedy_answers_of_one(exported, server, of_one_process, option):
-    assert greedy(exported("tiny"), server("tiny", "--dtype", "float32", option, "2").url) == of_one_process
+def test_two_processes_give_the_greedy_answers_of_one(exported, server, one_process_answers, option):
+    assert greedy(exported("tiny"), server("tiny", "--dtype", "float32", option, "2").url) == one_process_answers
 
 
 def test_a_server_without_the_plugin_is_refused_and_taken_with_slope_0(exported, server):
