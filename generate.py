@@ -248,7 +248,8 @@ class MotionGenerator:
         if request.text is None:
             values["guidance"] = 1.0
         settings = {"GEN_GUIDANCE": 1.0} | self.settings  # folders from before guidance lack it
-        sampling = Sampling(*(settings[SAMPLING_SETTINGS[name]] if value is None else value for name, value in values.items()))
+        sampling = Sampling(*(settings[SAMPLING_SETTINGS[name]] if value is None else value
+                              for name, value in values.items()))
         if sampling.guidance != 1:
             self._require_decoder("guidance")
             if not settings.get("CAPTION_DROPOUT"):
