@@ -1,7 +1,7 @@
-"""How good motions are, in numbers: code sequences in, numbers out.
+"""Metrics of motions as codes: code sequences in, numbers out.
 
-A clip is judged against its references, other real clips of the same caption: a caption has many right answers,
-so the nearest reference counts. A whole set of clips is judged by how its codes are distributed.
+A clip is compared with its references, real clips of the same caption. A caption has many right answers, so the
+nearest reference counts. A whole set of clips is compared by the distribution of its codes.
 """
 
 import math
@@ -22,7 +22,7 @@ def edit_distance(a: Codes, b: Codes) -> int:
 
 
 def normalised_edit_distance(a: Codes, b: Codes) -> float:
-    """Edit distance over the longer length: 0 the same, 1 nothing in common. Two empty clips are the same."""
+    """Edit distance over the longer length: 0 equal, 1 nothing in common. Two empty clips are equal."""
     return edit_distance(a, b) / max(len(a), len(b), 1)
 
 
@@ -35,7 +35,7 @@ def best_normalised_edit_distance(clip: Codes, references: Sequence[Codes]) -> f
 
 
 def nearest_length(length: int, references: Sequence[Codes]) -> int:
-    """The references' length nearest to `length`; the shorter one of two as near."""
+    """The references' length nearest to `length`; the shorter one in a tie."""
     return min((len(reference) for reference in references), key=lambda n: (abs(n - length), n))
 
 
@@ -47,11 +47,11 @@ def repetition_rate(clip: Codes) -> float | None:
 
 
 def nearest_clips(clips: Sequence[Codes], training: Sequence[Codes]) -> list[tuple[int, float]]:
-    """For each clip the place of the nearest training clip, the first of several as near, and the normalised edit
-    distance to it. Raises ValueError without training clips."""
+    """For each clip the index of the nearest training clip, the first one in a tie, and the normalised edit distance to
+    it. Raises ValueError without training clips."""
     if not training:
-        raise ValueError("no training clips to look for the nearest in")
-    # As text, which is compared many times faster; a code of any size gets a letter of its own.
+        raise ValueError("no training clips to search for the nearest")
+    # As text, which is compared many times faster; each code gets a letter of its own, whatever its size.
     letters: dict[int, str] = {}
 
     def spelled(clip: Codes) -> str:
@@ -61,8 +61,8 @@ def nearest_clips(clips: Sequence[Codes], training: Sequence[Codes]) -> list[tup
     for place, clip in enumerate(training):
         places.setdefault(spelled(clip), place)
     choices = list(places)
-    found = (process.extractOne(spelled(clip), choices, scorer=Levenshtein.normalized_distance) for clip in clips)
-    return [(places[text], distance) for text, distance, _ in found]
+    matches = (process.extractOne(spelled(clip), choices, scorer=Levenshtein.normalized_distance) for clip in clips)
+    return [(places[text], distance) for text, distance, _ in matches]
 
 
 def novelty(clips: Sequence[Codes], training: Sequence[Codes]) -> list[float]:
@@ -72,7 +72,7 @@ def novelty(clips: Sequence[Codes], training: Sequence[Codes]) -> list[float]:
 
 
 def is_valid(clip: Codes, codebook_size: int, longest: int | None = None) -> bool:
-    """Whether a codec could decode it: at least one code, all from 0 to codebook_size - 1, at most `longest`."""
+    """Whether a codec can decode it: at least one code, all from 0 to codebook_size - 1, at most `longest` codes."""
     return (len(clip) > 0 and all(0 <= code < codebook_size for code in clip)
             and (longest is None or len(clip) <= longest))
 
@@ -82,21 +82,21 @@ def valid_share(clips: Sequence[Codes], codebook_size: int, longest: int | None 
     return _mean([is_valid(clip, codebook_size, longest) for clip in clips]) if clips else None
 
 
-# ---------------------------------------------------------------- how the codes of a whole set are distributed
+# ---------------------------------------------------------------- distribution of the codes of a whole set
 
 
 def count_ngrams(clips: Sequence[Codes], n: int) -> Counter[tuple[int, ...]]:
     """How often each run of n codes occurs within the clips, never across two of them."""
-    found: Counter[tuple[int, ...]] = Counter()
+    counts: Counter[tuple[int, ...]] = Counter()
     for clip in clips:
         codes = [int(code) for code in clip]
-        found.update(zip(*(codes[i:] for i in range(n)), strict=False))
-    return found
+        counts.update(zip(*(codes[i:] for i in range(n)), strict=False))
+    return counts
 
 
 def jensen_shannon(a: Counter, b: Counter) -> float | None:
-    """Divergence of two counts as distributions, in bits: 0 the same, 1 nothing in common (Lin 1991, base 2, equal
-    weights). None where one of them is empty."""
+    """Divergence of two counts as distributions, in bits: 0 equal, 1 nothing in common (Lin 1991, base 2, equal
+    weights). None if one of them is empty."""
     total_a, total_b = a.total(), b.total()
     if not total_a or not total_b:
         return None
@@ -120,8 +120,8 @@ def codebook_usage(clips: Sequence[Codes], codebook_size: int) -> float | None:
 
 
 def codebook_perplexity(clips: Sequence[Codes]) -> float | None:
-    """2 to the entropy of the codes in bits: as many codes used equally often would be as hard to guess (as reported
-    for VQ-VAEs, van den Oord et al. 2017). None without codes."""
+    """2 to the power of the entropy of the codes in bits: the number of equally frequent codes with that entropy (as
+    reported for VQ-VAEs, van den Oord et al. 2017). None without codes."""
     counts = count_ngrams(clips, 1)
     total = counts.total()
     if not total:
@@ -130,8 +130,8 @@ def codebook_perplexity(clips: Sequence[Codes]) -> float | None:
 
 
 def distinct_n(clips: Sequence[Codes], n: int) -> float | None:
-    """Different n-grams over all n-grams of the set (Li et al. 2016, distinct-1 and distinct-2); None where there is
-    none. It falls as a set grows, so only sets of one size can be compared."""
+    """Distinct n-grams over all n-grams of the set (Li et al. 2016, distinct-1 and distinct-2); None without n-grams.
+    It falls as a set grows, so only sets of one size can be compared."""
     counts = count_ngrams(clips, n)
     return len(counts) / counts.total() if counts else None
 
@@ -141,8 +141,8 @@ class MotionScores:
     """Means over n clips.
 
     edit_distance: tokens, to the nearest reference. normalised_edit_distance: likewise, 0 to 1.
-    length_accuracy: share of clips within 10 % of the nearest reference's length. length_ratio: length over
-    the nearest reference's. length_error: absolute difference to it, in tokens.
+    length_accuracy: share of clips within 10 % of the nearest of the references' lengths. length_ratio: length over
+    that length. length_error: absolute difference to it, in tokens.
     """
 
     n: int
@@ -157,23 +157,23 @@ class MotionScores:
 
 
 def score_motions(clips: Sequence[Codes], references: Sequence[Sequence[Codes]]) -> MotionScores | None:
-    """Scores of clips, each against its own references (at least one each); None when there are no clips.
+    """Scores of clips, each against its own references (at least one); None without clips.
 
     Raises ValueError when the counts differ or a clip has no reference.
     """
     if len(clips) != len(references):
         raise ValueError(f"{len(clips)} clips but {len(references)} lists of references")
-    if bare := [i for i, own in enumerate(references) if not own]:
-        raise ValueError(f"{len(bare)} clips have no reference, the first is clip {bare[0]}")
+    if without := [i for i, real in enumerate(references) if not real]:
+        raise ValueError(f"{len(without)} clips have no reference, the first is clip {without[0]}")
     if not clips:
         return None
-    nearest = [nearest_length(len(clip), own) for clip, own in zip(clips, references, strict=True)]
+    nearest = [nearest_length(len(clip), real) for clip, real in zip(clips, references, strict=True)]
     errors = [abs(len(clip) - n) for clip, n in zip(clips, nearest, strict=True)]
     pairs = list(zip(clips, references, strict=True))
     return MotionScores(
         n=len(clips),
-        edit_distance=_mean([best_edit_distance(clip, own) for clip, own in pairs]),
-        normalised_edit_distance=_mean([best_normalised_edit_distance(clip, own) for clip, own in pairs]),
+        edit_distance=_mean([best_edit_distance(clip, real) for clip, real in pairs]),
+        normalised_edit_distance=_mean([best_normalised_edit_distance(clip, real) for clip, real in pairs]),
         length_accuracy=_mean([error <= LENGTH_TOLERANCE * n for error, n in zip(errors, nearest, strict=True)]),
         length_ratio=_mean([len(clip) / n for clip, n in zip(clips, nearest, strict=True)]),
         length_error=_mean(errors),

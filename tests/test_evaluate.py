@@ -1,4 +1,4 @@
-"""evaluate.py, evaluation_run.py: a tiny run evaluated, stopped and gone on; clips that someone else generated."""
+"""evaluate.py, evaluation/run.py: a tiny run evaluated, interrupted and resumed; clips of other models."""
 
 import json
 import shutil
@@ -22,13 +22,13 @@ def quick_evaluator(monkeypatch):
 
 @pytest.fixture(scope="module")
 def run_folder(tiny_run, tmp_path_factory):
-    """A copy of the run, for an evaluation writes beside the model."""
+    """A copy of the run, as an evaluation writes beside the model."""
     folder = tmp_path_factory.mktemp("evaluated") / "output"
     shutil.copytree(tiny_run, folder)
     return folder
 
 
-def started(folder, *more: str) -> int:
+def run_evaluation(folder, *more: str) -> int:
     return run_script(evaluate, "--model_path", str(folder / "stage3_t2m_sft"), *more)
 
 
@@ -39,7 +39,7 @@ def evaluated(run_folder, request):
     patch = pytest.MonkeyPatch()
     patch.setattr(evaluator, "EvaluatorConfig", partial(
         evaluator.EvaluatorConfig, dimensions=8, width=16, buckets=256, steps=20, checks=2))
-    assert started(run_folder, "--num_samples", "2") == 0
+    assert run_evaluation(run_folder, "--num_samples", "2") == 0
     patch.undo()
     return run_folder / "evaluation"
 
@@ -53,17 +53,18 @@ def lines_of(path) -> list[dict]:
 
 
 def test_metrics_json_is_split_metric_and_four_figures(evaluated):
-    found = read(evaluated / "metrics.json")
-    assert tuple(found) == SPLITS
-    for own in found.values():
-        assert list(own) == list(METRICS)
-        for name, figure in own.items():
+    content = read(evaluated / "metrics.json")
+    assert tuple(content) == SPLITS
+    for figures in content.values():
+        assert list(figures) == list(METRICS)
+        for name, figure in figures.items():
             assert set(figure) == {"value", "low", "high", "n"} | ({"by"} if METRICS[name].task != "t2m" else set())
     rows = len(lines_of(evaluated / "generated.jsonl")) // 2
-    assert found["all"]["mm_dist"]["n"] == found["seen"]["mm_dist"]["n"] + found["unseen"]["mm_dist"]["n"] == 2 * rows
-    assert found["all"]["valid_share"] == {"value": 1, "low": 1, "high": 1, "n": 2 * rows}
-    assert found["all"]["nll_per_token"]["value"] > 0 and found["all"]["participant_accuracy"]["n"] == 2 * rows
-    assert found["all"]["fid"]["n"] == rows and found["all"]["fid"]["low"] <= found["all"]["fid"]["value"]
+    figures = content["all"]
+    assert figures["mm_dist"]["n"] == content["seen"]["mm_dist"]["n"] + content["unseen"]["mm_dist"]["n"] == 2 * rows
+    assert figures["valid_share"] == {"value": 1, "low": 1, "high": 1, "n": 2 * rows}
+    assert figures["nll_per_token"]["value"] > 0 and figures["participant_accuracy"]["n"] == 2 * rows
+    assert figures["fid"]["n"] == rows and figures["fid"]["low"] <= figures["fid"]["value"]
     assert set(read(evaluated / "baselines.json")) == {
         "real", "another_real_clip", "nearest_caption_clip", "random_clip", "shuffled_captions",
         "nearest_clip_caption", "random_clip_caption", "repeating", "copying"}
@@ -72,25 +73,25 @@ def test_metrics_json_is_split_metric_and_four_figures(evaluated):
 def test_what_the_last_stage_was_not_trained_for_is_told_by_the_one_before_it(evaluated, run_folder):
     from motion_llm.dataset.prepared import load_prepared
 
-    found, others = read(evaluated / "metrics.json")["all"], read(evaluated / "baselines.json")
+    figures, baselines = read(evaluated / "metrics.json")["all"], read(evaluated / "baselines.json")
     details, page = read(evaluated / "details.json"), (evaluated / "report.html").read_text(encoding="utf-8")
     motions = len({tuple(codes) for codes in load_prepared(run_folder / "prepared_data", "test")["codes"]})
     for name, ceiling in (("bleu_1", 100), ("bleu_4", 100), ("rouge_l", 100), ("chrf", 100), ("denoising_accuracy", 1),
                           ("denoising_accuracy_gap", 1), ("denoising_accuracy_end", 1)):
-        figure = found[name]
+        figure = figures[name]
         assert 0 <= figure["low"] <= figure["value"] <= figure["high"] <= ceiling, name
         assert figure["n"] == motions and figure["by"] == "stage2_multitask"
         rows = ("nearest_clip_caption", "random_clip_caption") if ceiling == 100 else ("repeating", "copying")
-        assert all(others[row]["all"][name]["n"] == motions for row in rows)
+        assert all(baselines[row]["all"][name]["n"] == motions for row in rows)
     assert len(details["captions_said"]) == motions and "answered by stage2_multitask" in " ".join(details["notes"])
     assert "by stage2_multitask" in page
 
 
 def test_without_a_stage_for_it_a_task_has_no_figures_and_the_report_says_why(run_folder, tmp_path, capsys, evaluated):
     shutil.copytree(run_folder, tmp_path / "run", ignore=shutil.ignore_patterns("stage2*", "evaluation"))
-    assert started(tmp_path / "run", "--num_samples", "1", "--max_prompts", "4") == 0
-    found = read(tmp_path / "run" / "evaluation" / "metrics.json")["all"]
-    assert found["chrf"] == found["denoising_accuracy"] == {
+    assert run_evaluation(tmp_path / "run", "--num_samples", "1", "--max_prompts", "4") == 0
+    figures = read(tmp_path / "run" / "evaluation" / "metrics.json")["all"]
+    assert figures["chrf"] == figures["denoising_accuracy"] == {
         "value": None, "low": None, "high": None, "n": 0, "by": None}
     printed = capsys.readouterr().out
     expected = ("not available: bleu_1, bleu_4, rouge_l, chrf, denoising_accuracy, denoising_accuracy_gap, "
@@ -114,8 +115,8 @@ def test_the_same_command_again_gives_the_same_figures_and_generates_nothing(eva
 
     before = {name: (evaluated / name).read_bytes() for name in ("metrics.json", "baselines.json", "generated.jsonl")}
     monkeypatch.setattr(generate.MotionGenerator, "generate_batch", None)
-    shutil.rmtree(run_folder / "evaluator")  # a new one of the same seed is the same
-    assert started(run_folder, "--num_samples", "2") == 0
+    shutil.rmtree(run_folder / "evaluator")  # trained again with the same seed, it is the same
+    assert run_evaluation(run_folder, "--num_samples", "2") == 0
     assert before == {name: (evaluated / name).read_bytes() for name in before}
 
 
@@ -124,21 +125,21 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_clips(run_folder, tmp_path,
 
     monkeypatch.setattr(evaluation_run, "CHUNK", 3)
     whole = tmp_path / "whole"
-    assert started(run_folder, "--num_samples", "2", "--output", str(whole)) == 0
+    assert run_evaluation(run_folder, "--num_samples", "2", "--output", str(whole)) == 0
     text = (whole / "generated.jsonl").read_text(encoding="utf-8")
     shutil.copytree(whole, tmp_path / "cut")
     (tmp_path / "cut" / "metrics.json").unlink()
-    at = len("".join(text.splitlines(keepends=True)[:9])) + 20  # in the middle of the tenth line, of the second chunk
-    (tmp_path / "cut" / "generated.jsonl").write_text(text[:at], encoding="utf-8")
-    asked, original = [], generate.MotionGenerator.generate_batch
+    cut = len("".join(text.splitlines(keepends=True)[:9])) + 20  # in the middle of the tenth line, of the second chunk
+    (tmp_path / "cut" / "generated.jsonl").write_text(text[:cut], encoding="utf-8")
+    counts, original = [], generate.MotionGenerator.generate_batch
 
-    def counted(self, prompts, *rest, **more):
-        asked.append(len(prompts))
+    def counting(self, prompts, *rest, **more):
+        counts.append(len(prompts))
         return original(self, prompts, *rest, **more)
 
-    monkeypatch.setattr(generate.MotionGenerator, "generate_batch", counted)
-    assert started(run_folder, "--num_samples", "2", "--output", str(tmp_path / "cut")) == 0
-    assert sum(asked) == len(text.splitlines()) // 2 - 3  # the first chunk of three rows is kept
+    monkeypatch.setattr(generate.MotionGenerator, "generate_batch", counting)
+    assert run_evaluation(run_folder, "--num_samples", "2", "--output", str(tmp_path / "cut")) == 0
+    assert sum(counts) == len(text.splitlines()) // 2 - 3  # the first chunk of three rows is kept
     assert (tmp_path / "cut" / "generated.jsonl").read_text(encoding="utf-8") == text
     assert read(tmp_path / "cut" / "metrics.json") == read(whole / "metrics.json")
 
@@ -150,27 +151,28 @@ def test_every_chunk_draws_from_a_seed_of_its_own():
 
 
 def test_another_request_or_strange_files_are_refused_by_name(evaluated, run_folder, capsys, tmp_path):
-    assert started(run_folder, "--num_samples", "2", "--seed", "5") == 1
+    assert run_evaluation(run_folder, "--num_samples", "2", "--seed", "5") == 1
     assert "seed: 0 before, 5 now" in capsys.readouterr().err
     (tmp_path / "metrics.json").write_text("{}")
-    assert started(run_folder, "--output", str(tmp_path)) == 1
+    assert run_evaluation(run_folder, "--output", str(tmp_path)) == 1
     assert "holds metrics.json but no request.json" in capsys.readouterr().err
     shutil.copytree(evaluated, tmp_path / "changed")
     path = tmp_path / "changed" / "generated.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     path.write_text("".join([lines[1], lines[0], *lines[2:]]), encoding="utf-8")
-    assert started(run_folder, "--num_samples", "2", "--output", str(tmp_path / "changed")) == 1
+    assert run_evaluation(run_folder, "--num_samples", "2", "--output", str(tmp_path / "changed")) == 1
     assert "line 1 is not the clip expected there" in capsys.readouterr().err
 
 
 def test_fresh_generates_anew_with_the_other_seed(run_folder, tmp_path, evaluated):
     shutil.copytree(evaluated, tmp_path / "copy")
-    assert started(run_folder, "--num_samples", "2", "--seed", "5", "--fresh", "--output", str(tmp_path / "copy")) == 0
-    assert lines_of(tmp_path / "copy" / "generated.jsonl") != lines_of(evaluated / "generated.jsonl")
+    copy = tmp_path / "copy"
+    assert run_evaluation(run_folder, "--num_samples", "2", "--seed", "5", "--fresh", "--output", str(copy)) == 0
+    assert lines_of(copy / "generated.jsonl") != lines_of(evaluated / "generated.jsonl")
 
 
 def test_decoding_otherwise_is_said_and_changes_the_clips(run_folder, tmp_path, evaluated):
-    assert started(run_folder, "--output", str(tmp_path / "greedy"), "--gen_temperature", "0") == 0
+    assert run_evaluation(run_folder, "--output", str(tmp_path / "greedy"), "--gen_temperature", "0") == 0
     clips = [line["motion_tokens"] for line in lines_of(tmp_path / "greedy" / "generated.jsonl")]
     assert len(set(clips)) < len(clips)  # the samples of a row are the same
     assert read(tmp_path / "greedy" / "details.json")["settings"]["GEN_TEMPERATURE"] == 0
@@ -178,15 +180,15 @@ def test_decoding_otherwise_is_said_and_changes_the_clips(run_folder, tmp_path, 
 
 
 def test_all_rows_of_a_file_but_those_that_were_trained_on(run_folder, tiny_dataset, tmp_path, capsys):
-    assert started(run_folder, "--data", tiny_dataset, "--max_prompts", "4", "--num_samples", "1",
-                   "--output", str(tmp_path)) == 0
+    assert run_evaluation(run_folder, "--data", tiny_dataset, "--max_prompts", "4", "--num_samples", "1",
+                          "--output", str(tmp_path)) == 0
     sizes = read(run_folder / "prepared_data" / "fingerprint.json")["sizes"]
     assert f"trained on {sizes['train']} of 60 rows, which are left out" in capsys.readouterr().out
     assert read(tmp_path / "metrics.json")["all"]["mm_dist"]["n"] == 4
 
 
 def test_anyones_clips_are_scored_without_a_model(tiny_dataset, tmp_path, capsys, monkeypatch):
-    """The real clips as generated ones, in another order, with the half of the file as training clips."""
+    """Real clips scored as generated ones, in another order; the other half of the file is the training clips."""
     monkeypatch.chdir(tmp_path)
     rows = json.loads(open(tiny_dataset, encoding="utf-8").read())
     (tmp_path / "data.json").write_text(json.dumps(rows[::2]), encoding="utf-8")
@@ -194,10 +196,10 @@ def test_anyones_clips_are_scored_without_a_model(tiny_dataset, tmp_path, capsys
     (tmp_path / "clips.jsonl").write_text("\n".join(map(json.dumps, rows[::-1])), encoding="utf-8")
     assert run_script(evaluate, "--generated", "clips.jsonl", "--data", "data.json", "--train_data", "train.json",
                       "--output", "out", "--num_samples", "1") == 0
-    found, others = read(tmp_path / "out" / "metrics.json")["all"], read(tmp_path / "out" / "baselines.json")
+    figures, baselines = read(tmp_path / "out" / "metrics.json")["all"], read(tmp_path / "out" / "baselines.json")
     for name in ("r_precision_top1", "mm_dist", "fid", "diversity", "unigram_jsd", "novelty"):
-        assert found[name]["value"] == pytest.approx(others["real"]["all"][name]["value"], abs=1e-6), name
-    assert found["normalised_edit_distance"]["value"] == 0 and found["nll_per_token"]["n"] == 0
+        assert figures[name]["value"] == pytest.approx(baselines["real"]["all"][name]["value"], abs=1e-6), name
+    assert figures["normalised_edit_distance"]["value"] == 0 and figures["nll_per_token"]["n"] == 0
     assert (tmp_path / "out" / "evaluator").is_dir() and not (tmp_path / "out" / "generated.jsonl").exists()
     output = capsys.readouterr().out
     assert "denoising_accuracy_end (they need a model that answers, not clips from a file)" in output
@@ -212,19 +214,19 @@ def test_without_training_clips_what_needs_them_is_not_available(tiny_dataset, t
     rows = json.loads(open(tiny_dataset, encoding="utf-8").read())
     (tmp_path / "clips.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     assert run_script(evaluate, "--generated", "clips.jsonl", "--data", tiny_dataset, "--output", "again") == 0
-    found = read(tmp_path / "again" / "metrics.json")["all"]
-    assert found["fid"] == {"value": None, "low": None, "high": None, "n": 0} and found["bigram_jsd"]["value"] == 0
+    figures = read(tmp_path / "again" / "metrics.json")["all"]
+    assert figures["fid"] == {"value": None, "low": None, "high": None, "n": 0} and figures["bigram_jsd"]["value"] == 0
     assert "(no training clips)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("arguments, message", [
     (["--num_samples", "0"], "--num_samples is 0, expected 1 or more"),
-    (["--gen_top_p", "0.5", "--generated", "clips.jsonl"], "--gen_top_p: clips that are there already"),
+    (["--gen_top_p", "0.5", "--generated", "clips.jsonl"], "--gen_top_p: clips from a file cannot be decoded again"),
     (["--max_prompts", "0"], "--max_prompts is 0"),
     (["--data", "nowhere.json"], "nowhere.json"),
 ])
 def test_what_cannot_be_done_is_refused(run_folder, capsys, arguments, message):
-    assert started(run_folder, *arguments) == 1
+    assert run_evaluation(run_folder, *arguments) == 1
     assert message in capsys.readouterr().err
 
 
@@ -254,7 +256,7 @@ def test_without_a_model_or_data_there_is_nothing_to_score(tmp_path, capsys, mon
 
 @pytest.fixture(scope="module")
 def codec_folders(tmp_path_factory):
-    """codes -> the folder of a codec with so many."""
+    """Number of codes -> the folder of a codec with so many codes."""
     from walker import walks
 
     from motion_llm.motion.codec import MotionCodec
@@ -276,11 +278,11 @@ def test_a_model_that_keeps_its_codec_is_judged_by_joints_too(run_folder, tmp_pa
                                                               capsys):
     shutil.copytree(run_folder, tmp_path / "run")
     shutil.copytree(codec_folders[128], tmp_path / "run" / "stage3_t2m_sft" / "codec")
-    assert started(tmp_path / "run", *real_as_generated, "--include_train") == 0
-    found, others = read(tmp_path / "out" / "metrics.json")["all"], read(tmp_path / "out" / "baselines.json")
-    assert found["dtw_joint_error"]["value"] == 0 and found["fid_joints"]["value"] < 1e-5
-    assert others["random_clip"]["all"]["dtw_joint_error"]["value"] > 1
-    assert others["random_clip"]["all"]["fid_joints"]["value"] > 0.01
+    assert run_evaluation(tmp_path / "run", *real_as_generated, "--include_train") == 0
+    figures, baselines = read(tmp_path / "out" / "metrics.json")["all"], read(tmp_path / "out" / "baselines.json")
+    assert figures["dtw_joint_error"]["value"] == 0 and figures["fid_joints"]["value"] < 1e-5
+    assert baselines["random_clip"]["all"]["dtw_joint_error"]["value"] > 1
+    assert baselines["random_clip"]["all"]["fid_joints"]["value"] > 0.01
     details = read(tmp_path / "out" / "details.json")
     assert details["codec"]["codes"] == 128 and details["codec"]["path"].endswith("stage3_t2m_sft/codec")
     output = capsys.readouterr().out
@@ -301,10 +303,10 @@ def test_a_codec_can_be_named_where_there_is_no_model(tiny_dataset, tmp_path, co
 def test_a_codec_of_other_tokens_is_refused(run_folder, tiny_dataset, tmp_path, codec_folders, real_as_generated,
                                             monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    for folder, said in ((codec_folders[150], "has 150 codes, but"), (codec_folders[100], "was trained with 128"),
-                         (str(tmp_path), "has no codec.json, so it is no codec's folder")):
-        assert started(run_folder, *real_as_generated, "--codec", folder) == 1
-        assert said in capsys.readouterr().err
+    for folder, message in ((codec_folders[150], "has 150 codes, but"), (codec_folders[100], "was trained with 128"),
+                            (str(tmp_path), "has no codec.json, so it is no codec's folder")):
+        assert run_evaluation(run_folder, *real_as_generated, "--codec", folder) == 1
+        assert message in capsys.readouterr().err
     assert run_script(evaluate, *real_as_generated, "--codec", codec_folders[100]) == 1
     assert "has 100 codes, but row 0 of" in capsys.readouterr().err
     rows = json.loads(open(tiny_dataset, encoding="utf-8").read())

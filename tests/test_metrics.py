@@ -1,4 +1,4 @@
-"""metrics.py: every figure on cases worked out by hand."""
+"""metrics.py: every metric on cases worked out by hand."""
 
 import json
 
@@ -61,7 +61,7 @@ def test_the_nearest_length_is_the_shorter_of_two_as_near():
 def test_scores_of_two_clips_by_hand():
     clips = [[1, 2, 3, 4], [5, 5]]
     references = [[[1, 2, 3, 4], [9]], [[5, 6, 7], [8] * 10]]
-    # The first is a reference of its own. The second is 2 edits from [5, 6, 7], 2/3 of it, a token shorter.
+    # The first clip equals a reference. The second is 2 edits from [5, 6, 7], 2/3 of its length, and a token shorter.
     scores = score_motions(clips, references)
     assert scores.n == 2
     assert scores.edit_distance == 1
@@ -88,11 +88,11 @@ def test_a_length_is_right_within_ten_per_cent_of_the_reference():
         scores = score_motions([[0] * length], [reference])
         assert scores.length_accuracy == right
         assert (scores.length_ratio, scores.length_error) == (length / 10, abs(length - 10))
-    assert score_motions([[0] * 77], [[[0] * 70]]).length_accuracy == 1  # just ten per cent, whatever the rounding
+    assert score_motions([[0] * 77], [[[0] * 70]]).length_accuracy == 1  # exactly ten per cent, despite rounding
 
 
 def test_lengths_are_held_against_the_reference_of_the_nearest_length():
-    scores = score_motions([[1] * 20], [[[1] * 10, [2] * 19]])  # not the one of the nearest codes
+    scores = score_motions([[1] * 20], [[[1] * 10, [2] * 19]])  # not against the reference with the nearest codes
     assert (scores.length_error, scores.length_accuracy, scores.length_ratio) == (1, 1, 20 / 19)
 
 

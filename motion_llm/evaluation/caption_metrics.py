@@ -1,8 +1,8 @@
-"""How good captions of motions are, in numbers from 0 to 100: captions and their references in, numbers out.
+"""Metrics of captions of motions, 0 to 100: captions and their references in, numbers out.
 
-Words are found by sacrebleu's tokenizer 13a (mteval-v13a, what papers on European languages use) in lower case, for
-BLEU and ROUGE-L alike; chrF needs no words, and is the one to read for captions without spaces between words. A caption
-may have several references: BLEU counts n-grams of all of them, chrF and ROUGE-L take the nearest one.
+BLEU and ROUGE-L use lower-case words of sacrebleu's tokenizer 13a (mteval-v13a, usual for European languages). chrF
+needs no words, so it suits captions in scripts without spaces. A caption may have several references: BLEU counts
+n-grams of all of them, chrF and ROUGE-L take the nearest one.
 """
 
 from collections.abc import Hashable, Sequence
@@ -14,7 +14,7 @@ from sacrebleu.metrics.base import Metric
 
 from motion_llm.evaluation.intervals import NOT_AVAILABLE, Estimate, bootstrap, mean_over_captions
 
-# effective_order: captions too short to have four words in a row are judged by the shorter runs that they have.
+# effective_order: captions of fewer than four words are scored by the shorter n-grams that they have.
 _BLEU = {"tokenize": "13a", "lowercase": True, "smooth_method": "exp", "effective_order": True}
 OF_A_CORPUS: dict[str, Metric] = {
     "bleu_1": BLEU(max_ngram_order=1, **_BLEU),
@@ -25,14 +25,14 @@ NAMES = ("bleu_1", "bleu_4", "rouge_l", "chrf")
 
 
 def statistics(name: str, captions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
-    """(N, S): what a metric of OF_A_CORPUS counts in each caption; a corpus is judged by the sums over its captions.
+    """(N, S): the counts of a metric of OF_A_CORPUS for each caption; a corpus is scored by their sums over captions.
 
-    references: of each caption, one or more. Raises ValueError for a caption without.
+    references: one or more for each caption. Raises ValueError for a caption without any.
     """
-    if bare := [i for i, own in enumerate(references) if not own]:
-        raise ValueError(f"{len(bare)} captions have no reference, the first is caption {bare[0]}")
-    most = max(map(len, references), default=0)
-    streams = [[own[k] if k < len(own) else None for own in references] for k in range(most)]
+    if without := [i for i, texts in enumerate(references) if not texts]:
+        raise ValueError(f"{len(without)} captions have no reference, the first is caption {without[0]}")
+    longest = max(map(len, references), default=0)
+    streams = [[texts[k] if k < len(texts) else None for texts in references] for k in range(longest)]
     return np.array(OF_A_CORPUS[name]._extract_corpus_statistics(captions, streams))
 
 
@@ -46,7 +46,7 @@ def score(name: str, totals: np.ndarray) -> float:
 
 
 class _Words:
-    """BLEU's words, for ROUGE-L."""
+    """A tokenizer for ROUGE-L that returns the words of BLEU."""
 
     def tokenize(self, text: str) -> list[str]:
         return OF_A_CORPUS["bleu_4"]._preprocess_segment(text).split()
@@ -67,21 +67,23 @@ def chrf(caption: str, references: Sequence[str]) -> float:
 
 def score_captions(captions: Sequence[str], references: Sequence[Sequence[str]], groups: Sequence[Hashable],
                    rng: np.random.Generator) -> dict[str, Estimate]:
-    """NAMES -> the figure of the whole corpus, for ROUGE-L the mean over captions, with its interval.
+    """Name of each metric in NAMES -> the score of the corpus (for ROUGE-L the mean over captions) with its interval.
 
-    groups: for each caption what is drawn with it when resampling, such as the clips of one sentence, which say less
-    than as many independent ones.
+    groups: of each caption; captions of one group are resampled together, such as those of one sentence's clips, as
+    they are not independent.
     """
     if not captions:
         return dict.fromkeys(NAMES, NOT_AVAILABLE)
-    members = {group: [i for i, other in enumerate(groups) if other == group] for group in dict.fromkeys(groups)}
-    found = {}
+    members: dict[Hashable, list[int]] = {}
+    for i, group in enumerate(groups):
+        members.setdefault(group, []).append(i)
+    estimates = {}
     for name in NAMES:
         if name == "rouge_l":
-            found[name] = mean_over_captions(list(map(rouge_l, captions, references)), groups, rng)
+            estimates[name] = mean_over_captions(list(map(rouge_l, captions, references)), groups, rng)
             continue
         counts = statistics(name, captions, references)
-        sums = np.array([counts[own].sum(axis=0) for own in members.values()])  # (groups, S)
-        found[name] = Estimate(*bootstrap(sums, lambda rows, name=name: score(name, rows.sum(axis=0)), rng),
-                               len(captions))
-    return found
+        sums = np.array([counts[places].sum(axis=0) for places in members.values()])  # (groups, S)
+        estimates[name] = Estimate(*bootstrap(sums, lambda rows, name=name: score(name, rows.sum(axis=0)), rng),
+                                   len(captions))
+    return estimates

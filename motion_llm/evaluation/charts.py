@@ -1,4 +1,4 @@
-"""Small charts as SVG text, to stand in a page: no script, no library.
+"""Small charts as SVG text, for a page: no script, no library.
 
 Colours come from the page's CSS (classes c0, c1, ...), so that they follow its dark mode. All text is escaped.
 """
@@ -24,7 +24,7 @@ class Series:
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round numbers within [low, high], about so many: multiples of 1, 2 or 5 times a power of ten."""
+    """About `about` round numbers within [low, high]: multiples of 1, 2 or 5 times a power of ten."""
     if not high > low:
         return [low]
     rough = (high - low) / about
@@ -40,7 +40,7 @@ def spelled(value: float) -> str:
 
 
 class _Frame:
-    """Axes with their ticks, and where a point of the data lies in the picture."""
+    """Axes with their ticks, and the map from data to picture coordinates."""
 
     def __init__(self, xs: Sequence[float], ys: Sequence[float], from_zero: bool):
         self.low_x, self.high_x = min(xs), max(xs)
@@ -85,8 +85,8 @@ def _svg(title: str, parts: Sequence[str], width: int = WIDTH, height: int = HEI
 
 def chart(title: str, series: Sequence[Series], x_label: str, y_label: str, from_zero: bool = True,
           diagonal: bool = False) -> str:
-    """Lines, dots, rings and areas over two axes; diagonal: a line of y = x. "" where there is no point."""
-    points = [point for one in series for point in one.points]
+    """Lines, dots, rings and areas over two axes; diagonal: adds the line y = x. "" if there is no point."""
+    points = [point for curve in series for point in curve.points]
     if not points:
         return ""
     frame = _Frame([x for x, _ in points], [y for _, y in points], from_zero)
@@ -96,22 +96,22 @@ def chart(title: str, series: Sequence[Series], x_label: str, y_label: str, from
         if high > low:
             parts.append(f'<line class="guide" x1="{frame.x(low):.1f}" y1="{frame.y(low):.1f}" '
                          f'x2="{frame.x(high):.1f}" y2="{frame.y(high):.1f}"/>')
-    for one in series:
-        placed = [(frame.x(x), frame.y(y)) for x, y in one.points]
+    for curve in series:
+        placed = [(frame.x(x), frame.y(y)) for x, y in curve.points]
         if not placed:
             continue
-        if one.kind in ("dots", "rings"):
-            radius, name = (2.6, "dot") if one.kind == "dots" else (3.6, "ring")
-            parts += [f'<circle class="{name} c{one.colour}" cx="{x:.1f}" cy="{y:.1f}" r="{radius}"/>'
+        if curve.kind in ("dots", "rings"):
+            radius, name = (2.6, "dot") if curve.kind == "dots" else (3.6, "ring")
+            parts += [f'<circle class="{name} c{curve.colour}" cx="{x:.1f}" cy="{y:.1f}" r="{radius}"/>'
                       for x, y in placed]
             continue
         path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in placed)
-        if one.kind == "area":
+        if curve.kind == "area":
             base = frame.y(frame.low_y)
             path += f"L{placed[-1][0]:.1f} {base:.1f}L{placed[0][0]:.1f} {base:.1f}Z"
-        parts.append(f'<path class="{one.kind} c{one.colour}" d="{path}"/>')
-        if len(placed) == 1:  # a line of one point would not be seen
-            parts.append(f'<circle class="dot c{one.colour}" cx="{placed[0][0]:.1f}" cy="{placed[0][1]:.1f}" r="3"/>')
+        parts.append(f'<path class="{curve.kind} c{curve.colour}" d="{path}"/>')
+        if len(placed) == 1:  # a line of one point is invisible
+            parts.append(f'<circle class="dot c{curve.colour}" cx="{placed[0][0]:.1f}" cy="{placed[0][1]:.1f}" r="3"/>')
     return _svg(title, parts)
 
 

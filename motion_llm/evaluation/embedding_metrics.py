@@ -1,12 +1,12 @@
-"""The field's figures on embeddings: arrays in, numbers out. Whose embeddings they are is not known here.
+"""The usual metrics on embeddings of motions and captions: arrays in, numbers out.
 
-Guo et al. 2022 is "Generating Diverse and Natural 3D Human Motions from Text", which R-Precision, MM-Dist, Diversity
-and MultiModality are taken from; there they are computed on embeddings of an evaluator trained for it, as here.
+R-Precision, MM-Dist, Diversity and MultiModality are from Guo et al. 2022, "Generating Diverse and Natural 3D Human
+Motions from Text", where they are computed on embeddings of an evaluator trained for it, as here.
 """
 
 import numpy as np
 
-POOL = 32  # captions that a motion is to be told among
+POOL = 32  # captions among which the caption of a motion is ranked
 TOPS = (1, 2, 3)
 DEFINED_SAMPLES = 30  # clips a caption that MultiModality is defined with
 _BLOCK = 1024  # rows of a distance matrix at once
@@ -18,50 +18,49 @@ def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.sqrt(np.maximum(squares, 0))
 
 
-def retrieval_hits(motions: np.ndarray, captions: np.ndarray, own: np.ndarray, rng: np.random.Generator,
+def retrieval_hits(motions: np.ndarray, captions: np.ndarray, caption_index: np.ndarray, rng: np.random.Generator,
                    pool: int = POOL) -> np.ndarray:
     """Whether each motion's own caption is among the nearest 1, 2 and 3 of its pool: (N, 3) bool (Guo et al. 2022).
 
-    motions: (N, d). captions: (C, d), distinct ones. own: (N,), the place of each motion's caption. The pool is the
-    own caption and pool - 1 others drawn for each motion; all C where they are fewer. A caption that is as near as
-    another comes after it, so that an evaluator that gives everything one place finds nothing.
-    Raises ValueError for fewer than two captions.
+    motions: (N, d). captions: (C, d), distinct ones. caption_index: (N,), of each motion's own caption. The pool is the
+    own caption and pool - 1 others drawn for each motion, or all C if there are fewer. In a tie the own caption comes
+    last, so an evaluator that embeds everything alike has no hits. Raises ValueError for fewer than two captions.
     """
     if len(captions) < 2:
-        raise ValueError(f"{len(captions)} distinct captions, expected two or more to tell apart")
+        raise ValueError(f"{len(captions)} distinct captions, expected two or more")
     size = min(pool, len(captions))
     hits = np.empty((len(motions), len(TOPS)), bool)
     for start in range(0, len(motions), _BLOCK):
-        places = own[start:start + _BLOCK]
+        places = caption_index[start:start + _BLOCK]
         distances = _distances(motions[start:start + _BLOCK], captions)  # (B, C)
-        mine = distances[np.arange(len(places)), places]
+        own_distances = distances[np.arange(len(places)), places]
         order = rng.random(distances.shape)
-        order[np.arange(len(places)), places] = np.inf  # the own caption is in any pool, and no rival of its own
+        order[np.arange(len(places)), places] = np.inf  # the own caption is in every pool, but is no rival
         rivals = np.argpartition(order, size - 2, axis=1)[:, :size - 1]  # (B, size - 1)
-        nearer = (np.take_along_axis(distances, rivals, 1) <= mine[:, None]).sum(1)
+        nearer = (np.take_along_axis(distances, rivals, 1) <= own_distances[:, None]).sum(1)
         hits[start:start + _BLOCK] = nearer[:, None] < np.array(TOPS)
     return hits
 
 
-def r_precision(motions: np.ndarray, captions: np.ndarray, own: np.ndarray, rng: np.random.Generator,
+def r_precision(motions: np.ndarray, captions: np.ndarray, caption_index: np.ndarray, rng: np.random.Generator,
                 pool: int = POOL) -> np.ndarray:
     """R-Precision at 1, 2 and 3, (3,): the means of `retrieval_hits`. Chance is 1, 2 and 3 over the pool's size."""
-    return retrieval_hits(motions, captions, own, rng, pool).mean(0)
+    return retrieval_hits(motions, captions, caption_index, rng, pool).mean(0)
 
 
 def chance(captions: int, pool: int = POOL) -> np.ndarray:
-    """(3,): R-Precision of guessing, with so many distinct captions."""
+    """(3,): R-Precision of guessing among `captions` distinct captions."""
     return np.minimum(np.array(TOPS) / min(pool, captions), 1)
 
 
-def caption_distances(motions: np.ndarray, captions: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """(N,): Euclidean distance of each motion (N, d) to its own caption, captions[own]."""
-    return np.linalg.norm(motions - captions[own], axis=1)
+def caption_distances(motions: np.ndarray, captions: np.ndarray, caption_index: np.ndarray) -> np.ndarray:
+    """(N,): Euclidean distance of each motion (N, d) to its own caption, captions[caption_index]."""
+    return np.linalg.norm(motions - captions[caption_index], axis=1)
 
 
-def mm_dist(motions: np.ndarray, captions: np.ndarray, own: np.ndarray) -> float:
+def mm_dist(motions: np.ndarray, captions: np.ndarray, caption_index: np.ndarray) -> float:
     """MultiModal Distance: the mean of `caption_distances` (Guo et al. 2022)."""
-    return float(caption_distances(motions, captions, own).mean())
+    return float(caption_distances(motions, captions, caption_index).mean())
 
 
 def _covariance_root(covariance: np.ndarray) -> np.ndarray:
@@ -73,9 +72,9 @@ def fid(a: np.ndarray, b: np.ndarray) -> float:
     """Frechet distance of the Gaussians fitted to (N, d) and (M, d) (Heusel et al. 2017):
     |mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)), A and B the covariances.
 
-    tr (A B)^(1/2) is taken as the trace of the root of A^(1/2) B A^(1/2), which is symmetric, so that the roots are of
-    real numbers that are not negative even where a covariance is singular. It is biased upwards for few clips, so only
-    sets of one size can be compared. Raises ValueError for fewer than two clips in a set.
+    tr (A B)^(1/2) is computed as the trace of the root of A^(1/2) B A^(1/2), which is symmetric, so its eigenvalues are
+    real and not negative even if a covariance is singular. FID is biased upwards for few clips, so only sets of one
+    size can be compared. Raises ValueError for fewer than two clips in a set.
     """
     if min(len(a), len(b)) < 2:
         raise ValueError(f"{len(a)} and {len(b)} clips, expected two or more of each")
@@ -92,7 +91,7 @@ def kid(a: np.ndarray, b: np.ndarray) -> float:
     """Kernel distance of (N, d) and (M, d): the unbiased estimate of the squared maximum mean discrepancy under the
     kernel (x y / d + 1)^3 (Binkowski et al. 2018), over all clips rather than subsets of them.
 
-    It is 0 on average for two sets of one source, whatever their sizes, and can therefore be negative.
+    Its mean is 0 for two sets from one distribution, whatever their sizes, so it can be negative.
     Raises ValueError for fewer than two clips in a set.
     """
     if min(len(a), len(b)) < 2:
@@ -110,8 +109,8 @@ def kid(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def diversity(embeddings: np.ndarray) -> float:
-    """Mean Euclidean distance of two clips of (N, d) (Guo et al. 2022), over all pairs, which the 300 pairs that are
-    drawn there estimate. Raises ValueError for fewer than two clips."""
+    """Mean Euclidean distance of two clips of (N, d), over all pairs; Guo et al. 2022 estimate it from 300 pairs.
+    Raises ValueError for fewer than two clips."""
     count = len(embeddings)
     if count < 2:
         raise ValueError(f"{count} clips, expected two or more")
@@ -130,6 +129,6 @@ def sample_distances(samples: np.ndarray) -> np.ndarray:
 
 
 def multimodality(samples: np.ndarray) -> float:
-    """How far clips of one caption lie apart (Guo et al. 2022): the mean of `sample_distances`. Defined there with
-    DEFINED_SAMPLES clips a caption; fewer estimate the same, less surely."""
+    """Mean distance of clips of one caption (Guo et al. 2022): the mean of `sample_distances`. Defined with
+    DEFINED_SAMPLES clips a caption; fewer clips estimate the same value with more variance."""
     return float(sample_distances(samples).mean())

@@ -1,8 +1,8 @@
-"""A judge of whether a motion fits a caption: two small encoders into one space, trained on real training clips alone.
+"""A judge of whether a motion fits a caption: a motion and a text encoder into one space, trained on real clips only.
 
-As Guo et al. 2022 do for theirs: clips and captions that belong together are pulled to one place, others apart, and
-what is measured there (embedding_metrics.py) is measured for tokens of any codec. Here the loss is InfoNCE (van den
-Oord et al. 2018) in both directions, and clips of one caption all count as right.
+Like the evaluator of Guo et al. 2022, it embeds a clip near its caption and far from others, so the metrics of
+embedding_metrics.py work for tokens of any codec. The loss here is InfoNCE (van den Oord et al. 2018) in both
+directions, and all clips of one caption count as right.
 """
 
 import copy
@@ -20,22 +20,23 @@ from torch.nn import functional
 
 from motion_llm.dataset.rows import caption_key
 from motion_llm.json_files import read_json, write_json
+from motion_llm.network.base import read_weights
 from motion_llm.network.folder import ModelError
 
 log = logging.getLogger(__name__)
 
 Codes = Sequence[int]
 WEIGHTS, INFO = "evaluator.safetensors", "evaluator.json"
-_VERSION = 1  # raise it when the network, its training or the text's features change, so that older ones are replaced
-MOST_CLIPS, MOST_CAPTIONS = 50_000, 1_000  # clips to train on; captions that held-out clips are told among
-LONGEST = 512  # codes of a clip that are looked at; the rest is cut
+_VERSION = 1  # raise it when the network, its training or text_features change, so that saved evaluators are replaced
+MOST_CLIPS, MOST_CAPTIONS = 50_000, 1_000  # clips to train on; captions that held-out clips are ranked among
+LONGEST = 512  # codes of a clip that are used; the rest is cut off
 
 
 @dataclass(frozen=True)
 class EvaluatorConfig:
-    """Sizes and training. dimensions: of the space. buckets: rows for hashed parts of captions. lost: share of codes
-    and of parts of captions that are hidden in training. checks: times that held-out clips are looked at, patience:
-    of them without a better result before it stops."""
+    """Sizes and training. dimensions: of the space. buckets: embedding rows for hashed parts of captions. lost: share
+    of codes and of caption parts that are masked in training. checks: number of evaluations on held-out clips.
+    patience: evaluations without a better result before training stops."""
 
     codebook_size: int
     dimensions: int = 32
@@ -52,9 +53,9 @@ class EvaluatorConfig:
 
 
 def text_features(text: str, buckets: int) -> tuple[list[int], list[int], list[int]]:
-    """Words, pairs of words and runs of 3 to 5 letters of a caption, hashed to rows of a table from 1 (0 is hidden).
+    """Words, word pairs and letter n-grams (3 to 5) of a caption, hashed to embedding rows from 1 on (0 is masked).
 
-    Runs of letters make "walk" and "walking" alike; pairs of words keep some of their order.
+    Letter n-grams make "walk" and "walking" similar; word pairs keep some of the order.
     """
     words = caption_key(text).split()
     pairs = [f"{a} {b}" for a, b in zip(["^", *words], [*words, "$"], strict=True)]
@@ -68,7 +69,7 @@ def text_features(text: str, buckets: int) -> tuple[list[int], list[int], list[i
 
 
 class _MotionEncoder(nn.Module):
-    """Codes to a place: embedding and relative time, convolutions of growing reach, mean and maximum over time."""
+    """Codes to an embedding: code and time embeddings, dilated convolutions, mean and maximum over time."""
 
     def __init__(self, config: EvaluatorConfig):
         super().__init__()
@@ -82,21 +83,21 @@ class _MotionEncoder(nn.Module):
 
     def forward(self, codes: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """codes (B, T), padded; lengths (B,) -> (B, d) of unit length."""
-        there = (torch.arange(codes.shape[1]) < lengths[:, None])[..., None].float()  # (B, T, 1)
+        present = (torch.arange(codes.shape[1]) < lengths[:, None])[..., None].float()  # (B, T, 1)
         place = torch.arange(codes.shape[1]) / (lengths[:, None] - 1).clamp(min=1)  # 0 at the start, 1 at the end
         time = torch.stack([place, 1 - place, torch.sin(math.pi * place), torch.cos(2 * math.pi * place)], -1)
-        hidden = self.dropout(self.codes(codes) + self.time(time)) * there
+        hidden = self.dropout(self.codes(codes) + self.time(time)) * present
         for layer, norm in zip(self.layers, self.norms, strict=True):
             new = layer(hidden.transpose(1, 2)).transpose(1, 2)
-            hidden = (hidden + functional.gelu(norm(new))) * there
-        mean = hidden.sum(1) / there.sum(1)
-        most = hidden.masked_fill(there == 0, -torch.inf).amax(1)
+            hidden = (hidden + functional.gelu(norm(new))) * present
+        mean = hidden.sum(1) / present.sum(1)
+        maximum = hidden.masked_fill(present == 0, -torch.inf).amax(1)
         log_length = lengths.float().log()[:, None] / 4
-        return functional.normalize(self.out(self.dropout(torch.cat([mean, most, log_length], 1))), dim=1)
+        return functional.normalize(self.out(self.dropout(torch.cat([mean, maximum, log_length], 1))), dim=1)
 
 
 class _TextEncoder(nn.Module):
-    """The means of a caption's words, pairs and letters, which count alike however many there are, to a place."""
+    """Caption parts to an embedding: means of words, pairs and letter n-grams, weighted alike whatever their number."""
 
     def __init__(self, config: EvaluatorConfig):
         super().__init__()
@@ -112,8 +113,8 @@ class _TextEncoder(nn.Module):
 
 
 class Evaluator:
-    """Embeds motions and captions. history: what training found on held-out clips. facts: what the caller wants kept
-    with it, such as what it was trained on."""
+    """Embeds motions and captions. history: the evaluations on held-out clips in training. facts: the caller's, saved
+    with the evaluator, such as what it was trained on."""
 
     def __init__(self, config: EvaluatorConfig):
         self.config = config
@@ -124,16 +125,16 @@ class Evaluator:
         self.facts: dict = {}
 
     def embed_motions(self, clips: Sequence[Codes]) -> np.ndarray:
-        """(N, d) of unit length. Codes that are none of the codebook's are all one unknown code; a clip without any
-        is that code alone."""
+        """(N, d) of unit length. All codes outside the codebook are one unknown code; an empty clip is that code
+        alone."""
         order = sorted(range(len(clips)), key=lambda i: len(clips[i]))
-        found = np.empty((len(clips), self.config.dimensions), np.float32)
+        embeddings = np.empty((len(clips), self.config.dimensions), np.float32)
         self.motion.eval()
         with torch.no_grad():
             for start in range(0, len(order), 256):
                 part = order[start:start + 256]
-                found[part] = self.motion(*self._batch([clips[i] for i in part])).numpy()
-        return found
+                embeddings[part] = self.motion(*self._batch([clips[i] for i in part])).numpy()
+        return embeddings
 
     def embed_captions(self, texts: Sequence[str]) -> np.ndarray:
         """(N, d) of unit length."""
@@ -147,12 +148,12 @@ class Evaluator:
         lengths = torch.tensor([min(max(1, len(clip)), LONGEST) for clip in clips])
         codes = torch.full((len(clips), int(lengths.max())), unknown + 1)
         for i, clip in enumerate(clips):
-            own = np.asarray(clip[:LONGEST], dtype=np.int64) if len(clip) else np.array([unknown])
-            codes[i, :len(own)] = torch.from_numpy(np.where((own < 0) | (own >= unknown), unknown, own))
+            row = np.asarray(clip[:LONGEST], dtype=np.int64) if len(clip) else np.array([unknown])
+            codes[i, :len(row)] = torch.from_numpy(np.where((row < 0) | (row >= unknown), unknown, row))
         return codes, lengths
 
     def _parts(self, texts: Sequence[str]) -> torch.Tensor:
-        """(B, 3, P): rows of the table for words, pairs and letters, padded with 0."""
+        """(B, 3, P): embedding rows for words, pairs and letter n-grams, padded with 0."""
         features = [text_features(text, self.config.buckets) for text in texts]
         parts = torch.zeros(len(texts), 3, max(len(rows) for kinds in features for rows in kinds), dtype=torch.long)
         for i, kinds in enumerate(features):
@@ -161,7 +162,7 @@ class Evaluator:
         return parts
 
     def save(self, folder: str | Path) -> None:
-        """The weights and evaluator.json; the JSON comes last, so that a folder with it is whole."""
+        """Write the weights, then evaluator.json, so that a folder that has it is complete."""
         from safetensors.torch import save_file
 
         folder = Path(folder)
@@ -178,19 +179,17 @@ class Evaluator:
 
     @classmethod
     def load(cls, folder: str | Path) -> "Evaluator":
-        """Raises ModelError for a folder that holds none, or a damaged one."""
-        from model import read_weights
-
+        """Raises ModelError for a folder without an evaluator, or with a damaged one."""
         folder = Path(folder)
         if not (folder / INFO).is_file():
-            raise ModelError(f"{folder} has no {INFO}, so no evaluator was kept there")
+            raise ModelError(f"{folder} has no {INFO}, so no evaluator was saved there")
         content = read_json(folder / INFO)
         if content.get("version") != _VERSION:
             raise ModelError(f"{folder / INFO} is of version {content.get('version')}, expected {_VERSION}")
         evaluator = cls(EvaluatorConfig(**content["config"]))
-        weights, own = read_weights(folder / WEIGHTS), evaluator._state()
+        weights, expected = read_weights(folder / WEIGHTS), evaluator._state()
         if {name: tuple(value.shape) for name, value in weights.items()} != {
-                name: tuple(value.shape) for name, value in own.items()}:
+                name: tuple(value.shape) for name, value in expected.items()}:
             raise ModelError(f"{folder / WEIGHTS} does not fit {folder / INFO}: one of them is of another evaluator")
         for name, module in (("motion", evaluator.motion), ("text", evaluator.text)):
             module.load_state_dict({key.removeprefix(f"{name}."): value for key, value in weights.items()
@@ -201,10 +200,10 @@ class Evaluator:
 
 def train_evaluator(clips: Sequence[Codes], captions: Sequence[str], held_clips: Sequence[Codes],
                     held_captions: Sequence[str], config: EvaluatorConfig) -> Evaluator:
-    """An evaluator trained on clips and their captions, as it was when it retrieved the held-out ones best.
+    """An evaluator trained on clips and their captions, with the weights that ranked the held-out ones best.
 
-    held_clips, held_captions: of none of the training clips; they choose when to stop and nothing else. The same
-    arguments give the same evaluator. Raises ValueError for captions of fewer than two kinds, or nothing held out.
+    held_clips, held_captions: not in training; used only for early stopping. The same arguments give the same
+    evaluator. Raises ValueError for fewer than two different captions, or without held-out clips.
     """
     keys = [caption_key(text) for text in captions]
     if len(clips) != len(keys) or len(set(keys)) < 2:
@@ -215,42 +214,42 @@ def train_evaluator(clips: Sequence[Codes], captions: Sequence[str], held_clips:
                          "one at least")
     evaluator, rng = Evaluator(config), np.random.default_rng(config.seed)
     places = np.sort(rng.permutation(len(clips))[:MOST_CLIPS])
-    number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
-    of_clip = torch.tensor([number[key] for key in keys])
+    caption_index = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+    caption_of_clip = torch.tensor([caption_index[key] for key in keys])
     texts = list({key: text for key, text in zip(keys, captions, strict=True)})
     parts = evaluator._parts(texts)  # (captions, 3, P)
     rank = _Ranks(held_clips, held_captions, keys, rng)
     modules = nn.ModuleList([evaluator.motion, evaluator.text])
     optimizer = torch.optim.AdamW(modules.parameters(), lr=config.lr, weight_decay=0.05)
     every = max(1, config.steps // config.checks)
-    best, kept, waited = -1.0, None, 0
+    best, best_state, waited = -1.0, None, 0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         for step, batch in enumerate(_batches(places, config, rng), 1):
-            for group in optimizer.param_groups:  # a short rise, then half a cosine down
+            for group in optimizer.param_groups:  # linear warm-up times cosine decay
                 group["lr"] = config.lr * min(1, step / 50) * 0.5 * (1 + math.cos(math.pi * step / config.steps))
             modules.train()
-            loss = _loss(evaluator, [clips[i] for i in batch], of_clip[batch], parts)
+            loss = _loss(evaluator, [clips[i] for i in batch], caption_of_clip[batch], parts)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             if step % every == 0:
-                found = rank(evaluator)
-                evaluator.history.append({"step": step, "loss": round(loss.item(), 4), "reciprocal_rank": found})
-                if found > best:
-                    best, kept, waited = found, copy.deepcopy(modules.state_dict()), 0
+                score = rank(evaluator)
+                evaluator.history.append({"step": step, "loss": round(loss.item(), 4), "reciprocal_rank": score})
+                if score > best:
+                    best, best_state, waited = score, copy.deepcopy(modules.state_dict()), 0
                 else:
                     waited += 1
                 if waited == config.patience:
                     break
-    modules.load_state_dict(kept)
+    modules.load_state_dict(best_state)
     log.info("evaluator: %d clips, %d captions; held-out mean reciprocal rank %.3f, best after %d of %d steps",
              len(places), len(texts), best, max(evaluator.history, key=lambda h: h["reciprocal_rank"])["step"], step)
     return evaluator
 
 
 def _batches(places: np.ndarray, config: EvaluatorConfig, rng: np.random.Generator):
-    """config.steps batches of clips, each clip once before any comes again."""
+    """config.steps batches of clip indices; each clip comes once before any comes again."""
     order: list[int] = []
     for _ in range(config.steps):
         while len(order) < min(config.batch, len(places)):
@@ -260,35 +259,35 @@ def _batches(places: np.ndarray, config: EvaluatorConfig, rng: np.random.Generat
 
 
 def _loss(evaluator: Evaluator, clips: Sequence[Codes], captions: torch.Tensor, parts: torch.Tensor) -> torch.Tensor:
-    """InfoNCE between the clips and the different captions among them: each clip must find its caption, and each
-    caption its clips, which share the target equally."""
+    """InfoNCE between the clips and the distinct captions among them: each clip against the captions, and each caption
+    against the clips, where its own clips share the target equally."""
     config = evaluator.config
     codes, lengths = evaluator._batch(clips)
     hidden = (torch.rand(codes.shape) < config.lost) & (codes <= config.codebook_size)
     codes = codes.masked_fill(hidden, config.codebook_size)
-    different, own = captions.unique(return_inverse=True)
-    words = parts[different]
+    distinct, targets = captions.unique(return_inverse=True)
+    words = parts[distinct]
     words = words.masked_fill(torch.rand(words.shape) < config.lost, 0)
     scores = evaluator.motion(codes, lengths) @ evaluator.text(words).T / config.temperature  # (B, C)
-    target = functional.one_hot(own, len(different)).float()
-    from_captions = -(target / target.sum(0) * scores.log_softmax(0)).sum() / len(different)
-    return (functional.cross_entropy(scores, own) + from_captions) / 2
+    clip_shares = functional.one_hot(targets, len(distinct)).float()
+    from_captions = -(clip_shares / clip_shares.sum(0) * scores.log_softmax(0)).sum() / len(distinct)
+    return (functional.cross_entropy(scores, targets) + from_captions) / 2
 
 
 class _Ranks:
-    """How well held-out clips find their captions: mean reciprocal rank among all captions, at most MOST_CAPTIONS."""
+    """Mean reciprocal rank of the captions of held-out clips among all captions, at most MOST_CAPTIONS."""
 
     def __init__(self, clips: Sequence[Codes], captions: Sequence[str], others: Sequence[str],
                  rng: np.random.Generator):
         keys = [caption_key(text) for text in captions]
-        known = list(dict.fromkeys(keys))
-        more = [key for key in dict.fromkeys(others) if key not in set(known)]
-        room = max(0, MOST_CAPTIONS - len(known))
-        self.texts = known + [more[i] for i in np.sort(rng.permutation(len(more))[:room])]
-        place = {key: i for i, key in enumerate(known)}
-        self.clips, self.own = clips, np.array([place[key] for key in keys])
+        held_keys = list(dict.fromkeys(keys))
+        other_keys = [key for key in dict.fromkeys(others) if key not in set(held_keys)]
+        room = max(0, MOST_CAPTIONS - len(held_keys))
+        self.texts = held_keys + [other_keys[i] for i in np.sort(rng.permutation(len(other_keys))[:room])]
+        index = {key: i for i, key in enumerate(held_keys)}
+        self.clips, self.caption_index = clips, np.array([index[key] for key in keys])
 
     def __call__(self, evaluator: Evaluator) -> float:
         scores = evaluator.embed_motions(self.clips) @ evaluator.embed_captions(self.texts).T
-        mine = scores[np.arange(len(self.own)), self.own]
-        return round(float((1 / (scores >= mine[:, None]).sum(1)).mean()), 6)
+        own_scores = scores[np.arange(len(self.caption_index)), self.caption_index]
+        return round(float((1 / (scores >= own_scores[:, None]).sum(1)).mean()), 6)

@@ -1,4 +1,4 @@
-"""What an evaluation found, in words and by caption, participant and length: where a model fails."""
+"""The results in words, and by caption, participant and length: where a model fails."""
 
 import statistics
 from collections import defaultdict
@@ -31,7 +31,7 @@ from motion_llm.evaluation.table import (
     group_rows,
 )
 
-LEAST_TOP3 = 0.5  # R-Precision of real clips below which an evaluator cannot tell good clips from bad ones
+LEAST_TOP3 = 0.5  # R-Precision top 3 of real clips; below it an evaluator is too weak to be trusted
 
 
 def percent(share: float) -> str:
@@ -39,7 +39,7 @@ def percent(share: float) -> str:
 
 
 def verdict(table: Table, captions: int) -> list[str]:
-    """What the figures come to, in sentences; first of all where the evaluator is too weak to be believed."""
+    """A summary of the table, in sentences; the first ones say where the evaluator is too weak to be trusted."""
     lines = []
     for split in ("seen", "unseen"):
         real = table[REAL][split]["r_precision_top3"]
@@ -50,10 +50,10 @@ def verdict(table: Table, captions: int) -> list[str]:
                          "Diversity and MModality there.")
         near = table[NEAREST][split]["r_precision_top3"] if split == "unseen" and NEAREST in table else None
         if near is not None and near.value is not None and near.value >= real.value:
-            lines.append("On unseen captions the evaluator takes training clips of the most similar caption "
-                         f"({percent(near.value)} found among 3) for as fitting as real ones ({percent(real.value)}): "
-                         "R-Precision and MM-Dist tell there whether a clip is about right, not whether it is right. "
-                         "FID and the edit distance tell more.")
+            lines.append("On unseen captions the evaluator rates training clips of the most similar caption "
+                         f"({percent(near.value)} found among 3) as high as real ones ({percent(real.value)}): there "
+                         "R-Precision and MM-Dist show only whether a clip is roughly right. FID and the edit distance "
+                         "show more.")
     model, real = table[MODEL]["all"], table[REAL]["all"]
     if model["r_precision_top3"].value is not None:
         lines.append(f"The model's clips find their caption among the first 3 of {min(embedding.POOL, captions)} in "
@@ -73,14 +73,14 @@ def verdict(table: Table, captions: int) -> list[str]:
 
 
 def breakdown(judge: Judge, generated: Sequence[Sequence[Sequence[int]]]) -> dict[str, list[dict]]:
-    """Where it fails: means over the clips of each caption, each participant and each fourth of the lengths.
+    """Means over the clips of each caption, each participant and each quarter of the real lengths.
 
-    Each list has {"name", "kind", "n", "asked_length" ...} sorted worst first by normalised edit distance; a caption
-    also has its worst clip with the real clip nearest to it.
+    Captions and participants are sorted worst first by normalised edit distance. Entries have "name", "n",
+    "expected_length", "length" and the metrics; a caption also its "kind" and its worst "clip" with the nearest "real".
     """
     samples = len(generated[0])
     sets = [ClipSet.of(judge, [clips[k] for clips in generated]) for k in range(samples)]
-    values = [clip_values(judge, found) for found in sets]
+    values = [clip_values(judge, clip_set) for clip_set in sets]
     names = [name for name in (*FROM_REFERENCES, *FROM_CAPTIONS, "novelty", "participant_accuracy",
                               "dtw_joint_error")
              if name in values[0] and any(value is not None for value in values[0][name])]
@@ -90,15 +90,15 @@ def breakdown(judge: Judge, generated: Sequence[Sequence[Sequence[int]]]) -> dic
                  "expected_length": statistics.median(len(judge.rows[i].codes) for i in places),
                  "length": statistics.median(len(generated[i][k]) for i in places for k in range(samples))}
         for metric in names:
-            own = [one[metric][i] for one in values for i in places if one[metric][i] is not None]
-            entry[metric] = sum(own) / len(own) if own else None
+            numbers = [of_set[metric][i] for of_set in values for i in places if of_set[metric][i] is not None]
+            entry[metric] = sum(numbers) / len(numbers) if numbers else None
         return entry
 
     captions = []
     for places in judge.references.values():
         row = judge.rows[places[0]]
         worst, k = max(((i, k) for i in places for k in range(samples)),
-                       key=lambda at: values[at[1]]["normalised_edit_distance"][at[0]])
+                       key=lambda pair: values[pair[1]]["normalised_edit_distance"][pair[0]])
         clip = generated[worst][k]
         nearest = min((judge.rows[i].codes for i in places),
                       key=lambda codes: metrics.normalised_edit_distance(clip, codes))
@@ -108,8 +108,9 @@ def breakdown(judge: Judge, generated: Sequence[Sequence[Sequence[int]]]) -> dic
     for place, row in enumerate(judge.rows):
         people[row.participant_id].append(place)
     sizes = np.array([len(row.codes) for row in judge.rows])
-    fourth = np.searchsorted(np.quantile(sizes, [0.25, 0.5, 0.75], method="lower"), sizes)  # a length is in one alone
-    fourths = [np.flatnonzero(fourth == part) for part in np.unique(fourth)]
+    # Clips of one length are all in one quarter.
+    quarter = np.searchsorted(np.quantile(sizes, [0.25, 0.5, 0.75], method="lower"), sizes)
+    quarters = [np.flatnonzero(quarter == part) for part in np.unique(quarter)]
 
     def worst_first(entries: list[dict]) -> list[dict]:
         return sorted(entries, key=lambda entry: (-entry["normalised_edit_distance"], entry["name"]))
@@ -117,11 +118,11 @@ def breakdown(judge: Judge, generated: Sequence[Sequence[Sequence[int]]]) -> dic
     return {"captions": worst_first(captions),
             "participants": worst_first([means(name, places) for name, places in people.items() if name is not None]),
             "lengths": [means(f"{sizes[part].min()} to {sizes[part].max()} tokens", part.tolist())
-                        for part in fourths]}
+                        for part in quarters]}
 
 
 def deviations(judge: Judge, generated: Sequence[Sequence[Sequence[int]]]) -> list[str]:
-    """Where a figure is not measured as it is defined, in sentences."""
+    """Sentences that say which figures are not measured as they are defined."""
     notes, pool = [], len(judge.captions)
     if judge.joints is not None:
         broken = sum(not judge.joints.decodes(clip) for clips in generated for clip in clips)
@@ -129,12 +130,12 @@ def deviations(judge: Judge, generated: Sequence[Sequence[Sequence[int]]]) -> li
             notes.append(f"{broken} clips cannot be decoded; DTW joint error and FID of joints leave them out")
     if judge.evaluator is None:
         return notes
-    clips = int(statistics.median(len(generated[0]) * len(own) for own in judge.references.values()))
+    clips = int(statistics.median(len(generated[0]) * len(places) for places in judge.references.values()))
     if clips < embedding.DEFINED_SAMPLES:
         notes.append(f"MModality is from all pairs of about {clips} clips a caption; it is defined with "
                      f"{embedding.DEFINED_SAMPLES} (--num_samples)")
     if pool < embedding.POOL:
-        notes.append(f"R-Precision is among {pool} captions, for there are no more; it is defined with "
+        notes.append(f"R-Precision is among {pool} captions, as there are no more; it is defined with "
                      f"{embedding.POOL}")
     if len(judge.rows) <= judge.evaluator.config.dimensions:
         notes.append(f"FID is from {len(judge.rows)} clips in {judge.evaluator.config.dimensions} dimensions: too few "
@@ -143,7 +144,7 @@ def deviations(judge: Judge, generated: Sequence[Sequence[Sequence[int]]]) -> li
 
 
 def not_available(table: Table, judge: Judge, with_nll: bool) -> list[str]:
-    """Which metrics of the model's clips there are not, and why."""
+    """Sentences that say which metrics of the model's clips are missing, and why."""
     missing = [name for name in group_metrics("text to motion") if table[MODEL]["all"][name].value is None]
     reasons = defaultdict(list)
     for name in missing:
@@ -162,13 +163,13 @@ def not_available(table: Table, judge: Judge, with_nll: bool) -> list[str]:
     return [f"not available: {', '.join(names)} ({reason})" for reason, names in reasons.items()]
 
 
-def shown(estimate: Estimate, name: str) -> str:
-    """A figure as text; "-" where there is none."""
+def value_text(estimate: Estimate, name: str) -> str:
+    """A value as text, "-" if there is none."""
     return "-" if estimate.value is None else f"{estimate.value:.{METRICS[name].digits}f}"
 
 
-def interval(estimate: Estimate, name: str) -> str:
-    """Its interval as text, "" where there is none."""
+def interval_text(estimate: Estimate, name: str) -> str:
+    """The interval of a value as text, "" if there is none."""
     if estimate.low is None:
         return ""
     digits = METRICS[name].digits
@@ -176,21 +177,21 @@ def interval(estimate: Estimate, name: str) -> str:
 
 
 def format_scores(table: Table, lines: Sequence[str], notes: Sequence[str]) -> str:
-    """Verdict, tables for each group of metrics and each split, notes: as text."""
+    """The verdict, a table for each group of metrics and each split, and the notes, as text."""
     texts = [*lines, ""]
     for group in GROUPS:
         for split in SPLITS:
             texts += _format_split(table, group, split)
     texts.append("columns: " + "; ".join(f"{SHORT[name]}: {TITLES[name]}" for name in table if name != MODEL))
     if table[REAL]["all"]["unigram_jsd"].value is not None:
-        texts.append("note: the real clips' FID, KID and divergences are of a set with itself; what another set of "
-                     "real clips has stands under another")
+        texts.append("note: the real clips' FID, KID and divergences compare a set with itself; the column another "
+                     "has those of another set of real clips")
     return "\n".join([*texts, *(f"note: {note}" for note in notes)])
 
 
 def _format_split(table: Table, group: str, split: str) -> list[str]:
-    """Lines: rows are metrics, columns whose clips, captions or tokens they are of; none where the model has no
-    figure."""
+    """Lines of a table whose rows are metrics and whose columns are the rows of `table`; none if the model has no
+    value."""
     arrows, rows, model = {"up": "higher", "down": "lower", "real": "as real"}, group_rows(table, group), table[MODEL]
     if not any(model[split][name].n for name in group_metrics(group)):
         return []
@@ -201,8 +202,8 @@ def _format_split(table: Table, group: str, split: str) -> list[str]:
     for name in group_metrics(group):
         if all(table[row][split][name].value is None for row in (MODEL, *rows)):
             continue
-        own = model[split][name]
-        lines.append(f"{METRICS[name].title:<33}{arrows[METRICS[name].better]:<9}{shown(own, name):>8}  "
-                     f"{interval(own, name):<18}" + "".join(f"{shown(table[row][split][name], name):>10}"
-                                                           for row in rows) + f"{own.n or '':>7}")
+        estimate = model[split][name]
+        others = "".join(f"{value_text(table[row][split][name], name):>10}" for row in rows)
+        lines.append(f"{METRICS[name].title:<33}{arrows[METRICS[name].better]:<9}{value_text(estimate, name):>8}  "
+                     f"{interval_text(estimate, name):<18}{others}{estimate.n or '':>7}")
     return [*lines, ""]

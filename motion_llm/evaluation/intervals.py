@@ -1,4 +1,4 @@
-"""How sure a figure is: 95 % intervals by resampling captions, or from repeated generation."""
+"""95 % intervals of a metric, by resampling captions or from repeated generation."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.2
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with the ends of its 95 % interval, None where there is none, from n clips (tokens, for the NLL).
+    """A value with the ends of its 95 % interval, None without one, from n clips (tokens for the NLL).
 
     value None: not available.
     """
@@ -35,16 +35,16 @@ def bootstrap(values_by_caption: np.ndarray, statistic: Callable[[np.ndarray], f
               repeats: int = 1000) -> tuple[float, float, float]:
     """statistic(values_by_caption) and its 95 % percentile interval (Efron 1979): value, low, high.
 
-    values_by_caption: (captions, ...), what the statistic needs of each caption. Captions are drawn with replacement
-    rather than clips, for clips of one caption are alike and say less than as many independent ones. Of a single
-    caption the interval is its value. Raises ValueError for no captions.
+    values_by_caption: (captions, ...), the statistic's input for each caption. Captions, not clips, are drawn with
+    replacement, as clips of one caption are similar and not independent. For a single caption the interval is its
+    value. Raises ValueError for no captions.
     """
     values = np.asarray(values_by_caption)
     if not len(values):
         raise ValueError("no captions to draw from")
     draws = rng.integers(0, len(values), (repeats, len(values)))
-    found = np.array([statistic(values[draw]) for draw in draws])
-    low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    statistics = np.array([statistic(values[draw]) for draw in draws])
+    low, high = np.quantile(statistics, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(statistic(values)), float(low), float(high)
 
 
@@ -52,8 +52,8 @@ def mean_over_captions(values: Sequence[float | None], captions: Sequence, rng: 
                        repeats: int = 1000, weights: Sequence[float] | None = None) -> Estimate:
     """The mean of clips' values with an interval over captions.
 
-    values: (N,); None where a clip has no value, which then does not count. captions: (N,), each clip's. weights: (N,)
-    how much each counts, 1 if not given; n is then their sum.
+    values: (N,); a clip whose value is None does not count. captions: (N,), of each clip. weights: (N,), default 1;
+    the n of the result is their sum.
     """
     sums: dict = {}
     for place, (value, caption) in enumerate(zip(values, captions, strict=True)):
@@ -69,10 +69,10 @@ def mean_over_captions(values: Sequence[float | None], captions: Sequence, rng: 
 
 
 def over_repeats(values: Sequence[float | None], n: int) -> Estimate:
-    """The mean of a figure of a whole set over repeats of it, each generated anew, with Student's interval.
+    """The mean of a metric of a whole set over repeated generations of the set, with Student's interval.
 
-    For figures that resampling would shift, such as the FID, which grows with fewer different clips. It holds how much
-    generating varies, not which captions were asked. One repeat has no interval. n: clips in each repeat.
+    For metrics that resampling would bias, such as the FID, which grows with fewer different clips. The interval covers
+    how much generating varies, but not the choice of captions. One repeat has no interval. n: clips in each repeat.
     """
     if not values or any(value is None for value in values):
         return NOT_AVAILABLE

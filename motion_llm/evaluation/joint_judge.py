@@ -1,4 +1,4 @@
-"""Clips judged by the joints that a codec makes of them: the error along time, and how far a set is from a real one."""
+"""Metrics of clips decoded to joints: the joint error to the real clip, and the Frechet distance of a set."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -11,22 +11,22 @@ from motion_llm.evaluation.joint_metrics import dtw_joint_error, kinetic_feature
 from motion_llm.motion.codec import MotionCodec
 from motion_llm.motion.features import heading_of, turned
 
-KEPT = 2000  # clips whose poses stay in memory, about 70 KB each
+CACHED_CLIPS = 2000  # whose poses stay in memory, about 70 KB each
 
 
 class JointJudge:
-    """codec: that of the tokens. real: the real clip of each row, codes that the codec has. Raises CodecError."""
+    """codec: of the tokens. real: the real clip of each row, codes of that codec. Raises CodecError for other codes."""
 
     def __init__(self, codec: MotionCodec, real: Sequence[Sequence[int]]):
         self.codec, self.real = codec, [tuple(clip) for clip in real]
-        self._poses = lru_cache(KEPT)(self._decoded)
+        self._poses = lru_cache(CACHED_CLIPS)(self._decoded)
         self._features: dict[tuple[int, ...], np.ndarray] = {}
         self._errors: dict[tuple[tuple[int, ...], int], float] = {}
         self.real_features = np.array([self.features(clip) for clip in self.real])  # (rows, 3 B)
 
     def _decoded(self, codes: tuple[int, ...]) -> np.ndarray:
-        """(T, B, 3) metres: the body's joints relative to its centre, every frame turned to face ahead. The features
-        are kept on the way."""
+        """(T, B, 3) metres: the body's joints relative to its centre, every frame turned to face ahead. Also stores
+        the clip's features."""
         motion, layout = self.codec.decode(codes), self.codec.layout
         body = motion.joints[:, layout.body]
         self._features[codes] = kinetic_features(body, motion.fps)
@@ -34,16 +34,16 @@ class JointJudge:
         return turned(relative, -heading_of(motion.joints, layout)).astype(np.float32)
 
     def features(self, codes: Sequence[int]) -> np.ndarray:
-        """(3 B,) kinetic features of a clip. Raises CodecError for what is no clip of the codec's."""
+        """(3 B,) kinetic features of a clip. Raises CodecError for codes that the codec does not have."""
         codes = tuple(codes)
         if codes not in self._features:
             self._poses(codes)
         return self._features[codes]
 
     def error(self, clip: Sequence[int], place: int) -> float | None:
-        """DTW joint error, in millimetres, of a clip to the real clip of a row; None for one that cannot be decoded.
+        """DTW joint error, in millimetres, of a clip to the real clip of a row; None if it cannot be decoded.
 
-        To that one clip alone, as the field does, not to the nearest of its caption's.
+        The error is to that clip alone, as in the literature, not to the nearest real clip of the caption.
         """
         key = tuple(clip), place
         if not self.decodes(clip):
@@ -53,13 +53,13 @@ class JointJudge:
         return self._errors[key]
 
     def fid(self, clips: Sequence[Sequence[int]], places: Sequence[int]) -> float | None:
-        """Frechet distance of the kinetic features of clips to those of the real clips of rows, each feature in
-        deviations of all rows' real clips; None for fewer than two clips that can be decoded."""
-        found = [self.features(clip) for clip in clips if self.decodes(clip)]
-        if min(len(found), len(places)) < 2:
+        """Frechet distance of the kinetic features of clips to those of the real clips of rows, standardised by all
+        rows' real clips; None for fewer than two clips that can be decoded."""
+        features = [self.features(clip) for clip in clips if self.decodes(clip)]
+        if min(len(features), len(places)) < 2:
             return None
         real = self.real_features
-        return fid(standardised(np.array(found), real), standardised(real[list(places)], real))
+        return fid(standardised(np.array(features), real), standardised(real[list(places)], real))
 
     def decodes(self, clip: Sequence[int]) -> bool:
         return is_valid(clip, self.codec.codes)

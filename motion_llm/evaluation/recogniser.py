@@ -1,7 +1,7 @@
-"""Which action a clip shows, told from its codes: counts of code n-grams and multinomial logistic regression.
+"""A classifier of clips by their codes, such as by action: counts of code n-grams and multinomial logistic regression.
 
-A measuring instrument for generated motion: it is trained on real clips alone, and its accuracy on real clips that it
-never saw is the most that generated ones can be expected to reach.
+It measures generated motion. It is trained on real clips only, and its accuracy on unseen real clips is the most that
+generated clips can be expected to reach.
 """
 
 import random
@@ -11,26 +11,26 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 
 Codes = Sequence[int]
-LONGEST = 2  # codes of an n-gram; 3 told real clips apart no better
-LEAST_CLIPS = 2  # an n-gram of a single clip says nothing about another one
-STRENGTH = 3e-6  # of the L2 penalty on the squared weights, beside the mean cross entropy
+LONGEST = 2  # codes of an n-gram; 3 classified real clips no better
+LEAST_CLIPS = 2  # clips that must have an n-gram; one of a single clip says nothing about others
+STRENGTH = 3e-6  # of the L2 penalty on the weights, added to the mean cross entropy
 ITERATIONS = 200
-EDGE = -1  # stands before the first and after the last code, so that how a clip starts and ends counts
+EDGE = -1  # put before the first and after the last code, so that the start and end of a clip count
 
 
 def ngrams(clip: Codes) -> Counter[tuple[int, ...]]:
     """How often each run of 1 to LONGEST codes occurs in a clip (T,), its edges included."""
     codes = (EDGE, *map(int, clip), EDGE)
-    found = Counter(codes[i:i + n] for n in range(1, LONGEST + 1) for i in range(len(codes) - n + 1))
-    del found[(EDGE,)]
-    return found
+    counts = Counter(codes[i:i + n] for n in range(1, LONGEST + 1) for i in range(len(codes) - n + 1))
+    del counts[(EDGE,)]
+    return counts
 
 
 class ActionRecogniser:
-    """Recognises labels of clips. fit() first; everything is deterministic."""
+    """Predicts labels of clips, after fit(). Deterministic."""
 
     def fit(self, clips: Sequence[Codes], labels: Sequence[Hashable]) -> "ActionRecogniser":
-        """Raises ValueError for no clips, for other than a label a clip, or for a single label."""
+        """Raises ValueError without clips, if clips and labels differ in number, or for a single label."""
         if len(clips) != len(labels):
             raise ValueError(f"{len(clips)} clips but {len(labels)} labels")
         self.labels = sorted(set(labels))
@@ -38,20 +38,20 @@ class ActionRecogniser:
             raise ValueError(f"{len(clips)} clips with {len(self.labels)} different labels, expected two or more")
         counts = [ngrams(clip) for clip in clips]
         clips_with = Counter(gram for count in counts for gram in count)
-        kept = sorted(gram for gram, number in clips_with.items() if number >= LEAST_CLIPS)
-        self.vocabulary = {gram: i for i, gram in enumerate(kept)}
-        place = {label: i for i, label in enumerate(self.labels)}
+        frequent = sorted(gram for gram, number in clips_with.items() if number >= LEAST_CLIPS)
+        self.vocabulary = {gram: i for i, gram in enumerate(frequent)}
+        index = {label: i for i, label in enumerate(self.labels)}
         self.weights, self.bias = _logistic_regression(
-            self._features(counts), np.array([place[label] for label in labels]), len(self.labels))
+            self._features(counts), np.array([index[label] for label in labels]), len(self.labels))
         return self
 
     def _features(self, counts: Sequence[Counter]) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[int, int]]:
-        """Sparse rows of unit length, log(1 + count) each: row indices, column indices, values, shape."""
+        """Sparse rows of log(1 + count), scaled to unit length: row indices, column indices, values, shape."""
         rows, columns, values = [], [], []
         for row, count in enumerate(counts):
-            known = [(self.vocabulary[gram], np.log1p(n)) for gram, n in count.items() if gram in self.vocabulary]
-            length = np.sqrt(sum(value * value for _, value in known))
-            for column, value in known:
+            entries = [(self.vocabulary[gram], np.log1p(n)) for gram, n in count.items() if gram in self.vocabulary]
+            length = np.sqrt(sum(value * value for _, value in entries))
+            for column, value in entries:
                 rows.append(row)
                 columns.append(column)
                 values.append(value / length)
@@ -59,17 +59,17 @@ class ActionRecogniser:
                 (len(counts), len(self.vocabulary)))
 
     def predict(self, clips: Sequence[Codes]) -> list:
-        """The likeliest label of each clip; a clip without any known n-gram gets what is likeliest before looking."""
+        """The likeliest label of each clip; by the bias alone for a clip without an n-gram of the vocabulary."""
         rows, columns, values, shape = self._features([ngrams(clip) for clip in clips])
         scores = np.tile(self.bias, (shape[0], 1))
         np.add.at(scores, rows, values[:, None] * self.weights[columns])
         return [self.labels[i] for i in scores.argmax(axis=1)]
 
     def accuracy(self, clips: Sequence[Codes], labels: Sequence[Hashable]) -> float:
-        """Share of the clips that are recognised as their label. Raises ValueError without clips."""
+        """Share of the clips whose label is predicted. Raises ValueError without clips."""
         if len(clips) != len(labels) or not clips:
             raise ValueError(f"{len(clips)} clips and {len(labels)} labels, expected as many, and one at least")
-        return sum(found == label for found, label in zip(self.predict(clips), labels, strict=True)) / len(clips)
+        return sum(guess == label for guess, label in zip(self.predict(clips), labels, strict=True)) / len(clips)
 
 
 def _logistic_regression(features: tuple, targets: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -97,13 +97,13 @@ def _logistic_regression(features: tuple, targets: np.ndarray, count: int) -> tu
 
 
 def cross_validate(clips: Sequence[Codes], labels: Sequence[Hashable], folds: int = 5, seed: int = 0) -> list:
-    """What each clip is recognised as by a recogniser of the other folds; which fold a clip is in goes by `seed`."""
+    """The label of each clip as predicted by a recogniser fitted on the other folds; `seed` draws the folds."""
     order = list(range(len(clips)))
     random.Random(seed).shuffle(order)
-    found: list = [None] * len(clips)
+    predicted: list = [None] * len(clips)
     for fold in range(folds):
-        held, rest = order[fold::folds], [i for k, i in enumerate(order) if k % folds != fold]
+        held_out, rest = order[fold::folds], [i for k, i in enumerate(order) if k % folds != fold]
         recogniser = ActionRecogniser().fit([clips[i] for i in rest], [labels[i] for i in rest])
-        for i, label in zip(held, recogniser.predict([clips[i] for i in held]), strict=True):
-            found[i] = label
-    return found
+        for i, label in zip(held_out, recogniser.predict([clips[i] for i in held_out]), strict=True):
+            predicted[i] = label
+    return predicted

@@ -1,5 +1,7 @@
-"""The evaluation as one page that opens without a network: verdict, figures, curves, where it fails, what it was made
-with. Every text that comes from data is escaped."""
+"""The evaluation as one page that opens offline: verdict, tables, curves, worst captions, settings and versions.
+
+Every text that comes from data is escaped.
+"""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -8,7 +10,7 @@ from string import Template
 
 from metrics import count_ngrams
 from motion_llm.evaluation.charts import Mark, Series, chart, dot_plot, legend
-from motion_llm.evaluation.findings import interval, shown
+from motion_llm.evaluation.findings import interval_text, value_text
 from motion_llm.evaluation.rows import AskedRow
 from motion_llm.evaluation.table import METRICS, MODEL, SHORT, SPLITS, TITLES, Table, group_metrics, group_rows
 
@@ -56,8 +58,8 @@ ABOUT = {
 def write_page(path: Path, table: Table, details: Mapping, rows: Sequence[AskedRow],
                clips: Sequence[Sequence[Sequence[int]]], asked_lengths: Sequence[float] | None,
                histories: Mapping[str, Mapping]) -> None:
-    """Write the page. clips: for each row its generated ones. asked_lengths: tokens that decoding asked for, for each
-    row. histories: stage folder -> history of its training."""
+    """Write the page. clips: for each row its generated ones. asked_lengths: for each row the tokens that decoding
+    aimed at. histories: stage folder -> history of its training."""
     model = details["request"]["model_path"] or details["request"]["generated"]
     sections = [
         _verdict(details), _key_figures(table), _tables(table), _other_tasks(table, details), _about(table),
@@ -82,9 +84,9 @@ def _verdict(details: Mapping) -> str:
 def _key_figures(table: Table) -> str:
     cards = []
     for name in KEY_FIGURES:
-        marks = [Mark(SHORT[row], own["all"][name].value, own["all"][name].low, own["all"][name].high,
-                      shown(own["all"][name], name), 0 if row == MODEL else 4)
-                 for row, own in table.items() if own["all"][name].value is not None]
+        marks = [Mark(SHORT[row], splits["all"][name].value, splits["all"][name].low, splits["all"][name].high,
+                      value_text(splits["all"][name], name), 0 if row == MODEL else 4)
+                 for row, splits in table.items() if splits["all"][name].value is not None]
         if marks and marks[0].name == SHORT[MODEL]:
             title = f"{METRICS[name].title} {ARROWS[METRICS[name].better]}"
             cards.append(f'<div class="card"><h3>{escape(title)}</h3>{dot_plot(title, marks)}</div>')
@@ -103,31 +105,31 @@ def _tables(table: Table) -> str:
                          f'{_figures(table, "text to motion", split)}</table></div><br>')
     parts.append('<p class="note">↑ higher is better, ↓ lower, ≈ best where real clips have it. Intervals are over '
                  "captions for means over clips; for figures of the whole set (FID, KID, Diversity, divergences, "
-                 "codebook, distinct) over the samples, so they hold how much generating varies and not which captions "
-                 "were asked. The real clips' FID, KID and divergences are of a set with itself: what another set of "
-                 "real clips has stands under <i>another</i>.</p>")
+                 "codebook, distinct) over the samples, so they cover how much generating varies, but not the choice "
+                 "of captions. The real clips' FID, KID and divergences compare a set with itself; the column "
+                 "<i>another</i> has those of another set of real clips.</p>")
     return "".join(parts)
 
 
 def _figures(table: Table, group: str, split: str, title: str = "") -> str:
-    """A head, whose first cell is the title, and a line for each metric of the group that anyone has a figure of."""
+    """HTML table rows: a head whose first cell is the title, and each metric of the group that has a value."""
     others = group_rows(table, group)
     lines = [f'<tr><th>{escape(title)}</th><th class="mine">model</th><th>95 % interval</th>'
              + "".join(f"<th>{escape(SHORT[row])}</th>" for row in others) + "<th>n</th></tr>"]
     for name in group_metrics(group):
         if all(table[row][split][name].value is None for row in (MODEL, *others)):
             continue
-        metric, mine = METRICS[name], table[MODEL][split][name]
+        metric, estimate = METRICS[name], table[MODEL][split][name]
         lines.append(
             f'<tr><td><span class="arrow">{ARROWS[metric.better]}</span>{escape(metric.title)}</td>'
-            f'<td class="mine">{shown(mine, name)}</td><td class="soft">{interval(mine, name)}</td>'
-            + "".join(f"<td>{shown(table[row][split][name], name)}</td>" for row in others)
-            + f"<td>{mine.n or ''}</td></tr>")
+            f'<td class="mine">{value_text(estimate, name)}</td><td class="soft">{interval_text(estimate, name)}</td>'
+            + "".join(f"<td>{value_text(table[row][split][name], name)}</td>" for row in others)
+            + f"<td>{estimate.n or ''}</td></tr>")
     return "".join(lines)
 
 
 def _other_tasks(table: Table, details: Mapping) -> str:
-    """Motion to text and lost tokens: figures, by which stage, and captions that were said."""
+    """Motion to text and lost tokens: metrics, with the stage that answered, and examples of captions."""
     cards = []
     for group, about in (("motion to text", "Captions of motions"), ("lost tokens", "Lost tokens put right")):
         by = " and ".join(dict.fromkeys(details["by"][name] for name in group_metrics(group) if name in details["by"]))
@@ -138,17 +140,17 @@ def _other_tasks(table: Table, details: Mapping) -> str:
         names = "; ".join(f"{SHORT[row]}: {TITLES[row]}" for row in group_rows(table, group))
         cards.append(f'<div class="card wide long"><h3>{about}, by {escape(by)}</h3><table class="figures">{body}'
                      f'</table></div><p class="note">{escape(names)}.</p>')
-    said = details["captions_said"]
-    few = min(SHOWN_CLIPS, len(said) // 2) or 1
-    if said:
-        cards.append('<h3>What was said of motions</h3><div class="grid2">'
-                     + _said("Nearest to the data's captions", said[::-1][:few])
-                     + (_said("Farthest from them", said[:few]) if len(said) > 1 else "")
-                     + '</div><p class="note">By chrF; all stand in details.json.</p>')
+    entries = details["captions_said"]
+    few = min(SHOWN_CLIPS, len(entries) // 2) or 1
+    if entries:
+        cards.append('<h3>Captions of single motions</h3><div class="grid2">'
+                     + _captions_card("Nearest to the data's captions", entries[::-1][:few])
+                     + (_captions_card("Farthest from them", entries[:few]) if len(entries) > 1 else "")
+                     + '</div><p class="note">By chrF; all are in details.json.</p>')
     return "<h2>Other tasks</h2>" + "".join(cards) if cards else ""
 
 
-def _said(title: str, entries: Sequence[Mapping]) -> str:
+def _captions_card(title: str, entries: Sequence[Mapping]) -> str:
     clips = "".join(
         f'<div class="clip"><p>{escape(entry["said"]) or "(nothing)"} <span class="soft">({_kind(entry)}chrF '
         f'{entry["chrf"]:.0f})</span></p><p class="codes"><b>data</b>{escape("; ".join(entry["captions"]))}</p>'
@@ -157,14 +159,14 @@ def _said(title: str, entries: Sequence[Mapping]) -> str:
 
 
 def _about(table: Table) -> str:
-    known = [name for name in ABOUT if any(own["all"][name].value is not None for own in table.values())]
+    names = [name for name in ABOUT if any(splits["all"][name].value is not None for splits in table.values())]
     entries = "".join(f"<div><dt>{escape(METRICS[name].title)}</dt><dd>{escape(ABOUT[name])}</dd></div>"
-                      for name in known)
-    return f'<h2>What they mean</h2><div class="card long"><dl class="about">{entries}</dl></div>'
+                      for name in names)
+    return f'<h2>What the metrics mean</h2><div class="card long"><dl class="about">{entries}</dl></div>'
 
 
 def _smoothed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Means over SMOOTH neighbours, for losses of single batches jump."""
+    """Means over SMOOTH neighbouring points, as losses of single batches jump."""
     half = SMOOTH // 2
     return [(x, sum(y for _, y in points[max(0, i - half):i + half + 1]) / len(points[max(0, i - half):i + half + 1]))
             for i, (x, _) in enumerate(points)]
@@ -173,53 +175,54 @@ def _smoothed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]
 def _curves(histories: Mapping[str, Mapping]) -> str:
     losses, heldout, names, start = [], [], [], 0
     for colour, (stage, history) in enumerate(histories.items()):
-        steps = [step for step, _ in history.get("losses", ())] + [at["step"] for at in history.get("nll", ())]
+        steps = [step for step, _ in history.get("losses", ())] + [check["step"] for check in history.get("nll", ())]
         losses.append(Series(_smoothed([(start + step, loss) for step, loss in history.get("losses", ())]), colour % 6))
         names.append((stage, colour % 6))
-        for kind, own in (("seen", 0), ("unseen", 1)):
-            heldout.append(Series([(start + at["step"], at[kind]) for at in history.get("nll", ()) if kind in at], own))
+        for kind, kind_colour in (("seen", 0), ("unseen", 1)):
+            heldout.append(Series([(start + check["step"], check[kind]) for check in history.get("nll", ())
+                                   if kind in check], kind_colour))
         start += max(steps, default=0)
-    left = chart("training loss", losses, "optimiser steps, all stages", "loss", from_zero=False)
-    right = chart("held-out NLL", heldout, "optimiser steps, all stages", "nats a token", from_zero=False)
-    if not left and not right:
+    loss_chart = chart("training loss", losses, "optimiser steps, all stages", "loss", from_zero=False)
+    nll_chart = chart("held-out NLL", heldout, "optimiser steps, all stages", "nats a token", from_zero=False)
+    if not loss_chart and not nll_chart:
         return ""
     means = f"means over {SMOOTH} points"
     return ('<h2>How it was trained</h2><div class="grid2">'
-            f'<div class="card"><h3>Training loss ({means})</h3>{left}{legend(names)}</div>'
-            f'<div class="card"><h3>NLL of held-out clips</h3>{right}'
+            f'<div class="card"><h3>Training loss ({means})</h3>{loss_chart}{legend(names)}</div>'
+            f'<div class="card"><h3>NLL of held-out clips</h3>{nll_chart}'
             f'{legend([("seen captions", 0), ("unseen captions", 1)])}</div></div>')
 
 
 def _lengths_and_codes(rows: Sequence[AskedRow], clips: Sequence[Sequence[Sequence[int]]],
-                       asked: Sequence[float] | None, codebook_size: int) -> str:
+                       asked_lengths: Sequence[float] | None, codebook_size: int) -> str:
     real = [float(len(row.codes)) for row in rows]
-    got = [(length, float(len(clip))) for length, own in zip(real, clips, strict=True) for clip in own]
-    series = [Series(sorted(set(got)), 0, "dots")]
+    lengths = [(length, float(len(clip))) for length, samples in zip(real, clips, strict=True) for clip in samples]
+    series = [Series(sorted(set(lengths)), 0, "dots")]
     names = [("generated", 0)]
-    if asked is not None:
-        series.append(Series(sorted(set(zip(real, asked, strict=True))), 1, "rings"))
+    if asked_lengths is not None:
+        series.append(Series(sorted(set(zip(real, asked_lengths, strict=True))), 1, "rings"))
         names.append(("asked for by decoding", 1))
-    lengths = chart("lengths", series, "the real clip, tokens", "tokens", diagonal=True)
+    length_chart = chart("lengths", series, "the real clip, tokens", "tokens", diagonal=True)
     counts = [count_ngrams([row.codes for row in rows], 1),
-              count_ngrams([clip for own in clips for clip in own], 1)]
+              count_ngrams([clip for samples in clips for clip in samples], 1)]
     order = sorted(range(codebook_size), key=lambda code: (-counts[0][(code,)], -counts[1][(code,)], code))
     shares = [[100 * count[(code,)] / max(1, count.total()) for code in order] for count in counts]
-    used = max((i + 1 for own in shares for i, share in enumerate(own) if share), default=1)
+    used = max((i + 1 for row in shares for i, share in enumerate(row) if share), default=1)
     usage = chart("codebook usage", [Series(_steps(shares[1][:used]), 0, "area"), Series(_steps(shares[0][:used]), 1)],
                   "codes, most used by real clips first", "% of tokens")
     return ('<h2>Lengths and codes</h2><div class="grid2">'
-            f'<div class="card"><h3>Length of each clip against the real one</h3>{lengths}{legend(names)}</div>'
+            f'<div class="card"><h3>Length of each clip against the real one</h3>{length_chart}{legend(names)}</div>'
             f'<div class="card"><h3>How often each code is used</h3>{usage}'
             f'{legend([("real clips", 1), ("generated clips", 0)])}</div></div>')
 
 
 def _steps(values: Sequence[float]) -> list[tuple[float, float]]:
-    """A step for each value, one wide."""
+    """The points of a step curve, one step of width 1 for each value."""
     return [point for i, value in enumerate(values) for point in ((i, value), (i + 1, value))]
 
 
 def _extremes(captions: Sequence[Mapping]) -> str:
-    """The worst and the best captions with a clip of theirs and the real clip nearest to it."""
+    """The worst and the best captions, each with its worst clip and the real clip nearest to it."""
     def card(title: str, entries: Sequence[Mapping]) -> str:
         clips = "".join(
             f'<div class="clip"><p>{escape(entry["name"])} <span class="soft">({_kind(entry)}distance '
@@ -248,18 +251,18 @@ def _breakdown(details: Mapping) -> str:
     def card(title: str, entries: Sequence[Mapping], kinds: bool = False) -> str:
         if not entries:
             return ""
-        there = [column for column in columns if any(entry.get(column[0]) is not None for entry in entries)]
-        names = ["split"] * kinds + [name for _, name, _ in there]
+        present = [column for column in columns if any(entry.get(column[0]) is not None for entry in entries)]
+        names = ["split"] * kinds + [name for _, name, _ in present]
         head = "<tr><th></th>" + "".join(f"<th>{name}</th>" for name in names) + "</tr>"
         lines = "".join(
             f'<tr><td class="text">{escape(str(entry["name"]))}</td>'
             + (f'<td>{escape(str(entry["kind"] or ""))}</td>' if kinds else "")
             + "".join("<td>-</td>" if entry.get(key) is None else f"<td>{entry[key]:.{digits}f}</td>"
-                      for key, _, digits in there) + "</tr>" for entry in entries)
+                      for key, _, digits in present) + "</tr>" for entry in entries)
         return f'<div class="card wide long"><h3>{title}</h3><table>{head}{lines}</table></div><br>'
 
     captions = details["captions"]
-    more = (f'<p class="note">The {SHOWN_CAPTIONS} worst of {len(captions):,}; all stand in details.json.</p>'
+    more = (f'<p class="note">The {SHOWN_CAPTIONS} worst of {len(captions):,}; all are in details.json.</p>'
             if len(captions) > SHOWN_CAPTIONS else "")
     return ("<h2>Where it fails</h2>" + card("By length of the real clip", details["lengths"])
             + card("By participant", details["participants"])
@@ -280,4 +283,4 @@ def _facts(details: Mapping) -> str:
     pairs += [(name, version) for name, version in details["versions"].items()]
     pairs += [(name, value) for name, value in details["settings"].items()]
     entries = "".join(f"<dt>{escape(str(name))}</dt><dd>{escape(str(value))}</dd>" for name, value in pairs)
-    return f'<h2>What it was made with</h2><div class="card long"><dl class="facts">{entries}</dl></div>'
+    return f'<h2>Data, settings and versions</h2><div class="card long"><dl class="facts">{entries}</dl></div>'

@@ -1,4 +1,4 @@
-"""What an evaluation is about: rows to score, and what the run was trained on."""
+"""What an evaluation reads: the rows to score, and the clips that the run was trained on."""
 
 import hashlib
 import logging
@@ -19,20 +19,20 @@ from motion_llm.dataset.splits import split_rows
 
 log = logging.getLogger(__name__)
 
-MOST_CLIPS = 50_000  # training clips that are kept, beside all of the captions that are asked for
+MOST_CLIPS = 50_000  # training clips in memory, beside all clips of the captions to score
 PREPARED = "prepared_data"
-NO_LIMIT = 1_000_000  # positions, where no model says how many
-HELD_SHARE, HELD_MOST = 0.1, 500  # of training clips that no run has split: to stop the evaluator by
+NO_LIMIT = 1_000_000  # positions, without a model that limits them
+HELD_SHARE, HELD_MOST = 0.1, 500  # of training clips without a held-out split: for the evaluator's early stopping
 
 
 class EvaluationError(ValueError):
-    """An evaluation that cannot be done as asked; the text says what was found and what is expected."""
+    """A request that cannot be evaluated; the text says what was found and what is expected."""
 
 
 @dataclass(frozen=True)
 class AskedRow:
-    """A row to score. key: what captions are compared by. kind: "seen" if the caption was trained, "unseen" if not,
-    None if that is not known. captions: all that the data has of this motion, the row's own first."""
+    """A row to score. key: of the caption, see caption_key. kind: "seen" if the caption was trained, "unseen" if not,
+    None if that is unknown. captions: all captions that the data has for this motion, the row's own first."""
 
     index: int
     text_query: str
@@ -45,9 +45,9 @@ class AskedRow:
 
 @dataclass
 class Training:
-    """Real training clips. clips, texts, keys, people: of each clip that is kept, a sample of about MOST_CLIPS and all
-    clips of the captions asked for. held_clips, held_texts: to stop the evaluator by. count: all clips. fingerprint:
-    of the data they come from."""
+    """Real training clips. clips, texts, keys, people: codes, caption, caption key and participant of each clip in
+    memory, a sample of about MOST_CLIPS and all clips of the captions to score. held_clips, held_texts: held-out clips,
+    for the evaluator's early stopping. count: all training clips. fingerprint: of the data they come from."""
 
     fingerprint: str
     source: str
@@ -66,8 +66,8 @@ class Training:
         self._nearest: dict[str, str] = {}
         self._index: CaptionIndex | None = None
 
-    def fill(self, rows: Iterable[Row], count: int, wanted: Container[str], seed: int) -> "Training":
-        """Take in the training rows, `count` of them; all clips of the captions `wanted` (keys) are kept."""
+    def fill(self, rows: Iterable[Row], count: int, caption_keys: Container[str], seed: int) -> "Training":
+        """Add the training rows, `count` of them. Every clip of a caption in caption_keys stays in memory."""
         rng, share = np.random.default_rng(seed), MOST_CLIPS / max(1, count)
         for row in rows:
             key = caption_key(row.text_query)
@@ -76,7 +76,7 @@ class Training:
             self._motions.add(_digest(row.codes))
             if row.clip_id is not None:
                 self._clip_ids.add(row.clip_id)
-            if rng.random() < share or key in wanted:
+            if rng.random() < share or key in caption_keys:
                 self.clips.append(row.codes.tolist())
                 self.texts.append(row.text_query)
                 self.keys.append(key)
@@ -91,9 +91,9 @@ class Training:
         return _digest(row.codes) in self._motions or (row.clip_id is not None and row.clip_id in self._clip_ids)
 
     def nearest_caption(self, key: str) -> str:
-        """The key of the most similar training caption of which clips are kept: itself, where there are any."""
+        """The key of the most similar training caption that has clips in memory: `key` itself if it has."""
         if key in self.by_key:
-            return key  # the index, which sorts the words, may find one of the same words in another order
+            return key  # the index sorts the words, so it may return the same words in another order
         if key not in self._nearest:
             self._index = self._index or CaptionIndex(list(self.by_key))
             self._nearest[key] = self._index.nearest(key, 1)[0][0]
@@ -106,8 +106,8 @@ def _digest(codes: np.ndarray) -> bytes:
 
 @dataclass
 class Asked:
-    """rows: those to score. trained_on: how many of the file's rows the run was trained on, and whether they are among
-    `rows`. training: None if there is none. facts: of the data, for the report. notes: what a reader has to know."""
+    """rows: those to score. trained_on: how many of the file's rows the run was trained on. training: None if its clips
+    are not available. facts: about the data, for the report. notes: sentences that a reader of the figures needs."""
 
     rows: list[AskedRow]
     trained_on: int
@@ -118,77 +118,83 @@ class Asked:
 
 
 @dataclass
-class _Read:
-    """The rows of a file, or of the run's own test set, as they are; its largest code + 1; and what it is."""
+class _Source:
+    """Rows of a file or of the run's own test set. codebook_size: of a file its largest code + 1. facts: about it."""
 
     rows: Sequence[Row]
     codebook_size: int
     facts: dict
 
 
-def gather(data: str | None, train_data: str | None, model_path: Path | None, kept: Mapping | None,
+def gather(data: str | None, train_data: str | None, model_path: Path | None, motion_config: Mapping | None,
            max_prompts: int | None, include_train: bool, seed: int, split: str | None = None) -> Asked:
-    """Everything that an evaluation reads but the generated clips.
+    """Everything that an evaluation reads, except the generated clips.
 
     data: the file to score, None for the run's own test set. train_data: training clips, None for those beside the
-    model. kept: the model's motion_config.json, None without a model. split: which rows of data, see _asked_split.
+    model. motion_config: the model's, None without a model. split: which rows of data, see _rows_of_split.
     Raises DataError, EvaluationError.
     """
-    size = kept["vocabulary"]["codebook_size"] if kept else None
-    positions = kept["settings"]["MAX_SEQ_LEN"] if kept else NO_LIMIT
+    codebook_size = motion_config["vocabulary"]["codebook_size"] if motion_config else None
+    positions = motion_config["settings"]["MAX_SEQ_LEN"] if motion_config else NO_LIMIT
     notes: list[str] = []
-    beside = _beside(model_path, kept, notes)
+    prepared = _prepared_folder(model_path, motion_config, notes)
     if data is None and split is not None:
-        raise EvaluationError(f"--split {split} is for the rows of --data FILE, and none is given")
-    read = _own_test_set(beside, model_path) if data is None else _file(data, positions, size, split, notes)
-    keys = {caption_key(row.text_query) for row in read.rows}
+        raise EvaluationError(f"--split {split} is for the rows of --data FILE, and there is no --data")
+    source = (_own_test_set(prepared, model_path) if data is None
+              else _file_rows(data, positions, codebook_size, split, notes))
+    keys = {caption_key(row.text_query) for row in source.rows}
     if train_data is not None:
-        training = _from_file(train_data, positions, size, kept, keys, seed)
-    elif beside is not None:
-        training = _from_prepared(beside, keys, seed)
-    elif kept and kept.get("data_fingerprint") == read.facts["fingerprint"]:
-        training = _from_file(data, positions, size, kept, keys, seed)
+        training = _from_file(train_data, positions, codebook_size, motion_config, keys, seed)
+    elif prepared is not None:
+        training = _from_prepared(prepared, keys, seed)
+    elif motion_config and motion_config.get("data_fingerprint") == source.facts["fingerprint"]:
+        training = _from_file(data, positions, codebook_size, motion_config, keys, seed)
     else:
         training = None
-        notes.append("no training clips: which rows were trained on is not known, and what needs training clips is "
-                     "not available; give --train_data FILE")
-    trained = [training is not None and training.holds(row) for row in read.rows]
-    chosen = _choose(read, trained, max_prompts, include_train, seed, notes)
+        notes.append("no training clips: which rows were trained on is not known, and metrics that need training clips "
+                     "are not available; give --train_data FILE")
+    trained = [training is not None and training.holds(row) for row in source.rows]
+    chosen = _choose(source, trained, max_prompts, include_train, seed, notes)
     if training is not None:
         notes += _validation_clips(training, chosen)
-    known = training.all_keys if training else set(kept["length_model"]["captions"]) if kept else None
-    asked = _as_asked(chosen, _captions_by_motion(read.rows, chosen), known)
-    most = max(max(row.codes) for row in asked) + 1
-    return Asked(asked, sum(trained), training, size or max(read.codebook_size, most), read.facts, notes)
+    trained_keys = None
+    if training:
+        trained_keys = training.all_keys
+    elif motion_config:
+        trained_keys = set(motion_config["length_model"]["captions"])
+    rows = _evaluation_rows(chosen, _captions_by_motion(source.rows, chosen), trained_keys)
+    least_size = max(max(row.codes) for row in rows) + 1
+    codebook_size = codebook_size or max(source.codebook_size, least_size)
+    return Asked(rows, sum(trained), training, codebook_size, source.facts, notes)
 
 
-def _own_test_set(beside: Path | None, model_path: Path | None) -> _Read:
-    if beside is None:
+def _own_test_set(prepared: Path | None, model_path: Path | None) -> _Source:
+    if prepared is None:
         raise EvaluationError(f"there is no {PREPARED} of this run beside {model_path}, so no test set of its own: "
                               "give --data FILE")
-    info = prepared_info(beside)
-    rows = list(_rows_in(beside, "test"))
+    info = prepared_info(prepared)
+    rows = list(_rows_in(prepared, "test"))
     if not rows:
-        raise EvaluationError(f"{beside}: the run has no test rows (HELDOUT_SHARE or HELDOUT_MAX is 0): give "
+        raise EvaluationError(f"{prepared}: the run has no test rows (HELDOUT_SHARE or HELDOUT_MAX is 0): give "
                               "--data FILE")
-    return _Read(rows, info["codebook_size"], {"path": info["path"], "part": "the run's own test set",
-                                               "fingerprint": info["fingerprint"], "rows": len(rows)})
+    return _Source(rows, info["codebook_size"], {"path": info["path"], "part": "the run's own test set",
+                                                 "fingerprint": info["fingerprint"], "rows": len(rows)})
 
 
-def _file(path: str, positions: int, size: int | None, split: str | None, notes: list[str]) -> _Read:
-    report = read_rows(path, positions, size, denoise=False)
+def _file_rows(path: str, positions: int, codebook_size: int | None, split: str | None, notes: list[str]) -> _Source:
+    report = read_rows(path, positions, codebook_size, denoise=False)
     raise_on_errors(report)
-    rows, part = _asked_split(report.rows, path, split, notes)
-    return _Read(rows, report.codebook_size, {"path": str(path), "fingerprint": report.fingerprint,
-                                              "rows": len(rows)} | part)
+    rows, part = _rows_of_split(report.rows, path, split, notes)
+    return _Source(rows, report.codebook_size, {"path": str(path), "fingerprint": report.fingerprint,
+                                                "rows": len(rows)} | part)
 
 
-def _choose(read: _Read, trained: Sequence[bool], max_prompts: int | None, include_train: bool, seed: int,
+def _choose(source: _Source, trained: Sequence[bool], max_prompts: int | None, include_train: bool, seed: int,
             notes: list[str]) -> list[Row]:
-    """The rows to score: those that were not trained on, at most `max_prompts`; what was left out goes to `notes`."""
-    chosen = [row for row, there in zip(read.rows, trained, strict=True) if include_train or not there]
+    """The rows to score: those that were not trained on, at most `max_prompts`; notes say what was left out."""
+    chosen = [row for row, was_trained in zip(source.rows, trained, strict=True) if include_train or not was_trained]
     if not chosen:
-        raise EvaluationError(f"{read.facts['path']}: the run was trained on all {len(trained)} rows, so nothing is "
+        raise EvaluationError(f"{source.facts['path']}: the run was trained on all {len(trained)} rows, so nothing is "
                               "left to score: give other data, or --include_train")
     if sum(trained):
         notes.append(f"the run was trained on {sum(trained)} of {len(trained)} rows, "
@@ -202,38 +208,39 @@ def _choose(read: _Read, trained: Sequence[bool], max_prompts: int | None, inclu
 
 def _validation_clips(training: Training, chosen: Sequence[Row]) -> list[str]:
     count = len({tuple(clip) for clip in training.held_clips} & {tuple(row.codes.tolist()) for row in chosen})
-    return [f"{count} clips are the run's validation clips: nothing was trained on them, but they chose the epoch that "
-            "was kept, and the evaluator"] if count else []
+    return [f"{count} clips are the run's validation clips: nothing was trained on them, but they chose the epoch of "
+            "the model and the step of the evaluator"] if count else []
 
 
 def _captions_by_motion(rows: Iterable[Row], chosen: Sequence[Row]) -> dict[bytes, list[str]]:
-    """The captions of each chosen motion among all rows. A motion is its tokens: captions of another part of a clip,
-    which has the same clip_id, do not tell of it."""
-    found: dict[bytes, list[str]] = {_digest(row.codes): [] for row in chosen}
+    """Digest of each chosen motion -> its captions among all rows. A motion is identified by its tokens, as clip_id is
+    the same for other parts of a clip, which have other captions."""
+    captions: dict[bytes, list[str]] = {_digest(row.codes): [] for row in chosen}
     for row in rows:
-        if (own := found.get(_digest(row.codes))) is not None:
-            own.append(row.text_query)
-    return found
+        if (texts := captions.get(_digest(row.codes))) is not None:
+            texts.append(row.text_query)
+    return captions
 
 
-def _as_asked(chosen: Sequence[Row], captions: Mapping[bytes, Sequence[str]], known: Container[str] | None
-              ) -> list[AskedRow]:
-    """known: keys of the captions that were trained, None if they are not known."""
-    asked = []
+def _evaluation_rows(chosen: Sequence[Row], by_motion: Mapping[bytes, Sequence[str]], trained: Container[str] | None
+                     ) -> list[AskedRow]:
+    """by_motion: captions by the digest of their motion. trained: keys of the trained captions, None if unknown."""
+    rows = []
     for row in chosen:
         key = caption_key(row.text_query)
-        own = {key: row.text_query}
-        for text in captions[_digest(row.codes)]:
-            own.setdefault(caption_key(text), text)
-        asked.append(AskedRow(row.index, row.text_query, key, row.codes.tolist(), row.participant_id,
-                              None if known is None else "seen" if key in known else "unseen", tuple(own.values())))
-    return asked
+        captions = {key: row.text_query}
+        for text in by_motion[_digest(row.codes)]:
+            captions.setdefault(caption_key(text), text)
+        kind = None if trained is None else "seen" if key in trained else "unseen"
+        rows.append(AskedRow(row.index, row.text_query, key, row.codes.tolist(), row.participant_id, kind,
+                             tuple(captions.values())))
+    return rows
 
 
-def _asked_split(rows: Rows, path: str, split: str | None, notes: list[str]) -> tuple[Sequence[Row], dict]:
-    """The rows of a file that are scored, and facts and notes of which they are.
+def _rows_of_split(rows: Rows, path: str, split: str | None, notes: list[str]) -> tuple[Sequence[Row], dict]:
+    """The rows of a file in a split, and facts about them; a note if other rows are left out.
 
-    split: one of SPLITS, or "all"; None for the file's test rows, where it names any, else for all. A row without a
+    split: one of SPLITS, or "all"; None for the file's test rows if it has any, else for all. A row without a
     split among others that have one counts as train. Raises EvaluationError for a split without rows.
     """
     splits = np.maximum(rows.splits, 0) if (rows.splits >= 0).any() else rows.splits
@@ -242,25 +249,25 @@ def _asked_split(rows: Rows, path: str, split: str | None, notes: list[str]) -> 
     if split == "all":
         return rows, {}
     if not counts[split]:
-        found = ", ".join(f"{name} {count:,}" for name, count in counts.items())
-        raise EvaluationError(f"{path}: the field split names {found} rows, expected some of {split} (--split)")
-    own = [rows[place] for place in np.flatnonzero(splits == SPLITS.index(split)).tolist()]
-    if len(own) < len(rows):
-        notes.append(f"{len(own):,} of {len(rows):,} rows: those whose split is {split} (--split)")
-    return own, {"part": f"its {split} rows"}
+        counted = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+        raise EvaluationError(f"{path}: the field split names {counted} rows, expected some of {split} (--split)")
+    chosen = [rows[place] for place in np.flatnonzero(splits == SPLITS.index(split)).tolist()]
+    if len(chosen) < len(rows):
+        notes.append(f"{len(chosen):,} of {len(rows):,} rows: those whose split is {split} (--split)")
+    return chosen, {"part": f"its {split} rows"}
 
 
-def _beside(model_path: Path | None, kept: Mapping | None, notes: list[str]) -> Path | None:
-    """The prepared data of the run that made the model, if it lies beside it."""
-    if model_path is None or kept is None:
+def _prepared_folder(model_path: Path | None, motion_config: Mapping | None, notes: list[str]) -> Path | None:
+    """The folder of prepared data beside the model, None if it is missing or of other data than the model's."""
+    if model_path is None or motion_config is None:
         return None
     folder = Path(model_path).resolve().parent / PREPARED
     if not (folder / "fingerprint.json").is_file():
         return None
-    found, expected = prepared_info(folder)["fingerprint"], kept.get("data_fingerprint")
-    if found != expected:
-        notes.append(f"{folder} is of other data ({found[:12]}) than the model was trained on ({str(expected)[:12]}), "
-                     "so it is not used")
+    fingerprint, expected = prepared_info(folder)["fingerprint"], motion_config.get("data_fingerprint")
+    if fingerprint != expected:
+        notes.append(f"{folder} is of other data ({fingerprint[:12]}) than the model was trained on "
+                     f"({str(expected)[:12]}), so it is not used")
         return None
     return folder
 
@@ -269,43 +276,43 @@ def _rows_in(folder: Path, part: str) -> Iterator[Row]:
     return (chunk.row(place) for chunk in PreparedChunks(folder, part) for place in range(len(chunk)))
 
 
-def _from_prepared(folder: Path, wanted: Container[str], seed: int) -> Training:
+def _from_prepared(folder: Path, caption_keys: Container[str], seed: int) -> Training:
     info = prepared_info(folder)
     training = Training(info["fingerprint"], str(folder))
-    _hold(training, chain(_rows_in(folder, "seen"), _rows_in(folder, "unseen")))
-    return training.fill(_rows_in(folder, "train"), info["sizes"]["train"], wanted, seed)
+    _add_held(training, chain(_rows_in(folder, "seen"), _rows_in(folder, "unseen")))
+    return training.fill(_rows_in(folder, "train"), info["sizes"]["train"], caption_keys, seed)
 
 
-def _from_file(path: str, positions: int, size: int | None, kept: Mapping | None, wanted: Container[str],
-               seed: int) -> Training:
-    """The training clips in a file: those of the run's split if the run was trained on this very data, else those that
-    the file names, else all. Raises EvaluationError where it names none."""
-    report = read_rows(path, positions, size, denoise=False)
+def _from_file(path: str, positions: int, codebook_size: int | None, motion_config: Mapping | None,
+               caption_keys: Container[str], seed: int) -> Training:
+    """The training clips in a file: those of the run's split if the run was trained on the same data, else the rows
+    whose split is train if the file has splits, else all rows. Raises EvaluationError if no row is in train."""
+    report = read_rows(path, positions, codebook_size, denoise=False)
     raise_on_errors(report)
     rows = report.rows
     training = Training(report.fingerprint, str(path))
-    own = kept and kept.get("data_fingerprint") == report.fingerprint
-    if own or (rows.splits >= 0).any():
-        settings = kept["settings"] if own else {"SEED": seed, "HELDOUT_SHARE": 0.0, "HELDOUT_MAX": 0}
+    same_data = motion_config and motion_config.get("data_fingerprint") == report.fingerprint
+    if same_data or (rows.splits >= 0).any():
+        settings = motion_config["settings"] if same_data else {"SEED": seed, "HELDOUT_SHARE": 0.0, "HELDOUT_MAX": 0}
         split = split_rows(rows, settings["SEED"], settings["HELDOUT_SHARE"], settings["HELDOUT_MAX"])
         if not split.train:
             raise EvaluationError(f"{path}: no row is in the split train, expected the training clips")
-        _hold(training, (rows[i] for i in (*split.seen, *split.unseen)))
-        return training.fill((rows[i] for i in split.train), len(split.train), wanted, seed)
-    return training.fill(rows, len(rows), wanted, seed)
+        _add_held(training, (rows[i] for i in (*split.seen, *split.unseen)))
+        return training.fill((rows[i] for i in split.train), len(split.train), caption_keys, seed)
+    return training.fill(rows, len(rows), caption_keys, seed)
 
 
-def _hold(training: Training, rows: Iterable[Row]) -> None:
+def _add_held(training: Training, rows: Iterable[Row]) -> None:
     for row in rows:
         training.held_clips.append(row.codes.tolist())
         training.held_texts.append(row.text_query)
 
 
 def evaluator_material(training: Training, seed: int) -> tuple[list, list, list, list]:
-    """clips, captions, held-out clips, held-out captions to train an evaluator with.
+    """Clips, captions, held-out clips and held-out captions to train an evaluator with.
 
-    Where no run has held anything out, a share of the clips is held out for it, by whole captions and by single clips
-    alike, as runs do. Raises EvaluationError for too few clips.
+    Without held-out clips of a run, a share of the clips is held out here, half of it as whole captions and half as
+    single clips. Raises EvaluationError for too few clips.
     """
     if training.held_clips:
         return training.clips, training.texts, training.held_clips, training.held_texts

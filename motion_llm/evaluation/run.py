@@ -1,4 +1,4 @@
-"""An evaluation from start to end: clips generated and kept as they come, scored, and written as files and a page."""
+"""An evaluation from start to end: generate clips, each saved at once, score them, write the files and the page."""
 
 import hashlib
 import json
@@ -6,15 +6,17 @@ import logging
 import platform
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
+from motion_llm.dataset.lengths import LengthModel
 from motion_llm.dataset.rows import caption_key
 from motion_llm.evaluation.generated_clips import match, read_generated
+from motion_llm.evaluation.joint_judge import JointJudge
 from motion_llm.evaluation.rows import Asked, AskedRow, EvaluationError, evaluator_material, gather
 from motion_llm.json_files import read_json, write_json
 from motion_llm.motion.codec import CodecError, MotionCodec, codec_facts
@@ -22,20 +24,21 @@ from motion_llm.network.folder import CODEC_FOLDER, MOTION_CONFIG, ModelError, r
 
 log = logging.getLogger(__name__)
 
-CHUNK = 128  # rows that are generated, and kept, at a time
+CHUNK = 128  # rows that are generated and saved at a time
 CLIPS, REQUEST, METRICS_FILE = "generated.jsonl", "request.json", "metrics.json"
 BASELINES, DETAILS, PAGE, EVALUATOR = "baselines.json", "details.json", "report.html", "evaluator"
-OWN = (CLIPS, REQUEST, METRICS_FILE, BASELINES, DETAILS, PAGE)
+OUTPUT_FILES = (CLIPS, REQUEST, METRICS_FILE, BASELINES, DETAILS, PAGE)
 VERSIONS = ("torch", "transformers", "peft", "unsloth", "numpy", "rapidfuzz", "sacrebleu", "rouge-score")
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be evaluated. model_path: a stage's folder, None for clips of others (`generated`). data: the rows to
-    score, None for the run's own test set. output: a folder, None for evaluation beside the model. num_samples: clips
+    """What to evaluate. model_path: a stage's folder, None for clips from a file (`generated`). data: the rows to
+    score, None for the run's own test set. output: a folder, None for evaluation/ beside the model. num_samples: clips
     for each row. max_prompts: rows, None for all. train_data: training clips, None for those beside the model. fresh:
-    remove what is in output. split: which rows of data, None for its test rows where it names any. codec: a folder of
-    codec.py's, None for the one that the model keeps, if any. decoding: GEN_ settings instead of the model's."""
+    remove the files of an earlier evaluation in output. split: which rows of data, None for its test rows if it has
+    any, else all. codec: a codec's folder, None for the copy in the model's folder, if any. decoding: GEN_ settings
+    that replace the model's."""
 
     model_path: str | None
     data: str | None = None
@@ -54,79 +57,81 @@ class Request:
 
 
 def evaluate_model(request: Request) -> str:
-    """Do it, write the files, and give the text to print. Raises ValueError (its subclasses included) and OSError for
-    what cannot be done."""
+    """Evaluate, write the files, and return the text to print. Raises ValueError (or a subclass) and OSError for a
+    request that cannot be evaluated."""
     started = time.monotonic()
     for name, least in (("num_samples", 1), ("max_prompts", 1), ("seed", 0)):
         value = getattr(request, name)
         if value is not None and value < least:
             raise EvaluationError(f"--{name} is {value}, expected {least} or more")
     model_path = None if request.model_path is None else Path(request.model_path)
-    kept = None if model_path is None else read_motion_config(model_path)
-    if request.decoding and (kept is None or request.generated is not None):
-        raise EvaluationError(f"{', '.join('--' + name.lower() for name in request.decoding)}: clips that are there "
-                              "already cannot be decoded otherwise; leave --generated out")
-    if kept is not None:
-        kept["settings"] = kept["settings"] | request.decoding
-    if request.decoding.get("GEN_GUIDANCE", 1) != 1 and not kept["settings"].get("CAPTION_DROPOUT"):
+    motion_config = None if model_path is None else read_motion_config(model_path)
+    if request.decoding and (motion_config is None or request.generated is not None):
+        raise EvaluationError(f"{', '.join('--' + name.lower() for name in request.decoding)}: clips from a file "
+                              "cannot be decoded again; leave --generated out")
+    if motion_config is not None:
+        motion_config["settings"] = motion_config["settings"] | request.decoding
+    if request.decoding.get("GEN_GUIDANCE", 1) != 1 and not motion_config["settings"].get("CAPTION_DROPOUT"):
         raise EvaluationError(f"--gen_guidance is {request.decoding['GEN_GUIDANCE']:g}, but {model_path} was trained "
                               "with every caption: train with CAPTION_DROPOUT 0.1, or leave it at 1")
-    if kept is not None and "t2m" not in kept["tasks"]:
-        raise EvaluationError(f"{model_path} was trained for {', '.join(kept['tasks'])}, not for text to motion")
-    if kept is None and (request.data is None or request.generated is None):
+    if motion_config is not None and "t2m" not in motion_config["tasks"]:
+        raise EvaluationError(f"{model_path} was trained for {', '.join(motion_config['tasks'])}, not for text to "
+                              "motion")
+    if motion_config is None and (request.data is None or request.generated is None):
         raise EvaluationError("without a model there is no test set of its own, and nothing to generate with: give "
                               "--data FILE and --generated FILE")
     output = Path(request.output) if request.output else (model_path.parent if model_path else Path()) / "evaluation"
     if output.exists() and not output.is_dir():
         raise EvaluationError(f"--output {output} is a file, expected a folder or a new name")
-    asked = gather(request.data, request.train_data, model_path, kept, request.max_prompts, request.include_train,
-                   request.seed, request.split)
-    codec = _codec_folder(request.codec, model_path, asked)
-    log.info("%d rows of %s to score%s", len(asked.rows), asked.facts["path"],
-             "".join(f"\n  {note}" for note in asked.notes))
-    _claim(output, _asked_for(request, model_path, kept, asked), request.fresh)
+    inputs = gather(request.data, request.train_data, model_path, motion_config, request.max_prompts,
+                    request.include_train, request.seed, request.split)
+    codec = _codec_folder(request.codec, model_path, inputs)
+    log.info("%d rows of %s to score%s", len(inputs.rows), inputs.facts["path"],
+             "".join(f"\n  {note}" for note in inputs.notes))
+    _claim(output, _clip_facts(request, model_path, motion_config, inputs), request.fresh)
     if request.generated is not None:
-        clips, notes = match(read_generated(request.generated), asked.rows, request.num_samples)
-        asked.notes += notes
+        clips, notes = match(read_generated(request.generated), inputs.rows, request.num_samples)
+        inputs.notes += notes
         nll = None
     else:
-        clips, nll = _generate(model_path, asked, request, output)
-    text = _score(asked, clips, nll, kept, model_path, output, request, started, codec)
+        clips, nll = _generate(model_path, inputs, request, output)
+    text = _score(inputs, clips, nll, motion_config, model_path, output, request, started, codec)
     return f"{text}\n\n{output / PAGE} shows it in a browser ({(time.monotonic() - started) / 60:.1f} minutes)."
 
 
-# ---------------------------------------------------------------- clips, kept as they come
+# ---------------------------------------------------------------- generating, saved chunk by chunk
 
 
-def _asked_for(request: Request, model_path: Path | None, kept: Mapping | None, asked: Asked) -> dict:
-    """All that the clips of a folder depend on."""
+def _clip_facts(request: Request, model_path: Path | None, motion_config: Mapping | None, inputs: Asked) -> dict:
+    """Everything that the clips in an output folder depend on, for request.json."""
     model = None
-    if kept is not None and request.generated is None:
+    if motion_config is not None and request.generated is None:
         with open(model_path / "adapter_model.safetensors", "rb") as file:
             model = hashlib.file_digest(file, "sha256").hexdigest()
-    decoding = {name: value for name, value in kept["settings"].items() if name.startswith("GEN_")} if kept else {}
-    return {"model": model, "generated": request.generated, "data_fingerprint": asked.facts["fingerprint"],
-            "rows": hashlib.sha256(str([row.index for row in asked.rows]).encode()).hexdigest(),
+    settings = motion_config["settings"] if motion_config else {}
+    decoding = {name: value for name, value in settings.items() if name.startswith("GEN_")}
+    return {"model": model, "generated": request.generated, "data_fingerprint": inputs.facts["fingerprint"],
+            "rows": hashlib.sha256(str([row.index for row in inputs.rows]).encode()).hexdigest(),
             "num_samples": request.num_samples, "seed": request.seed, "decoding": decoding}
 
 
-def _claim(output: Path, asked_for: Mapping, fresh: bool) -> None:
+def _claim(output: Path, clip_facts: Mapping, fresh: bool) -> None:
     """Refuse a folder with clips of another request; --fresh removes them."""
-    there = [name for name in OWN if (output / name).is_file()]
-    if there and not fresh:
+    existing = [name for name in OUTPUT_FILES if (output / name).is_file()]
+    if existing and not fresh:
         if not (output / REQUEST).is_file():
-            raise EvaluationError(f"{output} holds {', '.join(there)} but no {REQUEST}, so no evaluation is known to "
-                                  "have left them: choose another --output, or move them away")
-        before = read_json(output / REQUEST)
-        changed = [f"{name}: {before.get(name)} before, {value} now" for name, value in asked_for.items()
-                   if before.get(name) != value]
+            raise EvaluationError(f"{output} holds {', '.join(existing)} but no {REQUEST}, so they may not be an "
+                                  "evaluation's: choose another --output, or move them away")
+        earlier = read_json(output / REQUEST)
+        changed = [f"{name}: {earlier.get(name)} before, {value} now" for name, value in clip_facts.items()
+                   if earlier.get(name) != value]
         if changed:
             raise EvaluationError(f"{output} holds an evaluation of something else:\n  " + "\n  ".join(changed)
                                   + "\nChoose another --output, or give --fresh to remove it.")
-    for name in there if fresh else ():
+    for name in existing if fresh else ():
         (output / name).unlink()
     output.mkdir(parents=True, exist_ok=True)
-    write_json(output / REQUEST, dict(asked_for))
+    write_json(output / REQUEST, dict(clip_facts))
 
 
 def _line(row: AskedRow, sample: int, codes: Sequence[int]) -> str:
@@ -134,12 +139,12 @@ def _line(row: AskedRow, sample: int, codes: Sequence[int]) -> str:
                        "participant_id": row.participant_id, "row": row.index, "sample": sample}, ensure_ascii=False)
 
 
-def _kept_clips(path: Path, order: Sequence[AskedRow], samples: int) -> list[list[int]]:
-    """The clips of an earlier start, in order, as many as make whole chunks; what was cut off when it was killed is
-    made again. Raises EvaluationError for a line that does not belong there."""
+def _earlier_clips(path: Path, order: Sequence[AskedRow], samples: int) -> list[list[int]]:
+    """The clips that an earlier start saved, in `order`, up to the last whole chunk; the rest is generated again.
+    Raises EvaluationError for a line that is not the expected clip."""
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # what stands after the last line's end is half a line
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # what follows the last newline is an unfinished line
     clips = []
     for place, text in enumerate(lines[:len(order) * samples]):
         row, sample = order[place // samples], place % samples
@@ -152,199 +157,202 @@ def _kept_clips(path: Path, order: Sequence[AskedRow], samples: int) -> list[lis
     return clips[:whole]
 
 
-def _generate(model_path: Path, asked: Asked, request: Request, output: Path
+def _generate(model_path: Path, inputs: Asked, request: Request, output: Path
               ) -> tuple[list[list[list[int]]], dict[str, tuple[float, int]]]:
-    """For each row its clips, and by caption the NLL of its real clips: its sum over the tokens and their number."""
+    """The clips of each row; and caption key -> the NLL of its real clips, as the sum over their tokens and the number
+    of tokens."""
     from tqdm import tqdm
 
-    from model import start_unsloth
+    from model import start_unsloth  # imports torch, which takes seconds
 
-    start_unsloth(request.device)  # before transformers, which generate.py imports
-    from generate import MotionGenerator
+    start_unsloth(request.device)
+    from generate import MotionGenerator  # imports transformers, so only after start_unsloth
 
     generator = MotionGenerator(model_path, device=request.device)
     generator.settings |= request.decoding
-    known = set(generator.vocabulary.participants)
-    strangers = {row.participant_id for row in asked.rows} - known - {None}
-    if strangers:
-        asked.notes.append(f"{len(strangers)} participants were never trained ({', '.join(sorted(strangers)[:5])}): "
-                           "their rows are asked for without one")
-    # Rows of like length are generated together, so that few wait for a long one.
-    places = sorted(range(len(asked.rows)), key=lambda i: (len(asked.rows[i].codes), i))
-    order = [asked.rows[i] for i in places]
-    found = _kept_clips(output / CLIPS, order, request.num_samples)
-    done = len(found) // request.num_samples
+    trained = set(generator.vocabulary.participants)
+    untrained = {row.participant_id for row in inputs.rows} - trained - {None}
+    if untrained:
+        inputs.notes.append(f"{len(untrained)} participants were never trained ({', '.join(sorted(untrained)[:5])}): "
+                            "their rows are generated without one")
+    # Rows of similar length are generated together, so that few clips of a batch wait for a long one.
+    places = sorted(range(len(inputs.rows)), key=lambda i: (len(inputs.rows[i].codes), i))
+    order = [inputs.rows[i] for i in places]
+    generated = _earlier_clips(output / CLIPS, order, request.num_samples)
+    done = len(generated) // request.num_samples
     (output / CLIPS).write_text("".join(
-        _line(order[i // request.num_samples], i % request.num_samples, codes) + "\n" for i, codes in enumerate(found)),
-        encoding="utf-8")
+        _line(order[i // request.num_samples], i % request.num_samples, codes) + "\n"
+        for i, codes in enumerate(generated)), encoding="utf-8")
     with open(output / CLIPS, "a", encoding="utf-8") as file, tqdm(
             total=len(order), initial=done, unit="row", desc="generating", file=sys.stderr) as bar:
-        for start, rows in _chunks(order, done):
+        for start in range(done, len(order), CHUNK):
+            rows = order[start:start + CHUNK]
             motions = generator.generate_batch(
                 [row.text_query for row in rows],
-                [row.participant_id if row.participant_id in known else None for row in rows],
+                [row.participant_id if row.participant_id in trained else None for row in rows],
                 seed=_chunk_seed(request.seed, start), num_samples=request.num_samples)
-            codes = [[int(code) for code in motion.split()] for motion in motions]
-            file.write("".join(_line(rows[i // request.num_samples], i % request.num_samples, one) + "\n"
-                               for i, one in enumerate(codes)))
+            new = [[int(code) for code in motion.split()] for motion in motions]
+            file.write("".join(_line(rows[i // request.num_samples], i % request.num_samples, codes) + "\n"
+                               for i, codes in enumerate(new)))
             file.flush()
-            found += codes
+            generated += new
             bar.update(len(rows))
-    clips: list[list[list[int]]] = [[] for _ in asked.rows]
+    clips: list[list[list[int]]] = [[] for _ in inputs.rows]
     for turn, place in enumerate(places):
-        clips[place] = found[turn * request.num_samples:(turn + 1) * request.num_samples]
-    return clips, _nll(generator, asked.rows, known)
-
-
-def _chunks(order: Sequence[AskedRow], done: int) -> Iterator[tuple[int, Sequence[AskedRow]]]:
-    return ((start, order[start:start + CHUNK]) for start in range(done, len(order), CHUNK))
+        clips[place] = generated[turn * request.num_samples:(turn + 1) * request.num_samples]
+    return clips, _nll(generator, inputs.rows, trained)
 
 
 def _chunk_seed(seed: int, start: int) -> int:
-    """A seed of each chunk's own, so that a run that goes on draws what one that was not stopped does."""
+    """A seed for each chunk, so that a resumed evaluation draws the same clips as one that was not interrupted."""
     return int(np.random.default_rng([seed, start]).integers(2**62))
 
 
-def _nll(generator, rows: Sequence[AskedRow], known: set[str]) -> dict[str, tuple[float, int]]:
-    asked = [{"text_query": row.text_query, "codes": row.codes,
-              "participant_id": row.participant_id if row.participant_id in known else None} for row in rows]
-    found: dict[str, tuple[float, int]] = {}
-    for row, log_probability in zip(rows, generator.motion_log_probabilities(asked), strict=True):
-        total, tokens = found.get(row.key, (0.0, 0))
-        found[row.key] = total - log_probability, tokens + len(row.codes) + 1
-    return found
+def _nll(generator, rows: Sequence[AskedRow], trained: set[str]) -> dict[str, tuple[float, int]]:
+    items = [{"text_query": row.text_query, "codes": row.codes,
+              "participant_id": row.participant_id if row.participant_id in trained else None} for row in rows]
+    sums: dict[str, tuple[float, int]] = {}
+    for row, log_probability in zip(rows, generator.motion_log_probabilities(items), strict=True):
+        total, tokens = sums.get(row.key, (0.0, 0))
+        sums[row.key] = total - log_probability, tokens + len(row.codes) + 1
+    return sums
 
 
 # ---------------------------------------------------------------- scoring and writing
 
 
-def _codec_folder(given: str | None, model_path: Path | None, asked: Asked) -> Path | None:
-    """The codec's folder: the given one, or the one that the model keeps. Raises CodecError for one that does not fit
-    the tokens."""
-    beside = None if model_path is None else model_path / CODEC_FOLDER
-    folder = Path(given) if given is not None else beside if beside is not None and beside.is_dir() else None
-    if folder is None:
+def _codec_folder(codec_path: str | None, model_path: Path | None, inputs: Asked) -> Path | None:
+    """The codec's folder: `codec_path`, else the copy in the model's folder, else None. Raises CodecError for a codec
+    that does not fit the tokens."""
+    if codec_path is not None:
+        folder = Path(codec_path)
+    elif model_path is not None and (model_path / CODEC_FOLDER).is_dir():
+        folder = model_path / CODEC_FOLDER
+    else:
         return None
     codes = codec_facts(folder)["codes"]
-    if model_path is not None and codes != asked.codebook_size:
+    if model_path is not None and codes != inputs.codebook_size:
         raise CodecError(f"the codec in {folder} has {codes} codes, but {model_path} was trained with "
-                         f"{asked.codebook_size}: they do not belong together")
-    for row in asked.rows:
+                         f"{inputs.codebook_size}: they do not belong together")
+    for row in inputs.rows:
         if max(row.codes) >= codes:
-            raise CodecError(f"the codec in {folder} has {codes} codes, but row {row.index} of {asked.facts['path']} "
+            raise CodecError(f"the codec in {folder} has {codes} codes, but row {row.index} of {inputs.facts['path']} "
                              f"has code {max(row.codes)}: they do not belong together")
-    training = asked.training.clips + asked.training.held_clips if asked.training else []
+    training = inputs.training.clips + inputs.training.held_clips if inputs.training else []
     largest = max(map(max, training), default=0)
     if largest >= codes:
-        raise CodecError(f"the codec in {folder} has {codes} codes, but {asked.training.source} has code {largest}: "
+        raise CodecError(f"the codec in {folder} has {codes} codes, but {inputs.training.source} has code {largest}: "
                          "they do not belong together")
-    asked.codebook_size = codes  # without a model only the largest code is known
+    inputs.codebook_size = codes  # without a model it was only the largest code + 1
     return folder
 
 
-def _evaluator(asked: Asked, folder: Path, seed: int):
-    """The evaluator that is kept in `folder`, if it was trained on the same clips; else a new one. None, with a note,
-    where there is nothing to train it on."""
+def _evaluator(inputs: Asked, folder: Path, seed: int):
+    """The evaluator saved in `folder`, if it was trained on the same clips; else a new one. None without training
+    clips, and, with a note, for a single caption."""
+    # imports torch, which takes seconds
     from motion_llm.evaluation.evaluator import Evaluator, EvaluatorConfig, train_evaluator
 
-    training = asked.training
+    training = inputs.training
     if training is None:
         return None
     clips, texts, held_clips, held_texts = evaluator_material(training, seed)
     if len({caption_key(text) for text in texts}) < 2:
-        asked.notes.append("the training clips have a single caption, so no evaluator can be trained")
+        inputs.notes.append("the training clips have a single caption, so no evaluator can be trained")
         return None
     facts = {"trained_on": hashlib.sha256(repr((clips, texts, held_clips, held_texts)).encode()).hexdigest(),
              "clips": len(clips), "source": training.source}
-    wanted = EvaluatorConfig(asked.codebook_size, seed=seed)
+    config = EvaluatorConfig(inputs.codebook_size, seed=seed)
     try:
         evaluator = Evaluator.load(folder)
-        if evaluator.config == wanted and evaluator.facts["trained_on"] == facts["trained_on"]:
-            log.info("evaluator: the one in %s is used again", folder)
+        if evaluator.config == config and evaluator.facts["trained_on"] == facts["trained_on"]:
+            log.info("evaluator: loaded from %s", folder)
             return evaluator
     except ModelError as error:  # none yet, or of an earlier version
-        log.info("%s: a new one is trained", error)
-    evaluator = train_evaluator(clips, texts, held_clips, held_texts, wanted)
+        log.info("%s: training a new one", error)
+    evaluator = train_evaluator(clips, texts, held_clips, held_texts, config)
     evaluator.facts = facts
     evaluator.save(folder)
     return evaluator
 
 
-def _score(asked: Asked, clips: list, nll: Mapping | None, kept: Mapping | None, model_path: Path | None, output: Path,
-           request: Request, started: float, codec: Path | None) -> str:
+def _score(inputs: Asked, clips: list, nll: Mapping | None, motion_config: Mapping | None, model_path: Path | None,
+           output: Path, request: Request, started: float, codec: Path | None) -> str:
+    """Score the clips, write every file but generated.jsonl, and return the text to print."""
+    # these import torch, which takes seconds
     from motion_llm.evaluation.findings import breakdown, deviations, format_scores, not_available, verdict
-    from motion_llm.evaluation.joint_judge import JointJudge
     from motion_llm.evaluation.report_page import write_page
     from motion_llm.evaluation.table import MODEL, Judge, score_all
     from motion_llm.evaluation.tasks import score_tasks, without_model
 
-    beside = asked.training is not None and request.train_data is None and kept is not None
-    evaluator = _evaluator(asked, (model_path.parent if beside else output) / EVALUATOR, request.seed)
-    joints = None if codec is None else JointJudge(MotionCodec.load(codec), [row.codes for row in asked.rows])
-    judge = Judge(asked.rows, asked.codebook_size, evaluator, asked.training, request.seed, joints)
+    beside_model = inputs.training is not None and request.train_data is None and motion_config is not None
+    evaluator = _evaluator(inputs, (model_path.parent if beside_model else output) / EVALUATOR, request.seed)
+    joints = None if codec is None else JointJudge(MotionCodec.load(codec), [row.codes for row in inputs.rows])
+    judge = Judge(inputs.rows, inputs.codebook_size, evaluator, inputs.training, request.seed, joints)
     table = score_all(judge, clips, nll)
-    tasks = score_tasks(asked, model_path, kept, request.device, request.seed) if nll is not None else without_model()
+    tasks = (without_model() if nll is None
+             else score_tasks(inputs, model_path, motion_config, request.device, request.seed))
     tasks.add_to(table)
-    asked.notes += [*deviations(judge, clips), *tasks.notes]
+    inputs.notes += [*deviations(judge, clips), *tasks.notes]
     lines = [*verdict(table, len(judge.captions)), *tasks.verdict]
     missing = [*not_available(table, judge, nll is not None), *tasks.missing]
-    found = {"verdict": lines, "notes": asked.notes, "not_available": missing, "by": tasks.by,
-             "captions_said": tasks.captions, **breakdown(judge, clips)}
+    details = {"verdict": lines, "notes": inputs.notes, "not_available": missing, "by": tasks.by,
+               "captions_said": tasks.captions, **breakdown(judge, clips)}
     if codec is not None:
-        found["codec"] = {"path": str(codec)} | codec_facts(codec)
-    details = found | _made_with(asked, request, kept, evaluator, len(clips[0]), started)
+        details["codec"] = {"path": str(codec)} | codec_facts(codec)
+    details |= _provenance(inputs, request, motion_config, evaluator, len(clips[0]), started)
     content = _content(table, tasks.by)
     write_json(output / METRICS_FILE, content[MODEL])
     write_json(output / BASELINES, {name: splits for name, splits in content.items() if name != MODEL})
     write_json(output / DETAILS, details)
-    write_page(output / PAGE, table, details, judge.rows, clips, _lengths(kept, asked.rows),
-               _histories(model_path, kept))
-    return format_scores(table, lines, [*asked.notes, *missing])
+    write_page(output / PAGE, table, details, judge.rows, clips, _lengths(motion_config, inputs.rows),
+               _histories(model_path, motion_config))
+    return format_scores(table, lines, [*inputs.notes, *missing])
 
 
 def _content(table: Mapping, by: Mapping[str, str]) -> dict:
-    """The table as JSON; figures of the model's other tasks say which stage they are of."""
-    from motion_llm.evaluation.table import METRICS, MODEL
+    """The table as JSON. The model's metrics of other tasks have the stage that answered, as "by"."""
+    from motion_llm.evaluation.table import METRICS, MODEL  # imports torch, which takes seconds
 
-    content = {row: {split: {name: estimate.to_dict() for name, estimate in own.items()}
-                     for split, own in splits.items()} for row, splits in table.items()}
-    for own in content[MODEL].values():
-        for name, figure in own.items():
+    content = {row: {split: {name: estimate.to_dict() for name, estimate in metrics.items()}
+                     for split, metrics in splits.items()} for row, splits in table.items()}
+    for metrics in content[MODEL].values():
+        for name, figure in metrics.items():
             if METRICS[name].task != "t2m":
                 figure["by"] = by.get(name)
     return content
 
 
-def _made_with(asked: Asked, request: Request, kept: Mapping | None, evaluator, samples: int, started: float) -> dict:
+def _provenance(inputs: Asked, request: Request, motion_config: Mapping | None, evaluator, samples: int,
+                started: float) -> dict:
+    """The data, settings, evaluator and versions behind the figures, for details.json."""
     return {
-        "data": asked.facts, "trained_on": asked.trained_on, "codebook_size": asked.codebook_size,
+        "data": inputs.facts, "trained_on": inputs.trained_on, "codebook_size": inputs.codebook_size,
         "request": {name: value for name, value in asdict(request).items() if name not in ("fresh", "device")}
         | {"samples": samples},
-        "settings": dict(kept["settings"]) if kept else {},
+        "settings": dict(motion_config["settings"]) if motion_config else {},
         "evaluator": evaluator and {"config": vars(evaluator.config), "history": evaluator.history} | evaluator.facts,
         "versions": {"python": platform.python_version()} | {name: version(name) for name in VERSIONS},
         "minutes": round((time.monotonic() - started) / 60, 2)}
 
 
-def _lengths(kept: Mapping | None, rows: Sequence[AskedRow]) -> list[float] | None:
-    """The length, in tokens, that decoding asks for each row's caption; None without a model."""
-    if kept is None:
+def _lengths(motion_config: Mapping | None, rows: Sequence[AskedRow]) -> list[float] | None:
+    """The length, in tokens, that decoding aims at for each row; None without a model."""
+    if motion_config is None:
         return None
-    from motion_llm.dataset.lengths import LengthModel
-
-    model = LengthModel.from_dict(kept["length_model"], caption_key)
+    model = LengthModel.from_dict(motion_config["length_model"], caption_key)
     return [float(model.limits(row.text_query, row.participant_id).soft_target) for row in rows]
 
 
-def _histories(model_path: Path | None, kept: Mapping | None) -> dict[str, dict]:
-    """stage folder -> history of its training, for the stages beside the model, up to its own."""
-    if kept is None:
+def _histories(model_path: Path | None, motion_config: Mapping | None) -> dict[str, dict]:
+    """stage folder -> history of its training, for the stages of the model's run up to the model itself."""
+    if motion_config is None:
         return {}
-    found = {}
+    histories = {}
     for path in sorted(model_path.resolve().parent.glob(f"*/{MOTION_CONFIG}")):
         content = read_motion_config(path.parent)
-        if content.get("data_fingerprint") == kept.get("data_fingerprint"):
-            found[path.parent.name] = content["history"]
+        if content.get("data_fingerprint") == motion_config.get("data_fingerprint"):
+            histories[path.parent.name] = content["history"]
         if path.parent == model_path.resolve():
             break
-    return found
+    return histories

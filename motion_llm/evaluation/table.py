@@ -1,7 +1,8 @@
-"""Generated clips beside real ones and beside what anyone gets without a model, with intervals: the evaluation's table.
+"""The evaluation's table: every metric of generated clips, real clips and baselines without a model, with intervals.
 
-metrics.json's names stand in METRICS. A figure that is a mean over clips has an interval over captions; one of a whole
-set of clips (FID, divergence, usage, ...) has one over the samples, each of which is a set (intervals.py).
+METRICS has the names of metrics.json. A mean over clips has an interval over captions. A metric of a whole set of
+clips (FID, divergence, usage, ...) has one over the samples: the first clips of all rows are a set, and so on
+(intervals.py).
 """
 
 from collections import defaultdict
@@ -22,7 +23,7 @@ from motion_llm.evaluation.rows import AskedRow, Training
 SPLITS = ("seen", "unseen", "all")
 MODEL, REAL, ANOTHER, NEAREST, RANDOM, SHUFFLED = ("model", "real", "another_real_clip", "nearest_caption_clip",
                                                    "random_clip", "shuffled_captions")
-NEAREST_TOLD, RANDOM_TOLD = "nearest_clip_caption", "random_clip_caption"  # these and REPEATING, COPYING: other tasks
+NEAREST_TOLD, RANDOM_TOLD = "nearest_clip_caption", "random_clip_caption"  # rows of other tasks, as REPEATING, COPYING
 TITLES = {
     MODEL: "this model",
     REAL: "real held-out clips (ceiling)",
@@ -41,8 +42,8 @@ SHORT = {MODEL: "model", REAL: "real", ANOTHER: "another", NEAREST: "nearest", R
 
 @dataclass(frozen=True)
 class Metric:
-    """title: for people. better: "up", "down", or "real" where it should be what real clips have. digits: shown.
-    task: of what; those other than text to motion are scored by evaluation_tasks.py."""
+    """title: for people. better: "up", "down", or "real" if it should be as for real clips. digits: decimals shown.
+    task: tasks.py scores all but t2m."""
 
     title: str
     better: str
@@ -99,14 +100,14 @@ def group_metrics(group: str) -> list[str]:
 
 
 def group_rows(table: Table, group: str) -> list[str]:
-    """The rows beside the model's that have a figure of the group."""
+    """The rows of the table, other than the model's, that have a value for a metric of the group."""
     return [row for row, splits in table.items() if row != MODEL and any(
-        found[name].value is not None for found in splits.values() for name in group_metrics(group))]
+        estimates[name].value is not None for estimates in splits.values() for name in group_metrics(group))]
 
 
 class Judge:
-    """What clips are scored with. evaluator, training, joints: None where there is none; what needs them is then left
-    out."""
+    """What clips are scored against. evaluator, training, joints: None if not available; metrics that need them are
+    then left out."""
 
     def __init__(self, rows: Sequence[AskedRow], codebook_size: int, evaluator: Evaluator | None,
                  training: Training | None, seed: int, joints: JointJudge | None = None):
@@ -114,27 +115,27 @@ class Judge:
         self.evaluator, self.training, self.joints = evaluator, training, joints
         self.references = _by_caption(rows)
         pool = dict.fromkeys(row.key for row in rows)
-        if training is not None and len(pool) < embedding.POOL:  # too few to tell apart: training captions fill up
+        if training is not None and len(pool) < embedding.POOL:  # filled up with training captions
             others = [key for key in dict.fromkeys(training.keys) if key not in pool]
             picked = np.random.default_rng(seed).permutation(len(others))[:embedding.POOL - len(pool)]
             pool |= dict.fromkeys(others[i] for i in np.sort(picked))
         self.captions = list(pool)
-        self.own = np.array([self.captions.index(row.key) for row in rows])
+        self.own_caption = np.array([self.captions.index(row.key) for row in rows])
         if evaluator is not None:
-            self.caption_places = evaluator.embed_captions(self.captions)
-            self.real_places = evaluator.embed_motions([row.codes for row in rows])
+            self.caption_embeddings = evaluator.embed_captions(self.captions)
+            self.real_embeddings = evaluator.embed_motions([row.codes for row in rows])
         self.recogniser = self._participants()
         self._novelty: dict[tuple[int, ...], float] = {}
 
     def _participants(self) -> ActionRecogniser | None:
-        """Who moves, told from real training clips, where there are two or more."""
+        """A classifier of participants, fitted on real training clips; None for fewer than two participants."""
         if self.training is None:
             return None
-        known = [i for i, person in enumerate(self.training.people) if person is not None][:5000]
-        people = [self.training.people[i] for i in known]
+        places = [i for i, person in enumerate(self.training.people) if person is not None][:5000]
+        people = [self.training.people[i] for i in places]
         if len(set(people)) < 2:
             return None
-        return ActionRecogniser().fit([self.training.clips[i] for i in known], people)
+        return ActionRecogniser().fit([self.training.clips[i] for i in places], people)
 
     def novelty(self, clips: Sequence[Sequence[int]]) -> list[float | None]:
         if self.training is None:
@@ -146,18 +147,17 @@ class Judge:
 
 
 def _by_caption(rows: Sequence[AskedRow]) -> dict[str, list[int]]:
-    found = defaultdict(list)
+    by_caption = defaultdict(list)
     for place, row in enumerate(rows):
-        found[row.key].append(place)
-    return found
+        by_caption[row.key].append(place)
+    return by_caption
 
 
 @dataclass(frozen=True)
 class ClipSet:
-    """One set of clips for the rows of a judge: clips[i] for row places[i]. own_reference: whether a row's own real
-    clip is among the references (it is not where the clip is another real one). captions: place of the caption that
-    each clip is judged by, in the judge's captions. real: the row of that caption whose real clip each clip is compared
-    with, frame by frame: its own; None where no row has the caption."""
+    """One set of clips for the rows of a judge: clips[i] for row places[i]. captions: index in judge.captions of the
+    caption that each clip is scored against. references: real clips of the row's caption. real: the row whose real clip
+    each clip is compared with frame by frame, its own unless captions are replaced; None if no row has the caption."""
 
     clips: list[Sequence[int]]
     places: list[int]
@@ -168,90 +168,93 @@ class ClipSet:
     @classmethod
     def of(cls, judge: Judge, clips: Sequence[Sequence[int] | None], excluded: Sequence[int | None] | None = None,
            captions: np.ndarray | None = None) -> "ClipSet":
-        """clips: one for each row, None for none. excluded: for each row the place of a real clip that is no
-        reference, as it is the clip itself. captions: judged by these instead of the rows' own."""
+        """clips: one for each row, or None. excluded: for each row the row of a real clip that is no reference, as it
+        is the clip itself. captions: scored against these instead of the rows' own."""
         places = [i for i, clip in enumerate(clips) if clip is not None]
         references = [[judge.rows[k].codes for k in judge.references[judge.rows[i].key]
                        if excluded is None or k != excluded[i]] for i in places]
         if captions is None:
-            return cls([clips[i] for i in places], places, judge.own[places], references, places)
-        asked = [judge.references.get(judge.captions[captions[i]], []) for i in places]
-        real = [own[i % len(own)] if own else None for i, own in zip(places, asked, strict=True)]
+            return cls([clips[i] for i in places], places, judge.own_caption[places], references, places)
+        fitting = [judge.references.get(judge.captions[captions[i]], []) for i in places]
+        real = [rows[i % len(rows)] if rows else None for i, rows in zip(places, fitting, strict=True)]
         return cls([clips[i] for i in places], places, captions[places], references, real)
 
 
-def clip_values(judge: Judge, found: ClipSet) -> dict[str, list[float | None]]:
+def clip_values(judge: Judge, clip_set: ClipSet) -> dict[str, list[float | None]]:
     """metric -> a value for each clip, for the metrics that are means over clips; None where a clip has none."""
     values: dict[str, list] = defaultdict(list)
-    for clip, references in zip(found.clips, found.references, strict=True):
+    for clip, references in zip(clip_set.clips, clip_set.references, strict=True):
         scores = metrics.score_motions([clip], [references]) if references else None
         for name in FROM_REFERENCES:
             values[name].append(None if scores is None else getattr(scores, name))
         values["repetition_rate"].append(metrics.repetition_rate(clip))
         values["valid_share"].append(float(metrics.is_valid(clip, judge.codebook_size)))
-    values["novelty"] = judge.novelty(found.clips)
+    values["novelty"] = judge.novelty(clip_set.clips)
     if judge.joints is not None:
         values["dtw_joint_error"] = [None if place is None else judge.joints.error(clip, place)
-                                     for clip, place in zip(found.clips, found.real, strict=True)]
-    people = [judge.rows[i].participant_id for i in found.places]
+                                     for clip, place in zip(clip_set.clips, clip_set.real, strict=True)]
+    people = [judge.rows[i].participant_id for i in clip_set.places]
     if judge.recogniser is not None:
-        named = judge.recogniser.predict(found.clips)
+        recognised = judge.recogniser.predict(clip_set.clips)
         values["participant_accuracy"] = [
             float(name == person) if person in judge.recogniser.labels else None
-            for name, person in zip(named, people, strict=True)]
-    if judge.evaluator is not None and found.clips and len(judge.captions) > 1:
-        motions = judge.evaluator.embed_motions(found.clips)
-        hits = embedding.retrieval_hits(motions, judge.caption_places, found.captions,
+            for name, person in zip(recognised, people, strict=True)]
+    if judge.evaluator is not None and clip_set.clips and len(judge.captions) > 1:
+        motions = judge.evaluator.embed_motions(clip_set.clips)
+        hits = embedding.retrieval_hits(motions, judge.caption_embeddings, clip_set.captions,
                                         np.random.default_rng(judge.seed))
         for top, column in zip(embedding.TOPS, hits.T, strict=True):
             values[f"r_precision_top{top}"] = column.astype(float).tolist()
-        values["mm_dist"] = embedding.caption_distances(motions, judge.caption_places, found.captions).tolist()
+        values["mm_dist"] = embedding.caption_distances(
+            motions, judge.caption_embeddings, clip_set.captions).tolist()
     return values
 
 
 def set_values(judge: Judge, clips: Sequence[Sequence[int]], real: Sequence[int]) -> dict[str, float | None]:
-    """metric -> value, for the metrics of a whole set. real: places of the rows whose real clips it is compared to."""
-    others = [judge.rows[i].codes for i in real]
-    found = {
-        "unigram_jsd": metrics.ngram_jsd(clips, others, 1),
-        "bigram_jsd": metrics.ngram_jsd(clips, others, 2),
+    """metric -> value, for the metrics of a whole set. real: the rows whose real clips it is compared with."""
+    real_clips = [judge.rows[i].codes for i in real]
+    values = {
+        "unigram_jsd": metrics.ngram_jsd(clips, real_clips, 1),
+        "bigram_jsd": metrics.ngram_jsd(clips, real_clips, 2),
         "codebook_usage": metrics.codebook_usage(clips, judge.codebook_size),
         "codebook_perplexity": metrics.codebook_perplexity(clips),
         "distinct_1": metrics.distinct_n(clips, 1),
         "distinct_2": metrics.distinct_n(clips, 2),
     }
-    if judge.evaluator is not None and min(len(clips), len(others)) > 1:
-        motions, there = judge.evaluator.embed_motions(clips), judge.real_places[real]
-        found |= {"fid": embedding.fid(motions, there), "kid": embedding.kid(motions, there),
-                  "diversity": embedding.diversity(motions)}
+    if judge.evaluator is not None and min(len(clips), len(real_clips)) > 1:
+        motions, real_motions = judge.evaluator.embed_motions(clips), judge.real_embeddings[real]
+        values |= {"fid": embedding.fid(motions, real_motions), "kid": embedding.kid(motions, real_motions),
+                   "diversity": embedding.diversity(motions)}
     if judge.joints is not None:
-        found["fid_joints"] = judge.joints.fid(clips, real)
-    return found
+        values["fid_joints"] = judge.joints.fid(clips, real)
+    return values
 
 
 def score_row(judge: Judge, sets: Sequence[ClipSet], skip: Sequence[str] = ()) -> dict[str, dict[str, Estimate]]:
-    """split -> metric -> Estimate for some sets of clips, each with at most a clip for each row.
+    """split -> metric -> Estimate for some sets of clips, each with at most one clip for each row.
 
-    skip: metrics that say nothing about these clips. Every split has every metric; NOT_AVAILABLE where there is none.
+    skip: metrics that mean nothing for these clips. Every split has every metric, NOT_AVAILABLE if it has no value.
     """
-    by_clip = [clip_values(judge, found) for found in sets]
+    by_clip = [clip_values(judge, clip_set) for clip_set in sets]
     scores = {}
     for split in SPLITS:
-        inside = [[k for k, i in enumerate(found.places) if split in ("all", judge.rows[i].kind)] for found in sets]
+        inside = [[k for k, i in enumerate(clip_set.places) if split in ("all", judge.rows[i].kind)]
+                  for clip_set in sets]
         scores[split] = dict.fromkeys(METRICS, NOT_AVAILABLE)
         if not any(inside):
             continue
-        keys = [judge.rows[found.places[k]].key for found, own in zip(sets, inside, strict=True) for k in own]
+        keys = [judge.rows[clip_set.places[k]].key for clip_set, members in zip(sets, inside, strict=True)
+                for k in members]
         rng = np.random.default_rng(judge.seed)
         for name in by_clip[0]:
-            values = [values[name][k] for values, own in zip(by_clip, inside, strict=True) for k in own]
-            scores[split][name] = mean_over_captions(values, keys, rng)
-        whole = [set_values(judge, [found.clips[k] for k in own], [found.places[k] for k in own])
-                 for found, own in zip(sets, inside, strict=True)]
-        for name in whole[0]:
-            scores[split][name] = over_repeats([values[name] for values in whole], len(inside[0]))
+            of_clips = [values[name][k] for values, members in zip(by_clip, inside, strict=True) for k in members]
+            scores[split][name] = mean_over_captions(of_clips, keys, rng)
+        of_sets = [set_values(judge, [clip_set.clips[k] for k in members], [clip_set.places[k] for k in members])
+                   for clip_set, members in zip(sets, inside, strict=True)]
+        for name in of_sets[0]:
+            scores[split][name] = over_repeats([values[name] for values in of_sets], len(inside[0]))
         if judge.evaluator is not None:
-            clips = [found.clips[k] for found, own in zip(sets, inside, strict=True) for k in own]
+            clips = [clip_set.clips[k] for clip_set, members in zip(sets, inside, strict=True) for k in members]
             scores[split]["multimodality"] = _multimodality(judge.evaluator, clips, keys, rng)
         for name in skip:
             scores[split][name] = NOT_AVAILABLE
@@ -260,36 +263,36 @@ def score_row(judge: Judge, sets: Sequence[ClipSet], skip: Sequence[str] = ()) -
 
 def _multimodality(evaluator: Evaluator, clips: Sequence[Sequence[int]], keys: Sequence[str],
                    rng: np.random.Generator) -> Estimate:
-    """Over the captions with two clips or more, whoever moves; n: those captions."""
-    places = evaluator.embed_motions(clips)
+    """Over the captions with two clips or more, of any participant; n: the number of those captions."""
+    embeddings = evaluator.embed_motions(clips)
     by_key = defaultdict(list)
     for place, key in enumerate(keys):
         by_key[key].append(place)
-    several = {key: own for key, own in by_key.items() if len(own) > 1}
-    spread = [float(embedding.sample_distances(places[own][None])[0]) for own in several.values()]
+    several = {key: places for key, places in by_key.items() if len(places) > 1}
+    spread = [float(embedding.sample_distances(embeddings[places][None])[0]) for places in several.values()]
     return mean_over_captions(spread, list(several), rng)
 
 
 def score_all(judge: Judge, generated: Sequence[Sequence[Sequence[int]]],
               nll: Mapping[str, tuple[float, int]] | None) -> Table:
-    """The whole table. generated: for each row its clips, equally many. nll: caption key -> sum over the tokens of
-    its real clips and their number, by the model; None without a model."""
+    """The whole table. generated: for each row its clips, equally many. nll: caption key -> the model's NLL of its
+    real clips, as the sum over their tokens and the number of tokens; None without a model."""
     samples = len(generated[0])
     rows, rng = judge.rows, np.random.default_rng(judge.seed)
     real = [row.codes for row in rows]
     table = {MODEL: score_row(judge, [ClipSet.of(judge, [clips[k] for clips in generated]) for k in range(samples)])}
     for split in SPLITS:
         table[MODEL][split]["nll_per_token"] = _nll(nll, rows, split, rng)
-    # A real clip is a reference of its own, so its distance to the references says nothing.
+    # A real clip is among its own references, so its distance to them means nothing.
     table[REAL] = score_row(judge, [ClipSet.of(judge, real)], (*FROM_REFERENCES, "dtw_joint_error"))
     table[ANOTHER] = score_row(judge, [ClipSet.of(judge, *_another(judge, rng)) for _ in range(samples)])
     if judge.training is not None:
         clips, by_key = judge.training.clips, judge.training.by_key
         near = [by_key[judge.training.nearest_caption(row.key)] for row in rows]
-        drawn = [[clips[own[rng.integers(len(own))]] for own in near] for _ in range(samples)]
-        table[NEAREST] = score_row(judge, [ClipSet.of(judge, some) for some in drawn])
+        drawn = [[clips[places[rng.integers(len(places))]] for places in near] for _ in range(samples)]
+        table[NEAREST] = score_row(judge, [ClipSet.of(judge, chosen) for chosen in drawn])
         drawn = [[clips[i] for i in rng.integers(len(clips), size=len(rows))] for _ in range(samples)]
-        table[RANDOM] = score_row(judge, [ClipSet.of(judge, some) for some in drawn])
+        table[RANDOM] = score_row(judge, [ClipSet.of(judge, chosen) for chosen in drawn])
     others = [name for name in METRICS if name not in (*FROM_CAPTIONS, "dtw_joint_error")]
     shuffled = [ClipSet.of(judge, real, captions=_shuffled(judge, rng)) for _ in range(samples)]
     table[SHUFFLED] = score_row(judge, shuffled, others)
@@ -297,14 +300,14 @@ def score_all(judge: Judge, generated: Sequence[Sequence[Sequence[int]]],
 
 
 def _shuffled(judge: Judge, rng: np.random.Generator) -> np.ndarray:
-    """(rows,): for each row the place of a caption that is not its own."""
+    """(rows,): for each row the index of a caption that is not its own."""
     count = len(judge.captions)
-    return (judge.own + rng.integers(1, max(2, count), size=len(judge.own))) % count
+    return (judge.own_caption + rng.integers(1, max(2, count), size=len(judge.own_caption))) % count
 
 
 def _another(judge: Judge, rng: np.random.Generator) -> tuple[list, list]:
-    """For each row another real clip of its caption: a training clip, or another row's, which then is no reference.
-    None where there is no other."""
+    """For each row another real clip of its caption, or None; and the row that it is from, which then is no reference,
+    None for a training clip."""
     by_key = judge.training.by_key if judge.training is not None else {}
     clips, excluded = [], []
     for place, row in enumerate(judge.rows):

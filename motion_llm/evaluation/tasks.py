@@ -1,7 +1,7 @@
-"""What a model does beside text to motion, on the clips that are scored: captions for them, and lost tokens put back.
+"""A model's other tasks, on the clips that are scored: captions for them, and lost tokens filled in.
 
-A stage that was not trained for a task leaves it to the latest stage before it in the same run that was. What answers
-is named with every figure, for it is not the model whose clips are scored.
+A task that the model's stage was not trained for is done by the latest earlier stage of the same run that was. Every
+figure names the stage that answered, as it may be another one than the model whose clips are scored.
 """
 
 import logging
@@ -12,26 +12,27 @@ from pathlib import Path
 import numpy as np
 
 from metrics import nearest_clips
+from model import start_unsloth
 from motion_llm.decoding.jobs import MOST_TEXT_TOKENS
 from motion_llm.decoding.request import MotionRequest
 from motion_llm.evaluation import lost_tokens
 from motion_llm.evaluation.caption_metrics import NAMES, chrf, score_captions
 from motion_llm.evaluation.intervals import NOT_AVAILABLE, Estimate, mean_over_captions
-from motion_llm.evaluation.rows import Asked, AskedRow
+from motion_llm.evaluation.rows import Asked, AskedRow, Training
 from motion_llm.evaluation.table import METRICS, MODEL, NEAREST_TOLD, RANDOM_TOLD, SPLITS, Table
 from motion_llm.network.folder import MOTION_CONFIG, read_motion_config
 
 log = logging.getLogger(__name__)
 
-MOST_CAPTIONED, MOST_FILLED = 256, 128  # clips; a filled one is asked about three times, and costs as much as a caption
+MOST_CAPTIONED, MOST_FILLED = 256, 128  # clips; a clip is filled in three times, each as slow as a caption
 METRIC_OF = {metric.task: name for name, metric in METRICS.items() if metric.task in lost_tokens.TASKS}
 
 
 @dataclass
 class TaskScores:
-    """table: row -> split -> metric -> Estimate, for the metrics of these tasks alone. by: metric -> the folder that
-    answered. captions: each captioned clip with what was said of it, worst chrF first. missing: metrics that there are
-    not, and why. notes, verdict: sentences."""
+    """table: row -> split -> metric -> Estimate, for the metrics of these tasks alone. by: metric -> name of the stage
+    that answered. captions: each captioned clip with the model's caption, worst chrF first. missing: metrics that are
+    not available, and why. notes, verdict: sentences."""
 
     table: Table = field(default_factory=dict)
     by: dict[str, str] = field(default_factory=dict)
@@ -40,8 +41,8 @@ class TaskScores:
     notes: list[str] = field(default_factory=list)
     verdict: list[str] = field(default_factory=list)
 
-    def put(self, row: str, split: str, found: Mapping[str, Estimate]) -> None:
-        self.table.setdefault(row, {}).setdefault(split, {}).update(found)
+    def put(self, row: str, split: str, estimates: Mapping[str, Estimate]) -> None:
+        self.table.setdefault(row, {}).setdefault(split, {}).update(estimates)
 
     def lack(self, tasks: Sequence[str], reason: str) -> None:
         names = [name for name, metric in METRICS.items() if metric.task in tasks]
@@ -50,8 +51,8 @@ class TaskScores:
     def add_to(self, table: Table) -> None:
         for row, splits in self.table.items():
             whole = table.setdefault(row, {split: dict.fromkeys(METRICS, NOT_AVAILABLE) for split in SPLITS})
-            for split, found in splits.items():
-                whole[split] |= found
+            for split, estimates in splits.items():
+                whole[split] |= estimates
 
 
 def without_model() -> TaskScores:
@@ -60,59 +61,60 @@ def without_model() -> TaskScores:
     return scores
 
 
-def score_tasks(asked: Asked, model_path: Path, kept: Mapping, device: str | None, seed: int) -> TaskScores:
-    """kept: the model's motion_config.json. Raises ModelError, GenerationError."""
-    from model import start_unsloth
-
+def score_tasks(inputs: Asked, model_path: Path, motion_config: Mapping, device: str | None, seed: int) -> TaskScores:
+    """Score every task, each by the stage that stage_for names. Raises ModelError, GenerationError."""
     start_unsloth(device)
-    from generate import MotionGenerator
+    from generate import MotionGenerator  # imports transformers, so only after start_unsloth
 
-    scores, able = TaskScores(), {}
+    scores, tasks_of = TaskScores(), {}  # tasks_of: stage folder -> tasks
     for task in ("m2t", *lost_tokens.TASKS):
-        able.setdefault(stage_for(task, model_path, kept), []).append(task)
-    if nobody := able.pop(None, []):
-        scores.lack(nobody, f"no stage of this run was trained for {', '.join(nobody)}")
-    for folder, tasks in able.items():
+        tasks_of.setdefault(stage_for(task, model_path, motion_config), []).append(task)
+    if impossible := tasks_of.pop(None, []):
+        scores.lack(impossible, f"no stage of this run was trained for {', '.join(impossible)}")
+    for folder, tasks in tasks_of.items():
         log.info("%s: by %s", ", ".join(tasks), folder)
         generator = MotionGenerator(folder, device=device)
         for task in tasks:
-            rows = _clips(generator, asked.rows, task, seed)
+            rows = _clips(generator, inputs.rows, task, seed)
             if not rows:
                 scores.lack([task], "no clip is long enough and fits MAX_SEQ_LEN")
                 continue
             scores.by |= {name: folder.name for name, metric in METRICS.items() if metric.task == task}
-            (_captions if task == "m2t" else _lost_tokens)(generator, asked, rows, task, seed, scores)
+            if task == "m2t":
+                _captions(generator, inputs.training, rows, seed, scores)
+            else:
+                _lost_tokens(generator, rows, task, seed, scores)
         if folder != model_path.resolve():
             scores.notes.append(f"{', '.join(tasks)}: answered by {folder.name}, the latest stage that was trained for "
                                 f"that; {model_path.name} was not")
     return scores
 
 
-def stage_for(task: str, model_path: Path, kept: Mapping) -> Path | None:
-    """The model's folder if it was trained for the task, else that of the latest stage before it in the same run that
-    was; None if there is none."""
-    own = model_path.resolve()
-    if task in kept["tasks"]:
-        return own
-    for path in sorted(own.parent.glob(f"*/{MOTION_CONFIG}"), reverse=True):
-        content = read_motion_config(path.parent) if path.parent.name < own.name else {"tasks": ()}
-        if task in content["tasks"] and content.get("data_fingerprint") == kept.get("data_fingerprint"):
+def stage_for(task: str, model_path: Path, motion_config: Mapping) -> Path | None:
+    """The model's folder if it was trained for the task, else that of the latest earlier stage of the same run that
+    was; None if none was."""
+    own_folder = model_path.resolve()
+    if task in motion_config["tasks"]:
+        return own_folder
+    for path in sorted(own_folder.parent.glob(f"*/{MOTION_CONFIG}"), reverse=True):
+        content = read_motion_config(path.parent) if path.parent.name < own_folder.name else {"tasks": ()}
+        if task in content["tasks"] and content.get("data_fingerprint") == motion_config.get("data_fingerprint"):
             return path.parent
     return None
 
 
 def _clips(generator, rows: Sequence[AskedRow], task: str, seed: int) -> list[AskedRow]:
-    """The first row of each motion that the task can be asked about, as many as are asked, drawn by the seed."""
+    """The first row of each motion that is long enough for the task and fits the model; a sample if there are many."""
     template, positions = generator.template, generator.settings["MAX_SEQ_LEN"]
-    least, taken, most = (1, ("m2t", MOST_TEXT_TOKENS), MOST_CAPTIONED) if task == "m2t" else (
-        lost_tokens.LEAST, ("denoise", 0), MOST_FILLED)  # every question about lost tokens is denoising's
+    min_tokens, lengths, max_clips = (1, ("m2t", MOST_TEXT_TOKENS), MOST_CAPTIONED) if task == "m2t" else (
+        lost_tokens.LEAST, ("denoise", 0), MOST_FILLED)  # every prompt with lost tokens is a denoising prompt
     distinct = {tuple(row.codes): row for row in reversed(rows)}
-    able = [row for row in rows if distinct[tuple(row.codes)] is row and len(row.codes) >= least
-            and template.length(*taken, len(row.codes)) <= positions]
-    return [able[i] for i in np.sort(np.random.default_rng(seed).permutation(len(able))[:most])]
+    usable = [row for row in rows if distinct[tuple(row.codes)] is row and len(row.codes) >= min_tokens
+              and template.length(*lengths, len(row.codes)) <= positions]
+    return [usable[i] for i in np.sort(np.random.default_rng(seed).permutation(len(usable))[:max_clips])]
 
 
-def _person(generator, row: AskedRow) -> str | None:
+def _participant(generator, row: AskedRow) -> str | None:
     return row.participant_id if row.participant_id in generator.vocabulary.participants else None
 
 
@@ -120,44 +122,45 @@ def _places(rows: Sequence[AskedRow], split: str) -> list[int]:
     return [i for i, row in enumerate(rows) if split in ("all", row.kind)]
 
 
-def _captions(generator, asked: Asked, rows: Sequence[AskedRow], task: str, seed: int, scores: TaskScores) -> None:
-    """The model's likeliest caption of each clip, beside that of the nearest training clip and any training caption."""
-    results = generator.answer([MotionRequest(task, motion=row.codes, participant_id=_person(generator, row),
+def _captions(generator, training: Training | None, rows: Sequence[AskedRow], seed: int, scores: TaskScores) -> None:
+    """Score the model's greedy caption of each clip, beside that of the nearest training clip and a random one."""
+    results = generator.answer([MotionRequest("m2t", motion=row.codes, participant_id=_participant(generator, row),
                                               temperature=0) for row in rows], seed=seed)
-    said = {MODEL: [result.text for result in results]}
-    if asked.training is not None:
-        texts, rng = asked.training.texts, np.random.default_rng(seed)
-        near = nearest_clips([row.codes for row in rows], asked.training.clips)
-        said |= {NEAREST_TOLD: [texts[place] for place, _ in near],
-                 RANDOM_TOLD: [texts[i] for i in rng.integers(len(texts), size=len(rows))]}
+    by_row = {MODEL: [result.text for result in results]}
+    if training is not None:
+        texts, rng = training.texts, np.random.default_rng(seed)
+        near = nearest_clips([row.codes for row in rows], training.clips)
+        by_row |= {NEAREST_TOLD: [texts[place] for place, _ in near],
+                   RANDOM_TOLD: [texts[i] for i in rng.integers(len(texts), size=len(rows))]}
     references = [row.captions or (row.text_query,) for row in rows]
-    for way, captions in said.items():
+    for name, captions in by_row.items():  # a row of the table
         for split in SPLITS:
-            own = _places(rows, split)
-            scores.put(way, split, score_captions([captions[i] for i in own], [references[i] for i in own],
-                                                  [rows[i].key for i in own], np.random.default_rng(seed)))
-    scores.captions = sorted((
+            places = _places(rows, split)
+            scores.put(name, split, score_captions([captions[i] for i in places], [references[i] for i in places],
+                                                   [rows[i].key for i in places], np.random.default_rng(seed)))
+    entries = [
         {"row": row.index, "kind": row.kind, "motion": " ".join(map(str, row.codes)), "said": text,
-         "captions": list(own), "chrf": chrf(text, own)}
-        for row, text, own in zip(rows, said[MODEL], references, strict=True)), key=lambda one: one["chrf"])
-    figure = {way: scores.table[way]["all"]["chrf"].value for way in said}
-    others = (f"; the caption of the nearest training clip has {figure[NEAREST_TOLD]:.1f}, any training caption "
-              f"{figure[RANDOM_TOLD]:.1f}" if len(figure) > 1 else "")
-    scores.verdict.append(f"{scores.by[NAMES[0]]} says {len(set(said[MODEL]))} different captions of {len(rows)} "
-                          f"clips, with a chrF of {figure[MODEL]:.1f} of 100 to those of the data{others}.")
+         "captions": list(real), "chrf": chrf(text, real)}
+        for row, text, real in zip(rows, by_row[MODEL], references, strict=True)]
+    scores.captions = sorted(entries, key=lambda entry: entry["chrf"])
+    values = {name: scores.table[name]["all"]["chrf"].value for name in by_row}
+    baselines = (f"; the caption of the nearest training clip has {values[NEAREST_TOLD]:.1f}, any training caption "
+                 f"{values[RANDOM_TOLD]:.1f}" if len(values) > 1 else "")
+    scores.verdict.append(f"{scores.by[NAMES[0]]} says {len(set(by_row[MODEL]))} different captions of {len(rows)} "
+                          f"clips, with a chrF of {values[MODEL]:.1f} of 100 to those of the data{baselines}.")
 
 
-def _lost_tokens(generator, asked: Asked, rows: Sequence[AskedRow], task: str, seed: int, scores: TaskScores) -> None:
-    """A third of each clip's tokens lost, and the share of them put right, a mean over clips."""
-    filled = lost_tokens.fill_in(generator, [row.codes for row in rows], [_person(generator, row) for row in rows],
+def _lost_tokens(generator, rows: Sequence[AskedRow], task: str, seed: int, scores: TaskScores) -> None:
+    """Score the share of a clip's lost tokens, a third of them, that are filled in correctly; a mean over clips."""
+    filled = lost_tokens.fill_in(generator, [row.codes for row in rows], [_participant(generator, row) for row in rows],
                                  task, seed)
     name = METRIC_OF[task]
     for way in lost_tokens.WAYS:
         for split in SPLITS:
-            own = _places(rows, split)
+            places = _places(rows, split)
             scores.put(way, split, {name: mean_over_captions(
-                [filled[i].right(way) for i in own], [rows[i].key for i in own], np.random.default_rng(seed))})
+                [filled[i].right(way) for i in places], [rows[i].key for i in places], np.random.default_rng(seed))})
     if task == "denoise":
-        found = {way: f"{100 * scores.table[way]['all'][name].value:.0f} %" for way in lost_tokens.WAYS}
-        scores.verdict.append(f"Of tokens lost anywhere {scores.by[name]} puts {found[MODEL]} right; repeating the one "
-                              f"before would {found[lost_tokens.REPEATING]}.")
+        shares = {way: f"{100 * scores.table[way]['all'][name].value:.0f} %" for way in lost_tokens.WAYS}
+        scores.verdict.append(f"Of tokens lost anywhere {scores.by[name]} puts {shares[MODEL]} right; repeating the "
+                              f"one before would {shares[lost_tokens.REPEATING]}.")

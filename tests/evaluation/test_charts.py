@@ -1,4 +1,4 @@
-"""charts.py: the SVG that a page shows."""
+"""charts.py: the SVG of the page."""
 
 import re
 from xml.etree import ElementTree
@@ -35,10 +35,10 @@ def test_a_line_goes_from_corner_to_corner_the_right_way_up():
 def test_dots_rings_and_areas_and_a_line_of_one_point():
     svg = chart("t", [Series([(0, 1), (1, 2)], 0, "dots"), Series([(0, 1)], 1, "rings"),
                       Series([(0, 1), (1, 1)], 2, "area"), Series([(1, 1)], 3), Series([], 4)], "x", "y", diagonal=True)
-    found = parsed(svg)
-    assert [circle.get("class") for circle in found.findall("circle")] == ["dot c0", "dot c0", "ring c1", "dot c3"]
-    assert found.find("path[@class='area c2']").get("d").endswith("Z")
-    assert len(found.findall("line[@class='guide']")) == 1 and "c4" not in svg
+    root = parsed(svg)
+    assert [circle.get("class") for circle in root.findall("circle")] == ["dot c0", "dot c0", "ring c1", "dot c3"]
+    assert root.find("path[@class='area c2']").get("d").endswith("Z")
+    assert len(root.findall("line[@class='guide']")) == 1 and "c4" not in svg
 
 
 def test_text_is_escaped():

@@ -1,4 +1,4 @@
-"""embedding_metrics.py: the field's figures on cases worked out by hand, and at their limits."""
+"""embedding_metrics.py: each metric on cases worked out by hand, and at its limits."""
 
 import numpy as np
 import pytest
@@ -22,27 +22,28 @@ def rng(seed=0):
 def test_retrieval_by_hand():
     captions = np.array([[0.0], [1.0], [2.0], [3.0]])
     motions = np.array([[0.1], [1.6], [0.0], [9.0]])
-    own = np.array([0, 1, 3, 2])  # nearest; second, after 2; last; second, after 3
-    assert retrieval_hits(motions, captions, own, rng()).tolist() == [
+    caption_index = np.array([0, 1, 3, 2])  # nearest; second, after 2; last; second, after 3
+    assert retrieval_hits(motions, captions, caption_index, rng()).tolist() == [
         [True, True, True], [False, True, True], [False, False, False], [False, True, True]]
-    assert r_precision(motions, captions, own, rng()).tolist() == [1 / 4, 3 / 4, 3 / 4]
+    assert r_precision(motions, captions, caption_index, rng()).tolist() == [1 / 4, 3 / 4, 3 / 4]
 
 
 def test_pools_have_32_distinct_captions_with_the_own_one():
-    """Of 320 captions at places 0 to 319 a motion at 0 has caption 31: about 31/319 of the 31 rivals are nearer."""
-    captions, own = np.arange(320.0)[:, None], np.full(4000, 31)
-    hits = retrieval_hits(np.zeros((4000, 1)), captions, own, rng())
+    """Captions at 0 to 319; each motion is at 0 and has the caption at 31, so each of 31 rivals is nearer with
+    probability 31/319."""
+    captions, caption_index = np.arange(320.0)[:, None], np.full(4000, 31)
+    hits = retrieval_hits(np.zeros((4000, 1)), captions, caption_index, rng())
     none_nearer = np.prod([(319 - 31 - i) / (319 - i) for i in range(31)])  # 31 drawn without replacement
     assert hits[:, 0].mean() == pytest.approx(none_nearer, abs=0.01)
-    assert retrieval_hits(np.zeros((1, 1)), captions[:32], own[:1], rng()).tolist() == [[False] * 3]
+    assert retrieval_hits(np.zeros((1, 1)), captions[:32], caption_index[:1], rng()).tolist() == [[False] * 3]
 
 
 def test_shuffled_captions_drop_retrieval_to_chance():
     captions = rng(1).normal(size=(200, 16))
-    own = np.tile(np.arange(200), 20)
-    motions = captions[own] + 0.1 * rng(2).normal(size=(4000, 16))
-    assert r_precision(motions, captions, own, rng()).tolist() == [1, 1, 1]
-    shuffled = r_precision(motions, captions, rng(3).permutation(own), rng())
+    caption_index = np.tile(np.arange(200), 20)
+    motions = captions[caption_index] + 0.1 * rng(2).normal(size=(4000, 16))
+    assert r_precision(motions, captions, caption_index, rng()).tolist() == [1, 1, 1]
+    shuffled = r_precision(motions, captions, rng(3).permutation(caption_index), rng())
     assert shuffled == pytest.approx(chance(200), abs=0.015)
     assert chance(200).tolist() == [1 / 32, 2 / 32, 3 / 32] and chance(2).tolist() == [0.5, 1, 1]
 
@@ -90,7 +91,7 @@ def test_kernel_distance_of_one_source_is_0_on_average_however_few():
     draws = [kid(rng(i).normal(size=(10, 4)), rng(1000 + i).normal(size=(30, 4))) for i in range(300)]
     assert abs(np.mean(draws)) < 3 * np.std(draws) / 300 ** 0.5 and min(draws) < 0
     frechet = [fid(rng(i).normal(size=(10, 4)), rng(1000 + i).normal(size=(30, 4))) for i in range(300)]
-    assert np.mean(frechet) > 0.3  # which is what makes the kernel distance worth having
+    assert np.mean(frechet) > 0.3  # FID is biased for few clips, the kernel distance is not
 
 
 def test_diversity_and_multimodality_by_hand():
@@ -104,9 +105,9 @@ def test_many_clips_are_compared_in_blocks():
     clips = rng().normal(size=(2500, 3))
     pairs = np.linalg.norm(clips[:, None] - clips[None], axis=2)
     assert diversity(clips) == pytest.approx(pairs.sum() / (2500 * 2499))
-    captions, own = rng(1).normal(size=(5, 3)), np.arange(2500) % 5
-    hits = retrieval_hits(clips, captions, own, rng())
-    near = np.linalg.norm(clips[:, None] - captions[None], axis=2).argmin(1) == own
+    captions, caption_index = rng(1).normal(size=(5, 3)), np.arange(2500) % 5
+    hits = retrieval_hits(clips, captions, caption_index, rng())
+    near = np.linalg.norm(clips[:, None] - captions[None], axis=2).argmin(1) == caption_index
     assert (hits[:, 0] == near).all()
 
 

@@ -1,4 +1,4 @@
-"""evaluation_data.py: which rows are scored, and what was trained on."""
+"""evaluation/rows.py: which rows are scored, and which clips were trained on."""
 
 import json
 from pathlib import Path
@@ -22,57 +22,58 @@ def row(text: str, codes, person=None, clip=None) -> dict:
 
 
 TRAINED = [row("walks", [1, 2, 3], "A", "c1"), row("walks", [1, 2], "B"), row("Jumps.", [7, 7], "A")]
-ASKED = [row("walks", [1, 2, 3], "A"), row("strolls", [1, 2], "C"), row("walks", [9, 9], "A", "c1"),
-         row("Walks", [1, 3], "A"), row("jumps", [7], "B"), row("sits", [5, 4], "B")]
+ROWS = [row("walks", [1, 2, 3], "A"), row("strolls", [1, 2], "C"), row("walks", [9, 9], "A", "c1"),
+        row("Walks", [1, 3], "A"), row("jumps", [7], "B"), row("sits", [5, 4], "B")]
 
 
-def gathered(tmp_path, max_prompts=None, include_train=False, trained=TRAINED, seed=0):
-    return gather(write(tmp_path / "data.jsonl", ASKED), write(tmp_path / "train.jsonl", trained) if trained else None,
+def gather_rows(tmp_path, max_prompts=None, include_train=False, trained=TRAINED, seed=0):
+    return gather(write(tmp_path / "data.jsonl", ROWS), write(tmp_path / "train.jsonl", trained) if trained else None,
                   None, None, max_prompts, include_train, seed)
 
 
 def test_rows_with_trained_tokens_or_a_trained_clip_id_are_counted_named_and_left_out(tmp_path):
-    asked = gathered(tmp_path)
-    assert [(one.index, one.key, one.kind, one.codes) for one in asked.rows] == [
+    inputs = gather_rows(tmp_path)
+    assert [(row.index, row.key, row.kind, row.codes) for row in inputs.rows] == [
         (3, "walks", "seen", [1, 3]), (4, "jumps", "seen", [7]), (5, "sits", "unseen", [5, 4])]
-    assert asked.trained_on == 3 and asked.notes == ["the run was trained on 3 of 6 rows, which are left out"]
-    assert asked.codebook_size == 10 and asked.training.count == 3
-    assert (asked.facts["rows"], asked.facts["path"]) == (6, str(tmp_path / "data.jsonl"))
+    assert inputs.trained_on == 3 and inputs.notes == ["the run was trained on 3 of 6 rows, which are left out"]
+    assert inputs.codebook_size == 10 and inputs.training.count == 3
+    assert (inputs.facts["rows"], inputs.facts["path"]) == (6, str(tmp_path / "data.jsonl"))
 
 
 def test_they_are_scored_where_that_is_asked_for(tmp_path):
-    asked = gathered(tmp_path, include_train=True)
-    assert len(asked.rows) == 6 and "scored too" in asked.notes[0]
-    assert [one.kind for one in asked.rows] == ["seen", "unseen", "seen", "seen", "seen", "unseen"]
+    inputs = gather_rows(tmp_path, include_train=True)
+    assert len(inputs.rows) == 6 and "scored too" in inputs.notes[0]
+    assert [row.kind for row in inputs.rows] == ["seen", "unseen", "seen", "seen", "seen", "unseen"]
 
 
 def test_a_row_knows_all_captions_of_its_motion_whichever_rows_are_drawn(tmp_path):
-    """Of the same tokens; another part of the same clip is another motion. Words alone make captions differ."""
+    """A motion is its tokens: another part of the same clip is another motion. Captions are compared by their words."""
     rows = [row("walks", [1, 2], clip="c"), row("Strolls.", [1, 2], clip="c"), row("Walks", [1, 2]),
             row("sits", [3], clip="c")]
-    found = gather(write(tmp_path / "data.jsonl", rows), None, None, None, None, False, 0).rows
-    assert [one.captions for one in found] == [("walks", "Strolls."), ("Strolls.", "walks"), ("Walks", "Strolls."),
-                                               ("sits",)]
+    all_rows = gather(write(tmp_path / "data.jsonl", rows), None, None, None, None, False, 0).rows
+    assert [evaluation_row.captions for evaluation_row in all_rows] == [
+        ("walks", "Strolls."), ("Strolls.", "walks"), ("Walks", "Strolls."), ("sits",)]
     for seed in range(8):
         (drawn,) = gather(str(tmp_path / "data.jsonl"), None, None, None, 1, False, seed).rows
-        assert drawn.captions == found[drawn.index].captions
+        assert drawn.captions == all_rows[drawn.index].captions
 
 
 def test_some_rows_are_drawn_by_the_seed(tmp_path):
-    some = [[one.index for one in gathered(tmp_path, 3, True, seed=seed).rows] for seed in range(8)]
-    assert all(len(set(own)) == 3 and own == sorted(own) for own in some) and len(set(map(tuple, some))) > 3
-    assert some[0] == [one.index for one in gathered(tmp_path, 3, True, seed=0).rows]
+    drawn = [[row.index for row in gather_rows(tmp_path, 3, True, seed=seed).rows] for seed in range(8)]
+    assert all(len(set(places)) == 3 and places == sorted(places) for places in drawn)
+    assert len(set(map(tuple, drawn))) > 3
+    assert drawn[0] == [row.index for row in gather_rows(tmp_path, 3, True, seed=0).rows]
 
 
 def test_without_training_clips_nothing_is_left_out_and_a_note_says_so(tmp_path):
-    asked = gathered(tmp_path, trained=None)
-    assert len(asked.rows) == 6 and asked.training is None and {one.kind for one in asked.rows} == {None}
-    assert "not known" in asked.notes[0] and "--train_data" in asked.notes[0]
+    inputs = gather_rows(tmp_path, trained=None)
+    assert len(inputs.rows) == 6 and inputs.training is None and {row.kind for row in inputs.rows} == {None}
+    assert "not known" in inputs.notes[0] and "--train_data" in inputs.notes[0]
 
 
 def test_nothing_left_to_score_is_refused_with_the_count(tmp_path):
     with pytest.raises(EvaluationError, match="trained on all 6 rows"):
-        gathered(tmp_path, trained=ASKED)
+        gather_rows(tmp_path, trained=ROWS)
 
 
 def test_data_with_errors_are_refused_as_in_training(tmp_path):
@@ -86,70 +87,71 @@ def test_the_runs_own_test_set_and_training_clips(tiny_run, tiny_dataset):
     from motion_llm.network.folder import read_motion_config
 
     folder = tiny_run / "stage3_t2m_sft"
-    kept = read_motion_config(folder)
-    asked = gather(None, None, folder, kept, None, False, 0)
+    motion_config = read_motion_config(folder)
+    inputs = gather(None, None, folder, motion_config, None, False, 0)
     test = load_prepared(tiny_run / "prepared_data", "test").to_list()
-    assert [(one.text_query, one.codes, one.participant_id, one.kind) for one in asked.rows] == [
-        (one["text_query"], one["codes"], one["participant_id"], one["kind"]) for one in test]
+    assert [(row.text_query, row.codes, row.participant_id, row.kind) for row in inputs.rows] == [
+        (row["text_query"], row["codes"], row["participant_id"], row["kind"]) for row in test]
     sizes = json.loads((tiny_run / "prepared_data" / "fingerprint.json").read_text())["sizes"]
-    assert asked.training.count == len(asked.training.clips) == sizes["train"]
-    assert len(asked.training.held_clips) == sizes["seen"] + sizes["unseen"]
-    assert asked.codebook_size == 128 and asked.trained_on == 0
-    # The whole dataset: the training clips are known and left out, whether from the folder or by splitting it again.
-    again = gather(tiny_dataset, None, folder, kept, None, False, 0)
+    assert inputs.training.count == len(inputs.training.clips) == sizes["train"]
+    assert len(inputs.training.held_clips) == sizes["seen"] + sizes["unseen"]
+    assert inputs.codebook_size == 128 and inputs.trained_on == 0
+    # The whole dataset: its training clips are left out, by the prepared folder or by splitting the file again.
+    again = gather(tiny_dataset, None, folder, motion_config, None, False, 0)
     assert again.trained_on == sizes["train"] and len(again.rows) == 60 - sizes["train"]
     assert f"{sizes['seen'] + sizes['unseen']} clips are the run's validation clips" in again.notes[1]
-    split = gather(tiny_dataset, tiny_dataset, folder, kept, None, False, 0)
+    split = gather(tiny_dataset, tiny_dataset, folder, motion_config, None, False, 0)
     assert split.training.clips == again.training.clips and split.rows == again.rows
 
 
 def test_a_model_that_was_moved_knows_its_dataset_by_content(tiny_run, tiny_dataset, tmp_path):
     from motion_llm.network.folder import read_motion_config
 
-    kept = read_motion_config(tiny_run / "stage3_t2m_sft")
-    asked = gather(tiny_dataset, None, tmp_path / "moved", kept, None, False, 0)
-    assert asked.training.source == tiny_dataset and asked.trained_on == asked.training.count > 30
+    motion_config = read_motion_config(tiny_run / "stage3_t2m_sft")
+    inputs = gather(tiny_dataset, None, tmp_path / "moved", motion_config, None, False, 0)
+    assert inputs.training.source == tiny_dataset and inputs.trained_on == inputs.training.count > 30
     with pytest.raises(EvaluationError, match="no prepared_data of this run beside .*moved.*--data FILE"):
-        gather(None, None, tmp_path / "moved", kept, None, False, 0)
+        gather(None, None, tmp_path / "moved", motion_config, None, False, 0)
 
 
 def test_prepared_data_of_another_run_are_not_taken_for_its_own(tiny_run, tmp_path):
     from motion_llm.network.folder import read_motion_config
 
-    kept = read_motion_config(tiny_run / "stage3_t2m_sft") | {"data_fingerprint": "other"}
-    asked = gather(write(tmp_path / "data.jsonl", ASKED), None, tiny_run / "stage3_t2m_sft", kept, None, False, 0)
-    assert asked.training is None and "is of other data" in asked.notes[0]
+    motion_config = read_motion_config(tiny_run / "stage3_t2m_sft") | {"data_fingerprint": "other"}
+    path = write(tmp_path / "data.jsonl", ROWS)
+    inputs = gather(path, None, tiny_run / "stage3_t2m_sft", motion_config, None, False, 0)
+    assert inputs.training is None and "is of other data" in inputs.notes[0]
 
 
 # Training clips
 
 
-def training(rows: list[tuple[str, list[int]]], seed=0, wanted=()) -> Training:
-    return Training("print", "somewhere").fill(
-        [Row(i, text, np.array(codes, np.int32)) for i, (text, codes) in enumerate(rows)], len(rows), wanted, seed)
+def training(rows: list[tuple[str, list[int]]], seed=0, caption_keys=()) -> Training:
+    training_rows = [Row(i, text, np.array(codes, np.int32)) for i, (text, codes) in enumerate(rows)]
+    return Training("print", "somewhere").fill(training_rows, len(rows), caption_keys, seed)
 
 
 def test_of_many_training_clips_a_sample_is_kept_but_all_are_known(monkeypatch):
     monkeypatch.setattr("motion_llm.evaluation.rows.MOST_CLIPS", 100)
-    found = training([(f"caption {i % 300}", [i, i]) for i in range(2000)], wanted={"caption 7"})
-    assert 70 < len(found.clips) < 130 and len(found.by_key["caption 7"]) == 7 and found.count == 2000
-    assert len(found.all_keys) == 300
-    assert all(found.holds(Row(0, "x", np.array([i, i], np.int32))) for i in range(2000))
-    assert not found.holds(Row(0, "x", np.array([3], np.int32)))
+    sample = training([(f"caption {i % 300}", [i, i]) for i in range(2000)], caption_keys={"caption 7"})
+    assert 70 < len(sample.clips) < 130 and len(sample.by_key["caption 7"]) == 7 and sample.count == 2000
+    assert len(sample.all_keys) == 300
+    assert all(sample.holds(Row(0, "x", np.array([i, i], np.int32))) for i in range(2000))
+    assert not sample.holds(Row(0, "x", np.array([3], np.int32)))
 
 
 def test_an_evaluator_gets_held_out_clips_by_caption_and_by_clip():
-    found = training([(f"caption {i % 40}", [i]) for i in range(400)])
-    clips, texts, held, held_texts = evaluator_material(found, 0)
+    all_clips = training([(f"caption {i % 40}", [i]) for i in range(400)])
+    clips, texts, held, held_texts = evaluator_material(all_clips, 0)
     assert len(clips) == len(texts) == 360 and len(held) == len(held_texts) == 40
     assert {tuple(clip) for clip in clips} | {tuple(clip) for clip in held} == {(i,) for i in range(400)}
-    gone = set(held_texts) - set(texts)
-    assert len(gone) == 2  # ten clips each: half of what is held out
+    held_captions = set(held_texts) - set(texts)
+    assert len(held_captions) == 2  # ten clips each: half of what is held out
     with pytest.raises(EvaluationError, match="5 training clips, expected 20 or more"):
         evaluator_material(training([("a", [i]) for i in range(5)]), 0)
 
 
 def test_the_most_similar_caption_is_the_caption_itself_where_it_was_trained():
-    found = training([("sits then bows", [1]), ("bows then sits", [2]), ("walks", [3])])
-    assert [found.nearest_caption(key) for key in ("bows then sits", "sits then bows", "walks far")] == [
+    trained = training([("sits then bows", [1]), ("bows then sits", [2]), ("walks", [3])])
+    assert [trained.nearest_caption(key) for key in ("bows then sits", "sits then bows", "walks far")] == [
         "bows then sits", "sits then bows", "walks"]

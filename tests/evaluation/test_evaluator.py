@@ -1,4 +1,4 @@
-"""evaluator.py: the judge learns what fits, tells order, is the same each time, and is kept whole."""
+"""evaluator.py: it learns which clips fit which captions, knows order, is deterministic, saves and loads."""
 
 import json
 
@@ -13,6 +13,7 @@ from motion_llm.evaluation.evaluator import (
     Evaluator,
     EvaluatorConfig,
     _loss,
+    _Ranks,
     text_features,
     train_evaluator,
 )
@@ -23,8 +24,8 @@ CRC = (817584971, 3085232005, 443534397, 3371795465, 3849156598, 1786229510)
 SMALL = EvaluatorConfig(codebook_size=32, dimensions=16, width=32, batch=32, steps=300, checks=6)
 
 
-def made(count: int, seed: int) -> tuple[list[list[int]], list[str]]:
-    """Clips of two actions one after the other, each action a pair of codes of its own, with some noise."""
+def sample_clips(count: int, seed: int) -> tuple[list[list[int]], list[str]]:
+    """Clips of two actions in a row, each action a pair of codes repeated, with some noise."""
     rng = np.random.default_rng(seed)
     clips, captions = [], []
     for _ in range(count):
@@ -37,17 +38,18 @@ def made(count: int, seed: int) -> tuple[list[list[int]], list[str]]:
 
 @pytest.fixture(scope="module")
 def trained() -> Evaluator:
-    return train_evaluator(*made(400, 0), *made(60, 1), SMALL)
+    return train_evaluator(*sample_clips(400, 0), *sample_clips(60, 1), SMALL)
 
 
 def precision(evaluator: Evaluator, clips, captions) -> np.ndarray:
     texts = sorted(set(captions))
-    own = np.array([texts.index(text) for text in captions])
-    return r_precision(evaluator.embed_motions(clips), evaluator.embed_captions(texts), own, np.random.default_rng(0))
+    caption_index = np.array([texts.index(text) for text in captions])
+    return r_precision(evaluator.embed_motions(clips), evaluator.embed_captions(texts), caption_index,
+                       np.random.default_rng(0))
 
 
 def test_it_retrieves_clips_it_never_saw_and_shuffled_ones_by_chance(trained):
-    clips, captions = made(400, 2)
+    clips, captions = sample_clips(400, 2)
     assert len(set(captions)) == 30  # both orders of every pair, so what is told apart includes the order
     assert precision(trained, clips, captions)[0] > 0.8
     shuffled = np.random.default_rng(0).permutation(captions).tolist()
@@ -56,8 +58,8 @@ def test_it_retrieves_clips_it_never_saw_and_shuffled_ones_by_chance(trained):
 
 def test_order_matters(trained):
     clip, texts = [0, 1] * 4 + [4, 5] * 4, ["a person walks then waves", "a person waves then walks"]
-    there, back = trained.embed_motions([clip, clip[8:] + clip[:8]]) @ trained.embed_captions(texts).T
-    assert there[0] > there[1] + 0.1 and back[1] > back[0] + 0.1
+    first, second = trained.embed_motions([clip, clip[8:] + clip[:8]]) @ trained.embed_captions(texts).T
+    assert first[0] > first[1] + 0.1 and second[1] > second[0] + 0.1
 
 
 def test_embeddings_are_of_unit_length_and_a_clips_own_whatever_stands_beside_it(trained):
@@ -73,13 +75,13 @@ def test_embeddings_are_of_unit_length_and_a_clips_own_whatever_stands_beside_it
 
 
 def test_what_is_no_code_or_no_clip_is_unknown_but_embedded(trained):
-    found = trained.embed_motions([[], [32], [-5], [10**9], np.array([40], np.int32)])
-    assert np.isfinite(found).all() and (found == found[0]).all()
+    embeddings = trained.embed_motions([[], [32], [-5], [10**9], np.array([40], np.int32)])
+    assert np.isfinite(embeddings).all() and (embeddings == embeddings[0]).all()
     assert trained.embed_motions([]).shape == (0, 16) == trained.embed_captions([]).shape
 
 
 def test_captions_of_one_key_are_the_same_right_answer():
-    """Two clips of one caption in a batch: neither is counted as wrong for the other, and each is half the target."""
+    """Two clips of one caption in a batch: neither counts as wrong for the caption, and each is half of the target."""
     evaluator = Evaluator(EvaluatorConfig(codebook_size=8, dimensions=4, width=8, buckets=64, lost=0.0))
     evaluator.motion.eval()
     evaluator.text.eval()
@@ -95,29 +97,27 @@ def test_captions_of_one_key_are_the_same_right_answer():
 
 def test_the_same_seed_gives_the_same_evaluator_and_leaves_the_callers_random_state():
     few = EvaluatorConfig(codebook_size=32, dimensions=8, width=16, batch=16, steps=6, checks=2)
-    data = *made(40, 0), *made(10, 1)
+    data = *sample_clips(40, 0), *sample_clips(10, 1)
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
     first = train_evaluator(*data, few)
     assert torch.equal(torch.random.get_rng_state(), before)
     torch.manual_seed(6)
     again = train_evaluator(*data, few)
-    other = train_evaluator(*data, EvaluatorConfig(**{**few.__dict__, "seed": 1}))
-    clips = made(10, 3)[0]
+    other_seed = train_evaluator(*data, EvaluatorConfig(**{**few.__dict__, "seed": 1}))
+    clips = sample_clips(10, 3)[0]
     assert (first.embed_motions(clips) == again.embed_motions(clips)).all() and first.history == again.history
-    assert (first.embed_motions(clips) != other.embed_motions(clips)).any()
+    assert (first.embed_motions(clips) != other_seed.embed_motions(clips)).any()
 
 
 def test_it_keeps_what_retrieved_held_out_clips_best_and_stops_when_nothing_gets_better():
-    clips, captions = made(60, 0)
-    held, held_captions = made(40, 1)
+    clips, captions = sample_clips(60, 0)
+    held, held_captions = sample_clips(40, 1)
     wrong = held_captions[20:] + held_captions[:20]  # nothing can be learned about these
     config = EvaluatorConfig(codebook_size=32, dimensions=16, width=32, batch=32, steps=400, checks=40, patience=3)
     evaluator = train_evaluator(clips, captions, held, wrong, config)
     ranks = [check["reciprocal_rank"] for check in evaluator.history]
     assert len(ranks) < 40 and ranks.index(max(ranks)) == len(ranks) - 4
-    from motion_llm.evaluation.evaluator import _Ranks
-
     assert _Ranks(held, wrong, captions, np.random.default_rng(0))(evaluator) == pytest.approx(max(ranks), abs=1e-6)
 
 
@@ -125,7 +125,7 @@ def test_it_is_kept_and_loaded_whole(trained, tmp_path):
     trained.facts = {"trained_on": "abc"}
     trained.save(tmp_path / "run" / "evaluator")
     again = Evaluator.load(tmp_path / "run" / "evaluator")
-    clips, captions = made(20, 4)
+    clips, captions = sample_clips(20, 4)
     assert (again.embed_motions(clips) == trained.embed_motions(clips)).all()
     assert (again.embed_captions(captions) == trained.embed_captions(captions)).all()
     assert (again.facts, again.history, again.config) == ({"trained_on": "abc"}, trained.history, SMALL)
@@ -149,8 +149,9 @@ def test_a_damaged_or_older_one_is_refused_by_name(trained, tmp_path):
 
 def test_parts_of_captions_are_the_same_on_every_machine_and_know_the_order():
     assert text_features("Walks", 4096) == text_features(" walks.", 4096)
-    (one, there, letters), (other, back, same) = text_features("left right", 4096), text_features("right left", 4096)
-    assert set(one) == set(other) and set(letters) == set(same) and set(there) != set(back)
+    words, pairs, letters = text_features("left right", 4096)
+    words_back, pairs_back, letters_back = text_features("right left", 4096)
+    assert set(words) == set(words_back) and set(letters) == set(letters_back) and set(pairs) != set(pairs_back)
     assert len(set(text_features("walk", 4096)[2]) & set(text_features("walking", 4096)[2])) >= 3  # <wa, wal, alk
     # zlib.crc32 of "w ab"; of "p ^ ab" and "p ab $"; of "l <ab", "l ab>" and "l <ab>"
     assert text_features("ab", 4096) == ([1 + CRC[0] % 4095], [1 + n % 4095 for n in CRC[1:3]],

@@ -1,4 +1,4 @@
-"""generated_clips.py: what is read, and whose clip is whose."""
+"""generated_clips.py: files that are read, and which row gets which clip."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ def row(text: str, codes, person=None) -> dict:
     return {"text_query": text, "motion_tokens": codes} | ({"participant_id": person} if person else {})
 
 
-def asked_rows(*pairs) -> list[AskedRow]:
+def rows_of(*pairs) -> list[AskedRow]:
     return [AskedRow(i, key, key, [1], person, "seen") for i, (key, person) in enumerate(pairs)]
 
 
@@ -49,22 +49,22 @@ def test_a_line_that_cannot_be_read_is_named(tmp_path, line, message):
 
 
 def test_clips_go_to_the_rows_of_their_caption_and_participant():
-    rows = asked_rows(("walks", "A"), ("walks", "B"), ("walks", "A"), ("jumps", None))
+    rows = rows_of(("walks", "A"), ("walks", "B"), ("walks", "A"), ("jumps", None))
     clips = Generated("f", {("walks", "A"): [[1], [2], [3], [4]], ("walks", "B"): [[5], [6]],
                             ("jumps", None): [[7], [8], [9]]}, 9)
     assert match(clips, rows, 5) == ([[[1], [3]], [[5], [6]], [[2], [4]], [[7], [8]]], [
-        "f: 8 of 9 clips are scored, the others are not asked for, or more than 2 a row"])
+        "f: 8 of 9 clips are scored; the others belong to no row, or are more than 2 a row"])
     assert match(clips, rows, 1)[0] == [[[1]], [[5]], [[2]], [[7]]]
 
 
 def test_clips_without_a_participant_serve_all_and_too_few_are_used_again():
-    rows = asked_rows(("walks", "A"), ("walks", "B"), ("walks", "C"))
-    found, notes = match(Generated("f", {("walks", None): [[1], [2]]}, 2), rows, 3)
-    assert found == [[[1]], [[2]], [[1]]] and len(notes) == 1 and "used again" in notes[0]
+    rows = rows_of(("walks", "A"), ("walks", "B"), ("walks", "C"))
+    clips, notes = match(Generated("f", {("walks", None): [[1], [2]]}, 2), rows, 3)
+    assert clips == [[[1]], [[2]], [[1]]] and len(notes) == 1 and "used again" in notes[0]
 
 
 def test_rows_without_a_clip_are_named():
-    rows = asked_rows(("walks", "A"), ("jumps", "A"), ("bows", None))
+    rows = rows_of(("walks", "A"), ("jumps", "A"), ("bows", None))
     message = "f: no clip for 2 of 3 rows, the first is row 1: 'jumps', participant 'A'"
     with pytest.raises(EvaluationError, match=message):
         match(Generated("f", {("walks", "A"): [[1]], ("jumps", "B"): [[1]]}, 2), rows, 3)

@@ -40,8 +40,8 @@ def test_captions_are_drawn_not_clips():
 
 
 def test_clips_count_alike_whatever_their_caption_and_missing_ones_not_at_all():
-    found = mean_over_captions([1, 1, 1, 5, None], list("aaabc"), rng())
-    assert (found.value, found.n, found.low, found.high) == (2, 4, 1, 5)
+    estimate = mean_over_captions([1, 1, 1, 5, None], list("aaabc"), rng())
+    assert (estimate.value, estimate.n, estimate.low, estimate.high) == (2, 4, 1, 5)
     weighted = mean_over_captions([1.0, 4.0], "ab", rng(), weights=[3, 1])
     assert weighted.value == 7 / 4 and weighted.n == 4
     assert mean_over_captions([None], ["a"], rng()) == NOT_AVAILABLE == mean_over_captions([], [], rng())
@@ -59,9 +59,9 @@ def test_no_captions_are_refused():
 
 def test_repeats_by_hand():
     # Mean 2, standard deviation 1, three repeats: 4.303 / sqrt(3) either way.
-    found = over_repeats([1.0, 2.0, 3.0], 40)
-    assert (found.value, found.n) == (2, 40)
-    assert (found.low, found.high) == pytest.approx((2 - 2.4843, 2 + 2.4843), abs=1e-4)
+    estimate = over_repeats([1.0, 2.0, 3.0], 40)
+    assert (estimate.value, estimate.n) == (2, 40)
+    assert (estimate.low, estimate.high) == pytest.approx((2 - 2.4843, 2 + 2.4843), abs=1e-4)
     assert over_repeats([7.0], 9) == Estimate(7, None, None, 9)
     assert over_repeats([7.0] * 50, 9) == Estimate(7, 7, 7, 9)
     assert over_repeats([], 9) == NOT_AVAILABLE == over_repeats([1.0, None], 9)

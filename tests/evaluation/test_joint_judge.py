@@ -1,4 +1,4 @@
-"""joint_judge.py, and what evaluation.py makes of it: figures of joints on clips whose quality is known."""
+"""joint_judge.py, table.py and findings.py: metrics of joints on clips of known quality."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ ARMS, SPEEDS = (0, 40, 80, 120, 160), (0.4, 1.6)
 
 
 def clips_of(seed: int, each: int = 5) -> list[tuple[str, object]]:
-    """Captions with motions that they tell: how high an arm is held, and how fast the figure walks."""
+    """Captions that name the height of an arm and the walking speed, with motions that fit."""
     rng = np.random.default_rng(seed)
     return [(f"walks at {speed} with the arm at {arm}",
              walk(int(rng.integers(40, 80)), turning=rng.uniform(-1, 1), speed=speed, phase=rng.uniform(0, 6), arm=arm))
@@ -72,7 +72,7 @@ def test_clips_out_of_time_are_caught_by_the_distance(judge):
 
 
 def test_each_clip_is_compared_with_the_real_clip_of_its_row(judge):
-    """The first two rows have one caption; a copy of the other one's clip is no copy of one's own."""
+    """The first two rows have the same caption, but each is compared with its own real clip only."""
     first, second = judge.rows[0], judge.rows[1]
     assert first.key == second.key
     assert judge.joints.error(second.codes, 0) == judge.joints.error(first.codes, 1) > 0
@@ -94,10 +94,10 @@ def test_poses_have_no_place_and_no_heading(judge, codec):
 
 
 def test_errors_are_in_millimetres(judge, codec):
-    """Against the joints by hand: 1 frame each would be enough, a window has 4."""
+    """Against distances of the joints by hand, for clips of one code, which is 4 frames."""
     a, b = judge.rows[0].codes[:1], judge.rows[-1].codes[:1]
     joints = JointJudge(codec, [b])
-    poses = [joints._poses(tuple(one)) for one in (a, b)]
+    poses = [joints._poses(tuple(codes)) for codes in (a, b)]
     best = 1000 * np.linalg.norm(poses[0][:, None] - poses[1][None], axis=-1).mean(-1)
     assert best.min() <= joints.error(a, 0) <= best.max() and joints.error(a, 0) > 10
 
@@ -107,8 +107,8 @@ def test_clips_that_cannot_be_decoded_are_left_out_and_counted(judge, codec):
     table = score_all(judge, [[clip] for clip in clips], None)
     assert table[MODEL]["all"]["dtw_joint_error"].n == len(judge.rows) - 2
     assert any(note.startswith("2 clips cannot be decoded") for note in deviations(judge, [[clip] for clip in clips]))
-    none = score_all(judge, [[[]]] * len(judge.rows), None)[MODEL]["all"]
-    assert none["dtw_joint_error"].value is None and none["fid_joints"].value is None
+    of_empty_clips = score_all(judge, [[[]]] * len(judge.rows), None)[MODEL]["all"]
+    assert of_empty_clips["dtw_joint_error"].value is None and of_empty_clips["fid_joints"].value is None
     with pytest.raises(CodecError):
         JointJudge(codec, [[codec.codes]])
 

@@ -1,4 +1,4 @@
-"""joint_metrics.py: the field's figures on joints, on cases worked out by hand and against brute force."""
+"""joint_metrics.py: each metric of joints on cases worked out by hand and against brute force."""
 
 import time
 from collections.abc import Iterator
@@ -73,7 +73,7 @@ def test_smooth_motion_at_half_speed_is_as_near_as_its_frames_are():
         return np.stack([np.sin(angle), np.cos(angle), 0 * angle], -1)[:, None]  # 1 metre, (T, 1, 3)
 
     assert 0 < dtw_joint_error(swing(121), swing(61)) < 3 / 60 / 2  # less than half a step apart
-    assert np.abs(swing(121)[:61] - swing(61)).max() > 1  # which is not so frame by frame
+    assert np.abs(swing(121)[:61] - swing(61)).max() > 1  # compared frame by frame they are far apart
 
 
 def test_a_joint_out_of_place_counts_by_its_share():
@@ -91,10 +91,10 @@ def test_distances_of_poses_by_hand():
     assert frame_distances(a, b).tolist() == [[(5 + 1) / 2, (0 + 3) / 2]]
 
 
-@pytest.mark.parametrize("other", [(4, 5, 3), (4, 6, 2), (0, 6, 3), (6, 3)])
-def test_joints_of_another_shape_are_refused(other):
+@pytest.mark.parametrize("shape", [(4, 5, 3), (4, 6, 2), (0, 6, 3), (6, 3)])
+def test_joints_of_another_shape_are_refused(shape):
     with pytest.raises(ValueError, match=r"^joints \(4, 6, 3\) and .*, expected \(T, J, 3\) and \(S, J, 3\)"):
-        dtw_joint_error(np.zeros((4, 6, 3)), np.zeros(other))
+        dtw_joint_error(np.zeros((4, 6, 3)), np.zeros(shape))
 
 
 def test_three_hundred_pairs_take_seconds():
@@ -134,8 +134,8 @@ def test_place_heading_and_a_second_round_do_not_matter():
 
 @pytest.mark.parametrize("frames, moves", [(1, [False, False]), (2, [True, False]), (3, [True, True])])
 def test_few_frames_have_no_speed_or_no_acceleration(frames, moves):
-    found = kinetic_features(moving(frames, [lambda t: (t ** 2, 0, 0)]), 10)
-    assert (found[[0, 2]] > 0).tolist() == moves and len(found) == 3
+    features = kinetic_features(moving(frames, [lambda t: (t ** 2, 0, 0)]), 10)
+    assert (features[[0, 2]] > 0).tolist() == moves and len(features) == 3
 
 
 def test_features_are_counted_in_deviations_of_real_clips():

@@ -1,4 +1,4 @@
-"""lost_tokens.py: what is lost, how it is asked for, and the two ways that need no model, by hand."""
+"""lost_tokens.py: which tokens are lost, the requests for them, and the two baselines, by hand."""
 
 from types import SimpleNamespace
 
@@ -31,10 +31,10 @@ def test_a_third_is_lost_and_never_the_first():
     ("inbetween", (1, 2), (5, 6, 7), 7),
     ("continue", (1, 2), None, 7),
 ])
-def test_what_is_lost_is_not_told(task, motion, end, tokens):
-    asked = question(task, [1, 2, 3, 4, 5, 6, 7], np.array([2, 3]), "P1")
-    assert (asked.task, asked.motion, asked.end, asked.tokens) == (task, motion, end, tokens)
-    assert asked.participant_id == "P1"
+def test_a_request_does_not_have_the_lost_tokens(task, motion, end, tokens):
+    request = question(task, [1, 2, 3, 4, 5, 6, 7], np.array([2, 3]), "P1")
+    assert (request.task, request.motion, request.end, request.tokens) == (task, motion, end, tokens)
+    assert request.participant_id == "P1"
 
 
 def test_the_share_put_right_counts_lost_tokens_alone():

@@ -1,4 +1,4 @@
-"""recogniser.py: n-grams, actions told apart by order alone, the same each time, and refused where senseless."""
+"""recogniser.py: n-grams, actions that differ only in order, determinism, and refused arguments."""
 
 import random
 
@@ -14,7 +14,7 @@ def clips_of(pattern: list[int], count: int, rng: random.Random) -> list[list[in
 
 @pytest.fixture(scope="module")
 def data():
-    # "left" and "right" have the same codes, in another order: single codes cannot tell them apart
+    # "left" and "right" have the same codes in another order, so single codes cannot distinguish them
     rng = random.Random(0)
     patterns = {"left": [1, 2, 3], "right": [3, 2, 1], "still": [7, 7, 8]}
     clips, labels = [], []

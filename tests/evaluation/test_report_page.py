@@ -1,4 +1,4 @@
-"""report_page.py: one page that opens offline, with all that was found, and no text of the data taken for HTML."""
+"""report_page.py: one page that opens offline, has every result, and escapes all text of the data."""
 
 import re
 from html.parser import HTMLParser
@@ -15,7 +15,7 @@ HISTORY = {"losses": [[5, 3.0], [10, 2.0]], "nll": [{"epoch": 1, "step": 10, "se
 
 
 class Checker(HTMLParser):
-    """Tags that open are closed in order; what is asked for from elsewhere is noted."""
+    """Checks that tags are closed in order; collects links, tags and text."""
 
     VOID = {"meta", "br", "line", "circle", "path"}
 
@@ -39,7 +39,7 @@ class Checker(HTMLParser):
         self.text.append(data)
 
 
-def page(tmp_path, table=None, histories=None, asked=(3.0, 4.0), verdict=("It is good.",), **changes) -> tuple:
+def page(tmp_path, table=None, histories=None, asked_lengths=(3.0, 4.0), verdict=("It is good.",), **changes) -> tuple:
     figure = Estimate(0.123456, 0.1, 0.2, 77)
     table = table or {name: {split: dict.fromkeys(METRICS, figure) for split in SPLITS}
                       for name in (MODEL, REAL, RANDOM)}
@@ -55,7 +55,7 @@ def page(tmp_path, table=None, histories=None, asked=(3.0, 4.0), verdict=("It is
             {"row": 0, "kind": "seen", "motion": "1 2 3", "said": NASTY, "captions": [NASTY, "b"], "chrf": 1.0},
             {"row": 1, "kind": None, "motion": "4 4", "said": "", "captions": ["b"], "chrf": 0.0}]} | changes
     rows = [AskedRow(0, NASTY, NASTY, [1, 2, 3], NASTY, "seen"), AskedRow(1, "b", "b", [4, 4], None, "unseen")]
-    write_page(tmp_path / "report.html", table, details, rows, [[[1, 2], [3]], [[], [99]]], asked,
+    write_page(tmp_path / "report.html", table, details, rows, [[[1, 2], [3]], [[], [99]]], asked_lengths,
                {"stage1": HISTORY, "stage2": HISTORY} if histories is None else histories)
     content = (tmp_path / "report.html").read_text(encoding="utf-8")
     checker = Checker()
@@ -85,8 +85,8 @@ def test_everything_is_there(tmp_path):
                      "(nothing)", f"{NASTY}; b"):
         assert expected in text, expected
     assert checker.tags.count("svg") == 3 + 2 + 2
-    for wanted in ("prefers-color-scheme: dark", "@media print", "max-width: 760px", 'name="viewport"'):
-        assert wanted in content
+    for css in ("prefers-color-scheme: dark", "@media print", "max-width: 760px", 'name="viewport"'):
+        assert css in content
 
 
 def test_what_there_is_not_leaves_no_empty_frame(tmp_path):

@@ -1,11 +1,11 @@
-"""evaluation.py, findings.py: the table on clips whose quality is known."""
+"""table.py, findings.py: the table on clips of known quality."""
 
 import json
 from collections import Counter
 
 import numpy as np
 import pytest
-from test_evaluator import SMALL, made
+from test_evaluator import SMALL, sample_clips
 
 from motion_llm.dataset.rows import Row, caption_key
 from motion_llm.evaluation.embedding_metrics import chance
@@ -32,23 +32,23 @@ from motion_llm.evaluation.table import (
 )
 
 
-def asked(clips, captions, people=None, kinds=None) -> list[AskedRow]:
+def rows_of(clips, captions, people=None, kinds=None) -> list[AskedRow]:
     return [AskedRow(i, text, caption_key(text), clip, people[i] if people else None,
                      kinds[i] if kinds else "seen") for i, (clip, text) in enumerate(zip(clips, captions, strict=True))]
 
 
 @pytest.fixture(scope="module")
 def judge() -> Judge:
-    """240 real clips of 30 captions with an evaluator that knows them; the captions that begin with a walk are unseen,
-    as far as the baselines go."""
-    clips, captions = made(400, 0)
-    evaluator = train_evaluator(clips, captions, *made(60, 1), SMALL)
-    kept = [i for i, text in enumerate(captions) if not text.startswith("a person walks")]
+    """240 real clips of 30 captions with an evaluator that was trained on these captions. Captions that begin with a
+    walk are not in the training clips, so they are unseen for the baselines."""
+    clips, captions = sample_clips(400, 0)
+    evaluator = train_evaluator(clips, captions, *sample_clips(60, 1), SMALL)
+    chosen = [i for i, text in enumerate(captions) if not text.startswith("a person walks")]
     training = Training("print", "somewhere").fill(
-        [Row(i, captions[i], np.array(clips[i], np.int32), "AB"[clips[i][0] % 2]) for i in kept], len(kept), (), 0)
-    clips, captions = made(240, 5)
-    kinds = ["seen" if text in {training.texts[i] for i in range(len(kept))} else "unseen" for text in captions]
-    return Judge(asked(clips, captions, ["AB"[clip[0] % 2] for clip in clips], kinds), 32, evaluator, training, 0)
+        [Row(i, captions[i], np.array(clips[i], np.int32), "AB"[clips[i][0] % 2]) for i in chosen], len(chosen), (), 0)
+    clips, captions = sample_clips(240, 5)
+    kinds = ["seen" if text in set(training.texts) else "unseen" for text in captions]
+    return Judge(rows_of(clips, captions, ["AB"[clip[0] % 2] for clip in clips], kinds), 32, evaluator, training, 0)
 
 
 def figures(table, name: str, split: str = "all") -> dict[str, float]:
@@ -57,7 +57,7 @@ def figures(table, name: str, split: str = "all") -> dict[str, float]:
 
 @pytest.fixture(scope="module")
 def of_real_clips(judge):
-    """The real clips given as generated, a sample a row."""
+    """The real clips scored as generated ones, one sample a row."""
     return score_all(judge, [[row.codes] for row in judge.rows], {row.key: (6.0, 4) for row in judge.rows})
 
 
@@ -91,7 +91,7 @@ def test_the_floor_is_chance_and_the_rows_between_stand_in_order(of_real_clips):
 
 
 def test_real_clips_given_under_other_captions_are_found_by_chance(judge, of_real_clips):
-    """Each caption gets the clips of the next one: as a set they are real clips, and none fits what was asked."""
+    """Each caption gets the clips of the next one: as a set they are real clips, but none fits its caption."""
     keys = list(judge.references)
     after = dict(zip(keys, keys[1:] + keys[:1], strict=True))
     clips = []
@@ -109,9 +109,9 @@ def test_every_split_has_every_metric_with_its_interval_and_n(of_real_clips, jud
     counts = Counter(row.kind for row in judge.rows) + Counter({"all": len(judge.rows)})
     for splits in of_real_clips.values():
         assert tuple(splits) == SPLITS
-        for own in splits.values():
-            assert list(own) == list(METRICS)
-            for estimate in own.values():
+        for metrics in splits.values():
+            assert list(metrics) == list(METRICS)
+            for estimate in metrics.values():
                 assert (estimate.value is None) == (estimate.n == 0)
                 assert estimate.low is None or estimate.low - 1e-9 <= estimate.value <= estimate.high + 1e-9
     for split in SPLITS:
@@ -138,11 +138,11 @@ def test_copies_of_training_clips_have_no_novelty(judge):
 
 
 def test_the_asked_participant_is_recognised_where_the_clips_tell(judge, of_real_clips):
-    """Who moves shows in the first code here; the opposite one's clips are never recognised."""
+    """Here the first code depends on the participant, so clips with the participants swapped are not recognised."""
     assert figures(of_real_clips, MODEL)["participant_accuracy"] > 0.7
     people = ["BA"["AB".index(row.participant_id)] for row in judge.rows]
-    swapped = Judge(asked([row.codes for row in judge.rows], [row.text_query for row in judge.rows], people), 32, None,
-                    judge.training, 0)
+    rows = rows_of([row.codes for row in judge.rows], [row.text_query for row in judge.rows], people)
+    swapped = Judge(rows, 32, None, judge.training, 0)
     table = score_all(swapped, [[row.codes] for row in judge.rows], None)
     assert figures(table, MODEL)["participant_accuracy"] == pytest.approx(
         1 - figures(of_real_clips, MODEL)["participant_accuracy"])
@@ -177,7 +177,7 @@ def test_few_captions_are_filled_up_with_training_captions(judge):
     assert len(few.captions) == len(set(few.captions)) == 25 + (few.rows[0].kind == "unseen")  # 25 trained ones in all
 
 
-# What it says
+# The text
 
 
 def test_a_weak_evaluator_is_named_first(judge):
@@ -190,11 +190,11 @@ def test_a_weak_evaluator_is_named_first(judge):
 
 
 def test_one_that_takes_similar_captions_for_the_same_is_named(of_real_clips):
-    table = {name: {split: dict(own) for split, own in splits.items()} for name, splits in of_real_clips.items()}
-    assert not any("for as fitting" in line for line in verdict(table, 30))
+    table = {row: {split: dict(metrics) for split, metrics in splits.items()} for row, splits in of_real_clips.items()}
+    assert not any("as high as real" in line for line in verdict(table, 30))
     table[NEAREST]["unseen"]["r_precision_top3"] = Estimate(0.99, 0.9, 1.0, 40)
     table[REAL]["unseen"]["r_precision_top3"] = Estimate(0.75, 0.7, 0.8, 40)
-    assert "(99 % found among 3) for as fitting as real ones (75 %)" in verdict(table, 30)[0]
+    assert "(99 % found among 3) as high as real ones (75 %)" in verdict(table, 30)[0]
 
 
 def test_a_good_one_is_not(of_real_clips):
@@ -206,7 +206,7 @@ def test_what_is_not_measured_as_it_is_defined_is_named(judge):
     clips = [[row.codes] * 2 for row in judge.rows]
     notes = deviations(judge, clips)
     assert "about 14 clips a caption; it is defined with 30" in notes[0] and "among 30 captions" in notes[1]
-    assert len(deviations(judge, [own * 3 for own in clips])) == 1
+    assert len(deviations(judge, [samples * 3 for samples in clips])) == 1
     few = Judge(judge.rows[:10], 32, judge.evaluator, None, 0)
     assert "FID is from 10 clips in 16 dimensions" in deviations(few, clips[:10])[-1]
 
@@ -214,18 +214,18 @@ def test_what_is_not_measured_as_it_is_defined_is_named(judge):
 def test_worst_captions_and_participants_come_first(judge):
     victim = judge.rows[0].key
     clips = [[[31] * 5 if row.key == victim else row.codes] for row in judge.rows]
-    found = breakdown(judge, clips)
-    worst = found["captions"][0]
+    lists = breakdown(judge, clips)
+    worst = lists["captions"][0]
     assert caption_key(worst["name"]) == victim and worst["normalised_edit_distance"] > 0.9
     assert worst["clip"] == "31 31 31 31 31" and worst["length"] == 5
     lengths = sorted(len(row.codes) for row in judge.rows if row.key == victim)
     assert worst["expected_length"] == np.median(lengths) and worst["n"] == len(lengths)
     assert worst["real"] in {" ".join(map(str, row.codes)) for row in judge.rows if row.key == victim}
-    assert found["captions"][-1]["normalised_edit_distance"] == 0
-    assert [entry["name"] for entry in found["participants"]] == [judge.rows[0].participant_id] + [
+    assert lists["captions"][-1]["normalised_edit_distance"] == 0
+    assert [entry["name"] for entry in lists["participants"]] == [judge.rows[0].participant_id] + [
         person for person in "AB" if person != judge.rows[0].participant_id]
-    assert sum(entry["n"] for entry in found["lengths"]) == len(judge.rows) and len(found["lengths"]) == 4
-    json.dumps(found)
+    assert sum(entry["n"] for entry in lists["lengths"]) == len(judge.rows) and len(lists["lengths"]) == 4
+    json.dumps(lists)
 
 
 def test_the_text_has_a_line_for_each_metric_and_a_table_for_each_split(of_real_clips):
@@ -238,7 +238,7 @@ def test_the_text_has_a_line_for_each_metric_and_a_table_for_each_split(of_real_
 
 
 def test_figures_of_another_task_stand_under_its_name_with_its_own_columns(of_real_clips):
-    table = {row: {split: dict(own) for split, own in splits.items()} for row, splits in of_real_clips.items()}
+    table = {row: {split: dict(metrics) for split, metrics in splits.items()} for row, splits in of_real_clips.items()}
     table[MODEL]["all"]["chrf"] = Estimate(12.34, 11.0, 13.0, 5)
     table[RANDOM_TOLD] = {split: dict.fromkeys(METRICS, NOT_AVAILABLE) for split in SPLITS}
     table[RANDOM_TOLD]["all"]["chrf"] = Estimate(7.0, None, None, 5)
