@@ -1,7 +1,7 @@
 """From a request to codes.
 
-Read in this order: request (requests and results), jobs (a request as prompt, limits and codes), constraints (which
-keep an answer in the codebook and its length limits), loop (the decode loop).
+Read in this order: request (requests and results), jobs (a request as prompt, limits and codes), loop (the decode loop;
+its `Alphabet` gives scores to the codes and the end alone), constraints (which keep an answer in its length limits).
 
 generate.py at the top is the public interface. It may import model.py, templates.py, dataset and network.
 """

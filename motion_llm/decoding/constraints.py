@@ -1,7 +1,7 @@
 """The constraints on an answer: codes and <MOT_END> alone, within its length limits, and an end near its target length.
 
-`constrained_scores` is their only implementation. Decoding calls it on the few hundred scores of a motion; the logits
-processor below applies it in `model.generate`.
+In decoding the alphabet of loop.py leaves no scores but those of the codes and <MOT_END>, and `constrained_scores`
+keeps the limits. The logits processor below does both for `model.generate`.
 """
 
 from collections.abc import Sequence
