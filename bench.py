@@ -6,7 +6,6 @@ Every measurement says what it compares. It runs in this process, except the tra
 
 import argparse
 import json
-import logging
 import os
 import platform
 import sys
@@ -22,6 +21,7 @@ from motion_llm.benchmarks import tasks as bench_tasks
 from motion_llm.benchmarks import train as bench_train
 from motion_llm.benchmarks import vllm as bench_vllm
 from motion_llm.benchmarks import wordings as bench_wordings
+from motion_llm.command_line import exit_status, start_log
 
 # A module for each command: add_arguments(parser), run(args, settings) -> figures (JSON-able), format_figures(figures)
 # -> text. They import torch only when they run.
@@ -66,24 +66,17 @@ def _parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     args = _parser().parse_args()
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
-    for noisy in ("datasets", "httpx", "transformers", "accelerate"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    try:
-        settings = config.resolve(config.given(args))
-        module = COMMANDS[args.command][0]
-        figures = module.run(args, settings)
-    except config.SettingError as error:
-        print(f"bench.py: {error}", file=sys.stderr)
-        return 2
-    except (ValueError, OSError) as error:
-        print(f"bench.py: {error}", file=sys.stderr)
-        return 1
+    start_log()
+    return exit_status("bench.py", lambda: run(args), usage_error=config.SettingError)
+
+
+def run(args: argparse.Namespace) -> None:
+    module = COMMANDS[args.command][0]
+    figures = module.run(args, config.resolve(config.given(args)))
     print(module.format_figures(figures))
     if args.output:
         content = {"command": sys.argv[1:], "machine": machine(), "figures": figures}
         Path(args.output).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    return 0
 
 
 if __name__ == "__main__":

@@ -15,16 +15,16 @@ each entry. The implementation is in motion_llm/motion/codec.py.
 
 import argparse
 import json
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from motion_llm.command_line import exit_status, start_log
 from motion_llm.motion.bvh import SCALE, write_bvh
 from motion_llm.motion.codec import (
     CODES,
     FILES,
-    KINDS,
+    QUANTISERS,
     SEED,
     WINDOW,
     CodecError,
@@ -45,7 +45,8 @@ def _parser() -> argparse.ArgumentParser:
     fit = commands.add_parser("fit", help="make a codec from clips", allow_abbrev=False)
     fit.add_argument("--codes", type=int, default=CODES, metavar="K", help=f"size of the codebook. Default: {CODES}")
     fit.add_argument("--window", type=int, default=WINDOW, metavar="N", help=f"frames a code. Default: {WINDOW}")
-    fit.add_argument("--kind", choices=KINDS, default=KINDS[0], help=f"Default: {KINDS[0]}, which takes minutes")
+    fit.add_argument("--kind", choices=QUANTISERS, default=QUANTISERS[0],
+                     help=f"Default: {QUANTISERS[0]}, which takes minutes")
     fit.add_argument("--fps", type=float, help="frames a second. Default: that of most clips")
     fit.add_argument("--seed", type=int, default=SEED, help=f"Default: {SEED}")
     encode = commands.add_parser("encode", help="make a dataset from clips and captions", allow_abbrev=False)
@@ -125,13 +126,8 @@ COMMANDS = {"fit": _fit, "encode": _encode, "decode": _decode, "humanml3d_encode
 
 def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
-    try:
-        print(run(args))
-    except (ValueError, OSError) as error:
-        print(f"codec.py: {error}", file=sys.stderr)
-        return 1
-    return 0
+    start_log()
+    return exit_status("codec.py", lambda: print(run(args)))
 
 
 if __name__ == "__main__":

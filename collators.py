@@ -139,15 +139,15 @@ def collate(examples: Sequence[Example], pad_id: int) -> dict[str, torch.Tensor]
     return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
 
 
-def micro_batches(batch: Mapping[str, torch.Tensor], most_tokens: int) -> list[dict[str, torch.Tensor]]:
-    """Split a batch of (B, T) tensors into parts of at most `most_tokens` positions and about the same size.
+def micro_batches(batch: Mapping[str, torch.Tensor], max_positions: int) -> list[dict[str, torch.Tensor]]:
+    """Split a batch of (B, T) tensors into parts of at most `max_positions` positions and about the same size.
 
     There are as few parts as filling each up gives. Examples of similar length share a part, which is cut to its
-    longest example. An example longer than `most_tokens` is a part by itself.
+    longest example. An example longer than `max_positions` is a part by itself.
     """
     lengths = batch["attention_mask"].sum(dim=1)  # (B,)
     order = torch.argsort(lengths, descending=True, stable=True)
-    sizes = _even_sizes(lengths[order].tolist(), most_tokens)
+    sizes = _even_sizes(lengths[order].tolist(), max_positions)
     parts, start = [], 0
     for size in sizes:
         rows = order[start:start + size]
@@ -157,20 +157,20 @@ def micro_batches(batch: Mapping[str, torch.Tensor], most_tokens: int) -> list[d
     return parts
 
 
-def _greedy_sizes(lengths: Sequence[int], most_tokens: int) -> list[int]:
+def _greedy_sizes(lengths: Sequence[int], max_positions: int) -> list[int]:
     """The number of examples in each part, longest examples first, where every part is filled up."""
     sizes, start = [], 0
     while start < len(lengths):
-        sizes.append(min(max(1, most_tokens // lengths[start]), len(lengths) - start))
+        sizes.append(min(max(1, max_positions // lengths[start]), len(lengths) - start))
         start += sizes[-1]
     return sizes
 
 
-def _even_sizes(lengths: Sequence[int], most_tokens: int) -> list[int]:
+def _even_sizes(lengths: Sequence[int], max_positions: int) -> list[int]:
     """As many parts as `_greedy_sizes` gives, with the smallest bound that does not need more: a small last part costs
     nearly as much time as a full one."""
-    parts = len(_greedy_sizes(lengths, most_tokens))
-    low, high = 0, most_tokens  # bound `high` gives that many parts, `low` more
+    parts = len(_greedy_sizes(lengths, max_positions))
+    low, high = 0, max_positions  # bound `high` gives that many parts, `low` more
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if len(_greedy_sizes(lengths, middle)) == parts else (middle, high)

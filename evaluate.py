@@ -6,11 +6,11 @@ command continues. Clips of another model are scored with --generated.
 """
 
 import argparse
-import logging
 import sys
 from pathlib import Path
 
 import config
+from motion_llm.command_line import exit_status, start_log
 from motion_llm.dataset.rows import SPLITS
 from motion_llm.evaluation.run import Request, evaluate_model
 from motion_llm.network.folder import MOTION_CONFIG, read_motion_config
@@ -46,21 +46,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     args = _parser().parse_args()
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
-    for noisy in ("datasets", "httpx", "transformers", "accelerate"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    try:
-        print(run(args), flush=True)
-    except (ValueError, OSError) as error:  # the user can fix these; any other is a defect and keeps its traceback
-        print(f"evaluate.py: {error}", file=sys.stderr)
-        return 1
-    except ModuleNotFoundError as error:
-        print(f"evaluate.py: the package {error.name} is missing: run it with .venv/bin/python", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("evaluate.py: stopped; the same command continues after the clips that are saved", file=sys.stderr)
-        return 130
-    return 0
+    start_log()
+    return exit_status("evaluate.py", lambda: print(run(args), flush=True),
+                       stopped="stopped; the same command continues after the clips that are saved")
 
 
 def run(args: argparse.Namespace) -> str:

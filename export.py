@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import config
+from motion_llm.command_line import exit_status, start_log
 from motion_llm.dataset.lengths import LengthModel
 from motion_llm.dataset.rows import caption_key
 from motion_llm.json_files import write_json
@@ -149,21 +150,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     args = _parser().parse_args()
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
-    try:
-        model_path = args.model_path or str(Path(config.resolve({})["WORK_DIR"]) / "stage3_t2m_sft")
-        output = export(model_path, args.output)
-    except (ValueError, OSError) as error:
-        print(f"export.py: {error}", file=sys.stderr)
-        return 1
-    except ModuleNotFoundError as error:
-        print(f"export.py: the package {error.name} is missing: run it with .venv/bin/python", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    start_log()
+    return exit_status("export.py", lambda: print(run(args)))
+
+
+def run(args: argparse.Namespace) -> str:
+    """The text to print. Raises ValueError (subclasses included) and OSError."""
+    output = export(args.model_path or str(Path(config.resolve({})["WORK_DIR"]) / "stage3_t2m_sft"), args.output)
     size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
-    print(f"{output}: {size / 1e6:.0f} MB; its README.md has the commands that serve it")
-    return 0
+    return f"{output}: {size / 1e6:.0f} MB; its README.md has the commands that serve it"
 
 
 if __name__ == "__main__":

@@ -284,7 +284,7 @@ class MotionGenerator:
     # ---- from an answer to a result
 
     def _as_motion(self, request: MotionRequest, answer: Answer, limits: LengthLimits) -> MotionResult:
-        codes = tuple(answer.places)
+        codes = tuple(answer.indices)
         fixed = [] if request.task == "denoise" and not request.keep_given else [
             *enumerate(request.motion or ()), *enumerate(request.end or (), len(codes) - len(request.end or ()))]
         if not (limits.min_tokens <= len(codes) <= limits.max_tokens
@@ -294,7 +294,7 @@ class MotionGenerator:
         return MotionResult(" ".join(map(str, codes)), request.text, limits, answer.log_probability, codes=codes)
 
     def _as_text(self, request: MotionRequest, answer: Answer) -> MotionResult:
-        text = self.tokenizer.decode(self.text.ids[answer.places].tolist()).strip()
+        text = self.tokenizer.decode(self.text.ids[answer.indices].tolist()).strip()
         codes = tuple(request.motion)
         return MotionResult(" ".join(map(str, codes)), text, None, answer.log_probability, codes=codes)
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from data import read_rows
+from motion_llm.command_line import exit_status, start_log
 from motion_llm.dataset.report import raise_on_errors
 from motion_llm.dataset.rows import SPLITS
 
@@ -319,12 +320,8 @@ def run(args: argparse.Namespace) -> str:
 
 def main() -> int:
     args = _parser().parse_args()
-    try:
-        print(run(args))
-    except (ValueError, OSError) as error:
-        print(f"import_tokens.py: {error}", file=sys.stderr)
-        return 1
-    return 0
+    start_log()
+    return exit_status("import_tokens.py", lambda: print(run(args)))
 
 
 if __name__ == "__main__":

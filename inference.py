@@ -14,13 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import config
+from motion_llm.command_line import exit_status, start_log
 from motion_llm.decoding.request import SAMPLING_SETTINGS, TASKS, GenerationError, MotionRequest
 from motion_llm.network.folder import CODEC_FOLDER, read_motion_config
 from motion_llm.viewer.files import WRITERS, write
 from motion_llm.viewer.video import check_packages
 
 log = logging.getLogger("inference")
-
 
 
 def __getattr__(name: str):
@@ -51,8 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--motion_tokens", help='the motion that m2t, denoise ("?" for a lost token), inbetween and '
                                                 'continue start from, such as "42 18 91"')
     parser.add_argument("--end_tokens", help="the motion that inbetween leads to")
-    parser.add_argument("--output", help="a file for the tokens, beside stdout; one that ends with .html, .gif, .mp4, "
-                                         ".bvh or .npy shows the motion, where the model's folder knows its codec")
+    parser.add_argument("--output", help="a file for the tokens, beside stdout; one that ends with "
+                        f"{', '.join(WRITERS)} shows the motion, where the model's folder knows its codec")
     parser.add_argument("--dataset_path", help="take lengths and per-prompt codes from this dataset instead")
     parser.add_argument("--participant_id", help="move like this participant of the training data")
     parser.add_argument("--tokens", type=int, help="exactly this many motion tokens")
@@ -185,26 +185,21 @@ def run(args: argparse.Namespace) -> Iterator[str]:
 
 def main() -> int:
     args = _parser().parse_args()
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
-    try:
-        end, lines = " " if args.stream else "\n", []
-        for line in run(args):
-            print(end if args.stream and lines else "", line, sep="", end="" if args.stream else "\n", flush=True)
-            lines.append(line)
-        if args.stream:
-            print()
-        if args.output is not None and not _shows_motion(args):
-            Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-            Path(args.output).write_text(end.join(lines) + "\n", encoding="utf-8")
-    except (ValueError, OSError) as error:
-        print(f"inference.py: {error}", file=sys.stderr)
-        return 1
-    except ModuleNotFoundError as error:
-        print(f"inference.py: the package {error.name} is missing: run it with .venv/bin/python", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    start_log()
+    return exit_status("inference.py", lambda: print_and_save(args))
+
+
+def print_and_save(args: argparse.Namespace) -> None:
+    """Print what `run` yields as it comes, and write it to --output if that is a text file."""
+    end, lines = " " if args.stream else "\n", []
+    for line in run(args):
+        print(end if args.stream and lines else "", line, sep="", end="" if args.stream else "\n", flush=True)
+        lines.append(line)
+    if args.stream:
+        print()
+    if args.output is not None and not _shows_motion(args):
+        Path(args.output).parent.mkdir(parents=True, exist_ok=True)
+        Path(args.output).write_text(end.join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 TASK_TOKENS = {"lm": "<MOTION_LM>", "t2m": "<T2M>", "m2t": "<M2T>", "denoise": "<DENOISE>"}
 MOT_BEGIN, MOT_END, MOTION_MASK = "<MOT_BEGIN>", "<MOT_END>", "<MOTION_MASK>"
 NO_PARTICIPANT = "NULL"  # as in <PID_NULL>; no participant_id in the data may be this
-MOST_CACHED = 100_000  # captions whose ids are cached
+MAX_CACHED_CAPTIONS = 100_000  # captions whose ids are cached
 MASKED = -1  # a masked code in the prompt of denoising
 
 
@@ -165,7 +165,7 @@ class PlainTextEncoder:
 
     def __call__(self, text: str) -> tuple[int, ...]:
         if text not in self._cache:
-            if len(self._cache) >= MOST_CACHED:
+            if len(self._cache) >= MAX_CACHED_CAPTIONS:
                 self._cache.clear()
             self._cache[text] = self._checked(text, self._tokenizer.encode(text, add_special_tokens=False).ids)
         return self._cache[text]

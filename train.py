@@ -43,13 +43,13 @@ MANY_EPOCHS = 1_000_000  # for a run that is bounded by minutes; its time is ove
 
 @dataclass(frozen=True)
 class Stage:
-    """number: 1 to 3. task_mix: task -> share. measured: the task of the held-out NLL."""
+    """number: 1 to 3. task_mix: task -> share. heldout_task: the task of the held-out NLL."""
 
     number: int
     folder: str
     title: str
     task_mix: Mapping[str, float]
-    measured: str
+    heldout_task: str
     epochs: int
 
 
@@ -195,7 +195,7 @@ def _trainer(model, planned: Sequence[Stage], place: int, rows, heldout, work: P
     trainer = StageTrainer(
         model=model, args=arguments, train_dataset=DrawnExamples(rows, drawer),
         data_collator=partial(collate, pad_id=model.pad_id), batches=batches, options=steps, clock=clock,
-        heldout=heldout, measured=stage.measured, callbacks=[callback])
+        heldout=heldout, heldout_task=stage.heldout_task, callbacks=[callback])
     for default in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(default)
     return trainer

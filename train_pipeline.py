@@ -19,6 +19,7 @@ import numpy as np
 
 import config
 from data import read_rows
+from motion_llm.command_line import exit_status, start_log
 from motion_llm.dataset.lengths import LengthModel
 from motion_llm.dataset.prepared import (
     PreparedChunks,
@@ -68,37 +69,31 @@ def _parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     args = _parser().parse_args()
-    logging.basicConfig(level=logging.INFO if is_first_process() else logging.ERROR, stream=sys.stderr,
-                        format="%(message)s")
-    for noisy in ("datasets", "httpx", "transformers", "accelerate"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    try:
-        flags = config.given(args)
-        settings = config.resolve(flags)
-    except config.SettingError as error:
-        return _refuse(error, 2)
-    try:
-        if config.CODEC_PATH and settings["CODEC_PATH"] is None and "CODEC_PATH" not in flags:
-            log.info("CODEC_PATH %s belongs to %s; --codec_path names the codec of other data\n", config.CODEC_PATH,
-                     config.DATA_JSON_PATH)
-        settings = _with_codec(settings)
-        if not is_first_process():
-            return 0 if args.check else _train_with_first_process(settings)
-        run = _read(settings, reuse=not (args.check or args.fresh))
-        if args.check:
-            print(run.text)
-            return 1 if run.report.errors else 0
-        raise_on_errors(run.report)
-        check_work_folder(run, args.fresh, config.differences)
-        with locked(run.folder):
-            train_and_evaluate(run, args.fresh)
-    except KeyboardInterrupt:
-        without_fresh = " without --fresh" if args.fresh else ""
-        return _refuse(f"stopped; the same command{without_fresh} goes on from the last checkpoint", 130)
-    except (ValueError, OSError) as error:  # what the user can fix; anything else is a bug and keeps its traceback
-        return _refuse(error, 1)
-    except ModuleNotFoundError as error:
-        return _refuse(f"the package {error.name} is missing: run it with .venv/bin/python", 1)
+    start_log(logging.INFO if is_first_process() else logging.ERROR)
+    without_fresh = " without --fresh" if args.fresh else ""
+    return exit_status("train_pipeline.py", lambda: run_pipeline(args), usage_error=config.SettingError,
+                       stopped=f"stopped; the same command{without_fresh} goes on from the last checkpoint")
+
+
+def run_pipeline(args: argparse.Namespace) -> int:
+    """Everything that the command does; the status to exit with. Raises ValueError (subclasses included) and OSError
+    for what the user can mend."""
+    flags = config.given(args)
+    settings = config.resolve(flags)
+    if config.CODEC_PATH and settings["CODEC_PATH"] is None and "CODEC_PATH" not in flags:
+        log.info("CODEC_PATH %s belongs to %s; --codec_path names the codec of other data\n", config.CODEC_PATH,
+                 config.DATA_JSON_PATH)
+    settings = _with_codec(settings)
+    if not is_first_process():
+        return 0 if args.check else _train_with_first_process(settings)
+    run = _read(settings, reuse=not (args.check or args.fresh))
+    if args.check:
+        print(run.text)
+        return 1 if run.report.errors else 0
+    raise_on_errors(run.report)
+    check_work_folder(run, args.fresh, config.differences)
+    with locked(run.folder):
+        train_and_evaluate(run, args.fresh)
     return 0
 
 
@@ -127,11 +122,6 @@ def _train_with_first_process(settings: Mapping) -> int:
         raise PipelineError(f"{run.folder / DATA_FOLDER} is not what the first process has just prepared")
     train_stages(run, _planned(settings), _prepared(run))
     return 0
-
-
-def _refuse(error: object, status: int) -> int:
-    print(f"train_pipeline.py: {error}", file=sys.stderr)
-    return status
 
 
 def _read(settings: Mapping, reuse: bool) -> Run:

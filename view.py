@@ -12,8 +12,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from motion_llm.command_line import exit_status, start_log
 from motion_llm.motion.bvh import SCALE, read_bvh
-from motion_llm.motion.codec import CodecError, MotionCodec, tokens_of
+from motion_llm.motion.codec import MotionCodec, tokens_of
 from motion_llm.motion.skeleton import MotionError
 from motion_llm.viewer.figure import Clip
 from motion_llm.viewer.files import WRITERS, read_joints, read_skeleton, write, write_figure, write_joints
@@ -63,14 +64,15 @@ def clips_of(args: argparse.Namespace) -> list[Clip]:
 
 def main() -> int:
     args = _parser().parse_args()
-    try:
-        clips = clips_of(args)
-        write(args.output, clips)
-    except (MotionError, CodecError, VideoError, OSError) as error:
-        print(f"view.py: {error}", file=sys.stderr)
-        return 1
-    print(f"{args.output}: {len(clips)} clip{'s' * (len(clips) > 1)}, {Path(args.output).stat().st_size:,} bytes")
-    return 0
+    start_log()
+    return exit_status("view.py", lambda: print(run(args)))
+
+
+def run(args: argparse.Namespace) -> str:
+    """The text to print. Raises MotionError, CodecError, VideoError, OSError."""
+    clips = clips_of(args)
+    write(args.output, clips)
+    return f"{args.output}: {len(clips)} clip{'s' * (len(clips) > 1)}, {Path(args.output).stat().st_size:,} bytes"
 
 
 if __name__ == "__main__":

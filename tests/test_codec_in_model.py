@@ -55,11 +55,11 @@ def test_a_gallerys_real_clips_are_held_out_clips(run_with_codec, codec_folder):
                                                                         "walks ahead slowly"]),
     ({"goes": [1, 1, 2], "strolls": [1, 1, 4], "waves": [5, 6, 7]}, ["goes", "waves", "strolls"])])  # by the motion
 def test_the_gallerys_captions_differ_as_much_as_they_can(clips, expected):
-    from motion_llm.training.gallery import spread  # imports transformers, which must follow Unsloth's start
+    from motion_llm.training.gallery import most_different  # imports transformers, which must follow Unsloth's start
 
     rows = [{"text_query": caption, "codes": codes} for caption, codes in clips.items()]
-    assert [row["text_query"] for row in spread(rows, 6)] == expected
-    assert spread([], 6) == [] and len(spread(rows, 1)) == 1
+    assert [row["text_query"] for row in most_different(rows, 6)] == expected
+    assert most_different([], 6) == [] and len(most_different(rows, 1)) == 1
 
 
 @pytest.mark.parametrize("name", ["clip.bvh", "clip.npy", "clip.html"])

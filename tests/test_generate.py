@@ -368,4 +368,4 @@ def test_tasks_without_a_caption_go_without_the_folders_guidance(multitask, monk
     monkeypatch.setattr(multitask.decoder, "decode",
                         lambda jobs, alphabet: decoded.extend(jobs) or decode(jobs, alphabet))
     multitask.denoise("1 2 ? 4 5", seed=0)
-    assert [(job.sampling.guidance, list(job.against)) for job in decoded] == [(1.0, [])]
+    assert [(job.sampling.guidance, list(job.unconditional_ids)) for job in decoded] == [(1.0, [])]

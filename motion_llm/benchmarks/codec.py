@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from motion_llm.motion.bvh import SCALE
-from motion_llm.motion.codec import CODES, KINDS, WINDOW, MotionCodec, read_motions
+from motion_llm.motion.codec import CODES, QUANTISERS, WINDOW, MotionCodec, read_motions
 from motion_llm.motion.features import Layout, features_of, feet_of, heading_of, joint_order, turned
 from motion_llm.motion.kinematics import resampled
 from motion_llm.motion.skeleton import Motion
@@ -38,7 +38,7 @@ def run(args, settings: Mapping) -> dict:
     if not rest:
         raise ValueError(f"{args.motions} holds {len(motions)} clips, expected two or more: one of {EVERY} is held out")
     figures = {"clips": len(rest), "held_out": len(held), "codes": args.codes, "window": args.window, "codecs": {}}
-    for kind in KINDS[::-1]:
+    for kind in QUANTISERS[::-1]:
         started = time.monotonic()
         codec = MotionCodec.fit(rest, args.codes, args.window, kind)
         seconds = time.monotonic() - started

@@ -12,7 +12,7 @@ import numpy as np
 from motion_llm.dataset.prepared import load_prepared
 from motion_llm.dataset.rows import caption_key
 from motion_llm.decoding.request import MotionRequest
-from motion_llm.evaluation.lost_tokens import LEAST, TASKS, WAYS, fill_in
+from motion_llm.evaluation.lost_tokens import FEWEST_TOKENS, METHODS, TASKS, fill_in
 
 PARTS = ("seen", "unseen")
 
@@ -31,9 +31,10 @@ def run(args, settings: Mapping) -> dict:
     path = Path(args.model_path or Path(settings["WORK_DIR"]) / "stage2_multitask")
     generator = MotionGenerator(path)
     folder = path.resolve().parent / "prepared_data"
-    rows = [row for part in PARTS for row in load_prepared(folder, part).to_list() if len(row["codes"]) >= LEAST]
+    rows = [row for part in PARTS for row in load_prepared(folder, part).to_list()
+            if len(row["codes"]) >= FEWEST_TOKENS]
     if not rows:
-        raise ValueError(f"{folder}: no held-out clip has {LEAST} tokens or more")
+        raise ValueError(f"{folder}: no held-out clip has {FEWEST_TOKENS} tokens or more")
     figures = {"model": str(path), "clips": len(rows)}
     for task in TASKS:
         figures[task] = _filling_in(generator, rows, task, settings["SEED"])
@@ -45,9 +46,9 @@ def _filling_in(generator, rows: Sequence[Mapping], task: str, seed: int) -> dic
     from metrics import normalised_edit_distance  # rapidfuzz is not in vLLM's environment, where bench.py runs too
 
     filled = fill_in(generator, [row["codes"] for row in rows], [row["participant_id"] for row in rows], task, seed)
-    return {way: {"distance": float(np.mean([normalised_edit_distance(
-                      clip.ways[way][clip.lost].tolist(), clip.codes[clip.lost].tolist()) for clip in filled])),
-                  "right": float(np.mean([clip.right(way) for clip in filled]))} for way in WAYS}
+    return {method: {"distance": float(np.mean([normalised_edit_distance(
+                      clip.filled[method][clip.lost].tolist(), clip.codes[clip.lost].tolist()) for clip in filled])),
+                  "right": float(np.mean([clip.accuracy(method) for clip in filled]))} for method in METHODS}
 
 
 def _captions(generator, rows: Sequence[Mapping]) -> dict:
@@ -64,9 +65,9 @@ def format_figures(figures: Mapping) -> str:
     head = f"{'a third of the tokens lost':<34}{'':>12}{'edit distance':>15}{'tokens right':>14}"
     lines = [f"{figures['model']}, {figures['clips']} held-out clips", "", head, "-" * len(head)]
     for task, where in TASKS.items():
-        for i, way in enumerate(WAYS):
-            scores = figures[task][way]
-            lines.append(f"{f'{task}: {where}' if i == 0 else '':<34}{way:>12}{scores['distance']:>15.3f}"
+        for i, method in enumerate(METHODS):
+            scores = figures[task][method]
+            lines.append(f"{f'{task}: {where}' if i == 0 else '':<34}{method:>12}{scores['distance']:>15.3f}"
                          f"{scores['right']:>14.1%}")
     lines.append(f"\nm2t: {figures['m2t']['right']:.0%} of the captions word for word, among "
                  f"{figures['m2t']['captions']}. For example (real; generated):")

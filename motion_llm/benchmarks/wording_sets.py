@@ -18,7 +18,7 @@ NEUTRAL = "neutral"  # the style of a caption that names none
 LEAST_REWORDINGS = {"actions": 3, "styles": 2}
 FIELDS = {"patterns": list, "subjects": list, "actions": dict, "styles": dict, "combined": list,
           "heldout_combinations": list, "heldout_phrases": list}
-KINDS = ("action", "style", "both")  # what a rewording says in other words
+REWORDINGS = ("action", "style", "both")  # what a rewording says in other words
 SHOWN = 5
 
 
@@ -112,10 +112,10 @@ class Wordings:
         """The caption with its action, its style or both in words that the dataset does not have.
 
         The choice of words depends on seed, caption and salt (which tells clips of one caption apart). None for a
-        rewording of the style where the caption names none. kind: one of KINDS.
+        rewording of the style where the caption names none. kind: one of REWORDINGS.
         """
-        if kind not in KINDS:
-            raise ValueError(f"kind {kind!r}, expected one of {', '.join(KINDS)}")
+        if kind not in REWORDINGS:
+            raise ValueError(f"kind {kind!r}, expected one of {', '.join(REWORDINGS)}")
         meaning = self.parse(caption)
         if meaning.style == NEUTRAL and kind != "action":
             return None

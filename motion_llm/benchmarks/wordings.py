@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data import read_rows
-from motion_llm.benchmarks.wording_sets import KINDS, Wordings, WordingSplit, read_wordings
+from motion_llm.benchmarks.wording_sets import REWORDINGS, Wordings, WordingSplit, read_wordings
 from motion_llm.dataset.prepared import load_prepared
 from motion_llm.dataset.report import raise_on_errors
 from motion_llm.dataset.rows import Row
@@ -160,7 +160,7 @@ def caption_sets(wordings: Wordings, split: WordingSplit, seen: Sequence[Mapping
 
     plain = [_caption_row(row["text_query"], row["codes"], row["participant_id"]) for row in seen]
     sets = [caption_set(TRAINED, plain)]
-    for kind in KINDS:
+    for kind in REWORDINGS:
         texts = [wordings.reword(row["own_caption"], kind, seed, str(row["codes"])) for row in plain]
         sets.append(caption_set(f"{REWORDED}: {kind}", [
             row | {"text_query": text} for row, text in zip(plain, texts, strict=True) if text]))

@@ -52,10 +52,10 @@ class JobMaker:
         if request.per_prompt_vocab and codes is None:
             log.warning("per_prompt_vocab: %r was never seen in training, or is one of too many captions to keep their "
                         "codes, so all %d codes are allowed", request.text, self.vocabulary.codebook_size)
-        against = ()
+        unconditional = ()
         if sampling.guidance != 1:
-            against = self.template.render("t2m", text="", participant_id=participant_id, answer=False).ids
-        return Job(prompt, limits, sampling, start, codes, key, against), limits
+            unconditional = self.template.render("t2m", text="", participant_id=participant_id, answer=False).ids
+        return Job(prompt, limits, sampling, start, codes, key, unconditional), limits
 
     def _motion_to_text(self, request: MotionRequest, participant_id: str | None, sampling, key):
         prompt = self.template.render("m2t", codes=request.motion, participant_id=participant_id, answer=False).ids

@@ -16,6 +16,7 @@ from motion_llm.dataset.lengths import LengthLimits
 from motion_llm.decoding.constraints import Bounds, constrained_scores
 from motion_llm.decoding.request import LEAST_TEMPERATURE, Sampling
 from motion_llm.network.cached import CachedNetwork, Product
+from templates import MASKED
 
 MOST_POSITIONS = 8_192  # scored at once; bounds the memory of long texts and large vocabularies
 
@@ -50,29 +51,29 @@ class Alphabet:
 
 @dataclass(frozen=True)
 class Job:
-    """One answer to decode. given: its fixed tokens by position, as places in the alphabet, FREE where the model
+    """One answer to decode. fixed: its first tokens by position, as indices in the alphabet, FREE where the model
     decides; it may be shorter than the answer. codes: those that may be used; None for all. random_key: jobs with the
-    same key draw the same random numbers. against: with guidance, the ids of the same prompt without its caption; they
+    same key draw the same random numbers. unconditional_ids: with guidance, the same prompt without its caption; they
     end as prompt_ids do."""
 
     prompt_ids: Sequence[int]
     limits: LengthLimits
     sampling: Sampling
-    given: Sequence[int] = ()
+    fixed: Sequence[int] = ()
     codes: Sequence[int] | None = None
     random_key: tuple[int, ...] = (0,)
-    against: Sequence[int] = ()
+    unconditional_ids: Sequence[int] = ()
 
 
-FREE = -1
+FREE = MASKED  # what is lost in a request is free in its job
 
 
 @dataclass
 class Answer:
-    """places: in the alphabet, without the end. log_probability: of the tokens that were not given, the end included,
+    """indices: in the alphabet, without the end. log_probability: of the tokens that were not fixed, the end included,
     in nats, under the softmax over the alphabet, before temperature, limits and shifts; None if the engine has none."""
 
-    places: list[int] = field(default_factory=list)
+    indices: list[int] = field(default_factory=list)
     log_probability: float | None = 0.0
 
 
@@ -87,7 +88,7 @@ class Draws:
 
 
 def draw(scores: torch.Tensor, draws: Draws) -> torch.Tensor:
-    """A place (B,) for each row of scores (B, A); -inf for places that may not be drawn.
+    """An index (B,) for each row of scores (B, A); -inf for what may not be drawn.
 
     Temperature, then top-k, then top-p (nucleus sampling, Holtzman et al. 2020), then the inverse of the cumulative
     distribution: what multinomial sampling does, with random numbers that belong to the row.
@@ -98,7 +99,7 @@ def draw(scores: torch.Tensor, draws: Draws) -> torch.Tensor:
     likeliest = scores.argmax(dim=1)
     scores = scores / draws.temperature.clamp(min=LEAST_TEMPERATURE)[:, None]
     # All rows are sorted, also those that need no order: what a row draws must not depend on the rows beside it.
-    scores, places = scores.sort(dim=1, descending=True, stable=True)
+    scores, indices = scores.sort(dim=1, descending=True, stable=True)
     # As in transformers, scores that tie with the k-th stay in.
     size = scores.shape[1]
     last = torch.where(draws.top_k > 0, draws.top_k.clamp(max=size), size) - 1
@@ -107,9 +108,9 @@ def draw(scores: torch.Tensor, draws: Draws) -> torch.Tensor:
     shares = shares.masked_fill(shares.cumsum(dim=1) - shares >= draws.top_p[:, None], 0.0)
     cumulative = shares.cumsum(dim=1)
     drawn = torch.searchsorted(cumulative, (draws.uniform * cumulative[:, -1])[:, None], right=True)
-    # Rounding may lead past the last place with a share.
+    # Rounding may lead past the last index with a share.
     drawn = torch.minimum(drawn, (shares > 0).sum(dim=1, keepdim=True) - 1)
-    return torch.where(greedy, likeliest, places.gather(1, drawn)[:, 0])
+    return torch.where(greedy, likeliest, indices.gather(1, drawn)[:, 0])
 
 
 def guided(scores: torch.Tensor, without: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -122,15 +123,15 @@ class _Slots:
     """The rows that are being decoded, as arrays by slot; the first `live` slots are in use."""
 
     def __init__(self, jobs: Sequence[Job], count: int, size: int, device):
-        longest = max(max(job.limits.max_tokens for job in jobs), max(len(job.given) for job in jobs)) + 1
+        longest = max(max(job.limits.max_tokens for job in jobs), max(len(job.fixed) for job in jobs)) + 1
         integers = dict(dtype=torch.long, device=device)
         self.jobs, self.size = jobs, size
         self.live, self.owners, self.prompts = 0, [-1] * count, [()] * count
         self.next_ids, self.tokens = (torch.zeros(count, **integers) for _ in range(2))
         # The network's rows for each slot: with guidance a second row, the same answer without the caption.
-        self.width = 1 + any(job.against for job in jobs)
+        self.width = 1 + any(job.unconditional_ids for job in jobs)
         self.past, self.guidance = torch.zeros(count, self.width, **integers), torch.ones(count, device=device)
-        self.given = torch.full((count, longest), FREE, **integers)
+        self.fixed = torch.full((count, longest), FREE, **integers)
         self.uniform = torch.zeros(count, longest, device=device)
         self.temperature, self.top_p = (torch.zeros(count, device=device) for _ in range(2))
         self.top_k = torch.zeros(count, **integers)
@@ -141,14 +142,15 @@ class _Slots:
 
     def _arrays(self) -> list[torch.Tensor]:
         bounds = self.bounds
-        arrays = [self.next_ids, self.past, self.guidance, self.tokens, self.given, self.uniform, self.temperature,
+        arrays = [self.next_ids, self.past, self.guidance, self.tokens, self.fixed, self.uniform, self.temperature,
                   self.top_p, self.top_k, bounds.shortest, bounds.target, bounds.longest, bounds.slope, bounds.codes]
         return [array for array in arrays if array is not None]
 
     def prompts_of(self, owner: int, start_ids: Sequence[int]) -> tuple[tuple[int, ...], ...]:
         """The prompt of each row of a job's slot, followed by the ids that the answer starts with."""
         job = self.jobs[owner]
-        return tuple((*ids, *start_ids) for ids in (job.prompt_ids, job.against or job.prompt_ids)[:self.width])
+        prompts = (job.prompt_ids, job.unconditional_ids or job.prompt_ids)[:self.width]
+        return tuple((*ids, *start_ids) for ids in prompts)
 
     def place(self, slot: int, owner: int, prompts: tuple[tuple[int, ...], ...], tokens: int) -> None:
         """Put a job into a slot. prompts: all ids but the last are cached; tokens: the answer's among them."""
@@ -156,9 +158,9 @@ class _Slots:
         self.owners[slot], self.prompts[slot] = owner, prompts
         self.next_ids[slot], self.tokens[slot] = prompts[0][-1], tokens
         self.past[slot] = torch.tensor([len(prompt) - 1 for prompt in prompts])
-        self.guidance[slot] = job.sampling.guidance if job.against else 1.0
-        self.given[slot] = FREE
-        self.given[slot, :len(job.given)] = torch.as_tensor(job.given, dtype=torch.long)
+        self.guidance[slot] = job.sampling.guidance if job.unconditional_ids else 1.0
+        self.fixed[slot] = FREE
+        self.fixed[slot, :len(job.fixed)] = torch.as_tensor(job.fixed, dtype=torch.long)
         uniform = np.random.default_rng(job.random_key).random(job.limits.max_tokens + 1, dtype=np.float32)
         self.uniform[slot, :len(uniform)] = torch.from_numpy(uniform)
         limits, bounds, sampling = job.limits, self.bounds, job.sampling
@@ -201,24 +203,25 @@ class Decoder:
     def decode(self, jobs: Sequence[Job], alphabet: Alphabet) -> list[Answer]:
         """An answer for each job, in their order. Raises GenerationError for scores that are NaN."""
         answers = [Answer() for _ in jobs]
-        for owner, place, log_probability in self.steps(jobs, alphabet):
+        for owner, index, log_probability in self.steps(jobs, alphabet):
             answers[owner].log_probability += log_probability
-            if place is not None:
-                answers[owner].places.append(place)
+            if index is not None:
+                answers[owner].indices.append(index)
         return answers
 
     @torch.no_grad()
     def steps(self, jobs: Sequence[Job], alphabet: Alphabet) -> Iterator[tuple[int, int | None, float]]:
-        """(job, place in the alphabet or None for the end, its log-probability or 0 if it was given), as they come."""
+        """(job, index in the alphabet or None for the end, its log-probability or 0 if it is fixed), as they come."""
         if not jobs:
             return
         slots = _Slots(jobs, min(self.slots, len(jobs)), len(alphabet), self.network.device)
         # Jobs of similar length come together, so that rows read about as many positions; so do those of one prompt.
         waiting = sorted(range(len(jobs)), key=lambda i: (jobs[i].limits.soft_target, tuple(jobs[i].prompt_ids), i))
-        self.network.reserve(len(slots.owners) * slots.width, max(
-            max(len(job.prompt_ids), len(job.against)) + max(job.limits.max_tokens, len(job.given)) for job in jobs))
+        longest = max(max(len(job.prompt_ids), len(job.unconditional_ids)) + max(job.limits.max_tokens, len(job.fixed))
+                      for job in jobs)
+        self.network.reserve(len(slots.owners) * slots.width, longest)
         for i in waiting:
-            yield from ((i, place, 0.0) for place in self._given_start(jobs[i]))
+            yield from ((i, index, 0.0) for index in self._fixed_start(jobs[i]))
         while waiting or slots.live:
             free = len(slots.owners) - slots.live
             # To admit a few jobs costs as much as to admit many.
@@ -228,15 +231,15 @@ class Decoder:
             yield from self._step(slots, alphabet)
 
     @staticmethod
-    def _given_start(job: Job) -> list[int]:
-        """The given tokens before the first free one."""
-        given = list(job.given)
-        return given[:given.index(FREE)] if FREE in given else given
+    def _fixed_start(job: Job) -> list[int]:
+        """The fixed tokens before the first free one."""
+        fixed = list(job.fixed)
+        return fixed[:fixed.index(FREE)] if FREE in fixed else fixed
 
     def _admit(self, slots: _Slots, arriving: Sequence[int], alphabet: Alphabet) -> None:
         """Put jobs into free slots: the prompts of a live slot are copied from it, others are computed once each."""
         prompts = {owner: slots.prompts_of(owner, alphabet.ids[torch.as_tensor(
-            self._given_start(slots.jobs[owner]), dtype=torch.long)].tolist()) for owner in arriving}
+            self._fixed_start(slots.jobs[owner]), dtype=torch.long)].tolist()) for owner in arriving}
         source = {rows: slot for slot, rows in reversed(list(enumerate(slots.prompts[:slots.live])))}
         fresh: dict[tuple[tuple[int, ...], ...], int] = {}  # prompts that no slot has -> their first job
         for owner in arriving:
@@ -251,7 +254,7 @@ class Decoder:
                 self._copy(slots, source[rows], slot, [len(prompt) - 1 for prompt in rows])
             else:
                 source[rows] = slot
-            slots.place(slot, owner, rows, len(self._given_start(slots.jobs[owner])))
+            slots.place(slot, owner, rows, len(self._fixed_start(slots.jobs[owner])))
         slots.live += len(order)
 
     def _copy(self, slots: _Slots, source: int, target: int, positions: Sequence[int]) -> None:
@@ -278,19 +281,19 @@ class Decoder:
         normaliser = scores.logsumexp(dim=1)
         tokens = slots.tokens[:live]
         changed = guided(scores, without[0], slots.guidance[:live, None]) if without else scores.clone()
-        places = draw(constrained_scores(changed, tokens, slots.live_bounds()), slots.live_draws())
-        given = slots.given[:live].gather(1, tokens[:, None])[:, 0]
-        free = given == FREE
-        places = torch.where(free, places, given)
-        log_probabilities = torch.where(free, scores.gather(1, places[:, None])[:, 0] - normaliser, 0.0)
-        slots.next_ids[:live] = alphabet.ids[places]
+        drawn = draw(constrained_scores(changed, tokens, slots.live_bounds()), slots.live_draws())
+        fixed = slots.fixed[:live].gather(1, tokens[:, None])[:, 0]
+        free = fixed == FREE
+        chosen = torch.where(free, drawn, fixed)
+        log_probabilities = torch.where(free, scores.gather(1, chosen[:, None])[:, 0] - normaliser, 0.0)
+        slots.next_ids[:live] = alphabet.ids[chosen]
         slots.past[:live] += 1
         slots.tokens[:live] += 1
-        end, owners, drawn = len(alphabet) - 1, list(slots.owners), places.tolist()
-        for slot, (place, log_probability) in enumerate(zip(drawn, log_probabilities.tolist(), strict=True)):
-            yield owners[slot], None if place == end else place, log_probability
+        end, owners, indices = len(alphabet) - 1, list(slots.owners), chosen.tolist()
+        for slot, (index, log_probability) in enumerate(zip(indices, log_probabilities.tolist(), strict=True)):
+            yield owners[slot], None if index == end else index, log_probability
         for slot in reversed(range(live)):  # from the last on, so that the row that moves in is not a finished one
-            if drawn[slot] == end:
+            if indices[slot] == end:
                 last = slots.free(slot)
                 if last != slot:
                     self._copy(slots, last, slot, slots.past[slot].tolist())
@@ -298,7 +301,7 @@ class Decoder:
     @torch.no_grad()
     def log_probabilities(self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]],
                           alphabet: Alphabet) -> list[np.ndarray]:
-        """For each prompt the log-probabilities (T,) of its answer's tokens, in nats; answers: places in the alphabet,
+        """For each prompt the log-probabilities (T,) of its answer's tokens, in nats; answers: indices in the alphabet,
         the end included."""
         results: list = [None] * len(prompts)
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]) + len(answers[i]))
@@ -326,7 +329,7 @@ class Decoder:
         hidden = self.network(ids.to(device), torch.zeros(len(prompts), dtype=torch.long, device=device))
         answer_hidden = [hidden[row, len(prompt) - 1:len(prompt) - 1 + len(answer)]
                          for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))]
-        targets = torch.tensor([place for answer in answers for place in answer], device=device)
+        targets = torch.tensor([index for answer in answers for index in answer], device=device)
         scores = torch.log_softmax(alphabet.scores(torch.cat(answer_hidden)), dim=1)
         values = scores.gather(1, targets[:, None])[:, 0].cpu().numpy()
         return np.split(values, np.cumsum([len(answer) for answer in answers])[:-1])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from motion_llm.dataset.rows import caption_key
-from motion_llm.evaluation.rows import AskedRow, EvaluationError
+from motion_llm.evaluation.rows import EvaluationError, EvaluationRow
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,8 @@ def _codes(tokens: object, location: str) -> list[int]:
                           "\"42 18 91\" or a list of integers")
 
 
-def match(generated: Generated, rows: Sequence[AskedRow], max_samples: int) -> tuple[list[list[list[int]]], list[str]]:
+def match(generated: Generated, rows: Sequence[EvaluationRow], max_samples: int
+          ) -> tuple[list[list[list[int]]], list[str]]:
     """Clips for each row, equally many for all rows, at most max_samples; and notes.
 
     A row takes the clips of its caption and participant; without any, those of its caption without a participant. Rows

@@ -7,23 +7,23 @@ import numpy as np
 
 from motion_llm.decoding.request import LOST, MotionRequest
 
-LEAST = 6  # tokens of a clip, or more
+FEWEST_TOKENS = 6  # tokens of a clip, or more
 TASKS = {"denoise": "anywhere", "inbetween": "a gap", "continue": "the end"}  # task -> where tokens are lost
 MODEL, REPEATING, COPYING = "model", "repeating", "copying"
-WAYS = (MODEL, REPEATING, COPYING)
+METHODS = (MODEL, REPEATING, COPYING)
 
 
 @dataclass(frozen=True)
 class Filled:
-    """A clip's codes (T,), the places of its lost ones (L,), and way -> the codes (T,) with the lost ones filled in."""
+    """A clip's codes (T,), the places of its lost ones (L,), and method -> the codes (T,) with those filled in."""
 
     codes: np.ndarray
     lost: np.ndarray
-    ways: Mapping[str, np.ndarray]
+    filled: Mapping[str, np.ndarray]
 
-    def right(self, way: str) -> float:
+    def accuracy(self, method: str) -> float:
         """Share of the lost tokens that were filled in correctly, 0 to 1."""
-        return float((self.ways[way][self.lost] == self.codes[self.lost]).mean())
+        return float((self.filled[method][self.lost] == self.codes[self.lost]).mean())
 
 
 def lost_places(task: str, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -63,7 +63,7 @@ def question(task: str, codes: Sequence[int], lost: np.ndarray, participant_id: 
 
 def fill_in(generator, clips: Sequence[Sequence[int]], people: Sequence[str | None], task: str, seed: int
             ) -> list[Filled]:
-    """Each clip, of LEAST tokens or more, with a third lost and filled in by the MotionGenerator and the baselines.
+    """Each clip, of FEWEST_TOKENS or more, with a third lost and filled in by the MotionGenerator and the baselines.
 
     people: the participant of each clip, or None. Raises GenerationError for clips that do not fit the model.
     """

@@ -11,7 +11,7 @@ from string import Template
 from metrics import count_ngrams
 from motion_llm.evaluation.charts import Mark, Series, chart, dot_plot, legend
 from motion_llm.evaluation.findings import interval_text, value_text
-from motion_llm.evaluation.rows import AskedRow
+from motion_llm.evaluation.rows import EvaluationRow
 from motion_llm.evaluation.table import METRICS, MODEL, SHORT, SPLITS, TITLES, Table, group_metrics, group_rows
 
 TEMPLATE = Path(__file__).parent / "report_page.html"
@@ -55,7 +55,7 @@ ABOUT = {
 }
 
 
-def write_page(path: Path, table: Table, details: Mapping, rows: Sequence[AskedRow],
+def write_page(path: Path, table: Table, details: Mapping, rows: Sequence[EvaluationRow],
                clips: Sequence[Sequence[Sequence[int]]], asked_lengths: Sequence[float] | None,
                histories: Mapping[str, Mapping]) -> None:
     """Write the page. clips: for each row its generated ones. asked_lengths: for each row the tokens that decoding
@@ -193,7 +193,7 @@ def _curves(histories: Mapping[str, Mapping]) -> str:
             f'{legend([("seen captions", 0), ("unseen captions", 1)])}</div></div>')
 
 
-def _lengths_and_codes(rows: Sequence[AskedRow], clips: Sequence[Sequence[Sequence[int]]],
+def _lengths_and_codes(rows: Sequence[EvaluationRow], clips: Sequence[Sequence[Sequence[int]]],
                        asked_lengths: Sequence[float] | None, codebook_size: int) -> str:
     real = [float(len(row.codes)) for row in rows]
     lengths = [(length, float(len(clip))) for length, samples in zip(real, clips, strict=True) for clip in samples]

@@ -30,7 +30,7 @@ class EvaluationError(ValueError):
 
 
 @dataclass(frozen=True)
-class AskedRow:
+class EvaluationRow:
     """A row to score. key: of the caption, see caption_key. kind: "seen" if the caption was trained, "unseen" if not,
     None if that is unknown. captions: all captions that the data has for this motion, the row's own first."""
 
@@ -105,11 +105,11 @@ def _digest(codes: np.ndarray) -> bytes:
 
 
 @dataclass
-class Asked:
+class EvaluationInputs:
     """rows: those to score. trained_on: how many of the file's rows the run was trained on. training: None if its clips
     are not available. facts: about the data, for the report. notes: sentences that a reader of the figures needs."""
 
-    rows: list[AskedRow]
+    rows: list[EvaluationRow]
     trained_on: int
     training: Training | None
     codebook_size: int
@@ -127,7 +127,7 @@ class _Source:
 
 
 def gather(data: str | None, train_data: str | None, model_path: Path | None, motion_config: Mapping | None,
-           max_prompts: int | None, include_train: bool, seed: int, split: str | None = None) -> Asked:
+           max_prompts: int | None, include_train: bool, seed: int, split: str | None = None) -> EvaluationInputs:
     """Everything that an evaluation reads, except the generated clips.
 
     data: the file to score, None for the run's own test set. train_data: training clips, None for those beside the
@@ -165,7 +165,7 @@ def gather(data: str | None, train_data: str | None, model_path: Path | None, mo
     rows = _evaluation_rows(chosen, _captions_by_motion(source.rows, chosen), trained_keys)
     least_size = max(max(row.codes) for row in rows) + 1
     codebook_size = codebook_size or max(source.codebook_size, least_size)
-    return Asked(rows, sum(trained), training, codebook_size, source.facts, notes)
+    return EvaluationInputs(rows, sum(trained), training, codebook_size, source.facts, notes)
 
 
 def _own_test_set(prepared: Path | None, model_path: Path | None) -> _Source:
@@ -223,7 +223,7 @@ def _captions_by_motion(rows: Iterable[Row], chosen: Sequence[Row]) -> dict[byte
 
 
 def _evaluation_rows(chosen: Sequence[Row], by_motion: Mapping[bytes, Sequence[str]], trained: Container[str] | None
-                     ) -> list[AskedRow]:
+                     ) -> list[EvaluationRow]:
     """by_motion: captions by the digest of their motion. trained: keys of the trained captions, None if unknown."""
     rows = []
     for row in chosen:
@@ -232,7 +232,7 @@ def _evaluation_rows(chosen: Sequence[Row], by_motion: Mapping[bytes, Sequence[s
         for text in by_motion[_digest(row.codes)]:
             captions.setdefault(caption_key(text), text)
         kind = None if trained is None else "seen" if key in trained else "unseen"
-        rows.append(AskedRow(row.index, row.text_query, key, row.codes.tolist(), row.participant_id, kind,
+        rows.append(EvaluationRow(row.index, row.text_query, key, row.codes.tolist(), row.participant_id, kind,
                              tuple(captions.values())))
     return rows
 

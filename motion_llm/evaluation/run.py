@@ -17,7 +17,7 @@ from motion_llm.dataset.lengths import LengthModel
 from motion_llm.dataset.rows import caption_key
 from motion_llm.evaluation.generated_clips import match, read_generated
 from motion_llm.evaluation.joint_judge import JointJudge
-from motion_llm.evaluation.rows import Asked, AskedRow, EvaluationError, evaluator_material, gather
+from motion_llm.evaluation.rows import EvaluationError, EvaluationInputs, EvaluationRow, evaluator_material, gather
 from motion_llm.json_files import read_json, write_json
 from motion_llm.motion.codec import CodecError, MotionCodec, codec_facts
 from motion_llm.network.folder import CODEC_FOLDER, MOTION_CONFIG, ModelError, read_motion_config
@@ -102,7 +102,8 @@ def evaluate_model(request: Request) -> str:
 # ---------------------------------------------------------------- generating, saved chunk by chunk
 
 
-def _clip_facts(request: Request, model_path: Path | None, motion_config: Mapping | None, inputs: Asked) -> dict:
+def _clip_facts(request: Request, model_path: Path | None, motion_config: Mapping | None, inputs: EvaluationInputs
+                ) -> dict:
     """Everything that the clips in an output folder depend on, for request.json."""
     model = None
     if motion_config is not None and request.generated is None:
@@ -134,12 +135,12 @@ def _claim(output: Path, clip_facts: Mapping, fresh: bool) -> None:
     write_json(output / REQUEST, dict(clip_facts))
 
 
-def _line(row: AskedRow, sample: int, codes: Sequence[int]) -> str:
+def _line(row: EvaluationRow, sample: int, codes: Sequence[int]) -> str:
     return json.dumps({"text_query": row.text_query, "motion_tokens": " ".join(map(str, codes)),
                        "participant_id": row.participant_id, "row": row.index, "sample": sample}, ensure_ascii=False)
 
 
-def _earlier_clips(path: Path, order: Sequence[AskedRow], samples: int) -> list[list[int]]:
+def _earlier_clips(path: Path, order: Sequence[EvaluationRow], samples: int) -> list[list[int]]:
     """The clips that an earlier start saved, in `order`, up to the last whole chunk; the rest is generated again.
     Raises EvaluationError for a line that is not the expected clip."""
     if not path.is_file():
@@ -157,7 +158,7 @@ def _earlier_clips(path: Path, order: Sequence[AskedRow], samples: int) -> list[
     return clips[:whole]
 
 
-def _generate(model_path: Path, inputs: Asked, request: Request, output: Path
+def _generate(model_path: Path, inputs: EvaluationInputs, request: Request, output: Path
               ) -> tuple[list[list[list[int]]], dict[str, tuple[float, int]]]:
     """The clips of each row; and caption key -> the NLL of its real clips, as the sum over their tokens and the number
     of tokens."""
@@ -208,7 +209,7 @@ def _chunk_seed(seed: int, start: int) -> int:
     return int(np.random.default_rng([seed, start]).integers(2**62))
 
 
-def _nll(generator, rows: Sequence[AskedRow], trained: set[str]) -> dict[str, tuple[float, int]]:
+def _nll(generator, rows: Sequence[EvaluationRow], trained: set[str]) -> dict[str, tuple[float, int]]:
     items = [{"text_query": row.text_query, "codes": row.codes,
               "participant_id": row.participant_id if row.participant_id in trained else None} for row in rows]
     sums: dict[str, tuple[float, int]] = {}
@@ -221,7 +222,7 @@ def _nll(generator, rows: Sequence[AskedRow], trained: set[str]) -> dict[str, tu
 # ---------------------------------------------------------------- scoring and writing
 
 
-def _codec_folder(codec_path: str | None, model_path: Path | None, inputs: Asked) -> Path | None:
+def _codec_folder(codec_path: str | None, model_path: Path | None, inputs: EvaluationInputs) -> Path | None:
     """The codec's folder: `codec_path`, else the copy in the model's folder, else None. Raises CodecError for a codec
     that does not fit the tokens."""
     if codec_path is not None:
@@ -247,7 +248,7 @@ def _codec_folder(codec_path: str | None, model_path: Path | None, inputs: Asked
     return folder
 
 
-def _evaluator(inputs: Asked, folder: Path, seed: int):
+def _evaluator(inputs: EvaluationInputs, folder: Path, seed: int):
     """The evaluator saved in `folder`, if it was trained on the same clips; else a new one. None without training
     clips, and, with a note, for a single caption."""
     # imports torch, which takes seconds
@@ -276,8 +277,8 @@ def _evaluator(inputs: Asked, folder: Path, seed: int):
     return evaluator
 
 
-def _score(inputs: Asked, clips: list, nll: Mapping | None, motion_config: Mapping | None, model_path: Path | None,
-           output: Path, request: Request, started: float, codec: Path | None) -> str:
+def _score(inputs: EvaluationInputs, clips: list, nll: Mapping | None, motion_config: Mapping | None,
+           model_path: Path | None, output: Path, request: Request, started: float, codec: Path | None) -> str:
     """Score the clips, write every file but generated.jsonl, and return the text to print."""
     # these import torch, which takes seconds
     from motion_llm.evaluation.findings import breakdown, deviations, format_scores, not_available, verdict
@@ -323,7 +324,7 @@ def _content(table: Mapping, by: Mapping[str, str]) -> dict:
     return content
 
 
-def _provenance(inputs: Asked, request: Request, motion_config: Mapping | None, evaluator, samples: int,
+def _provenance(inputs: EvaluationInputs, request: Request, motion_config: Mapping | None, evaluator, samples: int,
                 started: float) -> dict:
     """The data, settings, evaluator and versions behind the figures, for details.json."""
     return {
@@ -336,7 +337,7 @@ def _provenance(inputs: Asked, request: Request, motion_config: Mapping | None, 
         "minutes": round((time.monotonic() - started) / 60, 2)}
 
 
-def _lengths(motion_config: Mapping | None, rows: Sequence[AskedRow]) -> list[float] | None:
+def _lengths(motion_config: Mapping | None, rows: Sequence[EvaluationRow]) -> list[float] | None:
     """The length, in tokens, that decoding aims at for each row; None without a model."""
     if motion_config is None:
         return None

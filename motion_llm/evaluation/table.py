@@ -18,7 +18,7 @@ from motion_llm.evaluation.intervals import NOT_AVAILABLE, Estimate, mean_over_c
 from motion_llm.evaluation.joint_judge import JointJudge
 from motion_llm.evaluation.lost_tokens import COPYING, REPEATING
 from motion_llm.evaluation.recogniser import ActionRecogniser
-from motion_llm.evaluation.rows import AskedRow, Training
+from motion_llm.evaluation.rows import EvaluationRow, Training
 
 SPLITS = ("seen", "unseen", "all")
 MODEL, REAL, ANOTHER, NEAREST, RANDOM, SHUFFLED = ("model", "real", "another_real_clip", "nearest_caption_clip",
@@ -109,7 +109,7 @@ class Judge:
     """What clips are scored against. evaluator, training, joints: None if not available; metrics that need them are
     then left out."""
 
-    def __init__(self, rows: Sequence[AskedRow], codebook_size: int, evaluator: Evaluator | None,
+    def __init__(self, rows: Sequence[EvaluationRow], codebook_size: int, evaluator: Evaluator | None,
                  training: Training | None, seed: int, joints: JointJudge | None = None):
         self.rows, self.codebook_size, self.seed = rows, codebook_size, seed
         self.evaluator, self.training, self.joints = evaluator, training, joints
@@ -146,7 +146,7 @@ class Judge:
         return [self._novelty[key] for key in keys]
 
 
-def _by_caption(rows: Sequence[AskedRow]) -> dict[str, list[int]]:
+def _by_caption(rows: Sequence[EvaluationRow]) -> dict[str, list[int]]:
     by_caption = defaultdict(list)
     for place, row in enumerate(rows):
         by_caption[row.key].append(place)
@@ -321,7 +321,7 @@ def _another(judge: Judge, rng: np.random.Generator) -> tuple[list, list]:
     return clips, excluded
 
 
-def _nll(nll: Mapping[str, tuple[float, int]] | None, rows: Sequence[AskedRow], split: str,
+def _nll(nll: Mapping[str, tuple[float, int]] | None, rows: Sequence[EvaluationRow], split: str,
          rng: np.random.Generator) -> Estimate:
     keys = list(dict.fromkeys(row.key for row in rows if split in ("all", row.kind)))
     if nll is None or not keys:

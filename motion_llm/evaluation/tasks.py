@@ -18,7 +18,7 @@ from motion_llm.decoding.request import MotionRequest
 from motion_llm.evaluation import lost_tokens
 from motion_llm.evaluation.caption_metrics import NAMES, chrf, score_captions
 from motion_llm.evaluation.intervals import NOT_AVAILABLE, Estimate, mean_over_captions
-from motion_llm.evaluation.rows import Asked, AskedRow, Training
+from motion_llm.evaluation.rows import EvaluationInputs, EvaluationRow, Training
 from motion_llm.evaluation.table import METRICS, MODEL, NEAREST_TOLD, RANDOM_TOLD, SPLITS, Table
 from motion_llm.network.folder import MOTION_CONFIG, read_motion_config
 
@@ -61,7 +61,8 @@ def without_model() -> TaskScores:
     return scores
 
 
-def score_tasks(inputs: Asked, model_path: Path, motion_config: Mapping, device: str | None, seed: int) -> TaskScores:
+def score_tasks(inputs: EvaluationInputs, model_path: Path, motion_config: Mapping, device: str | None, seed: int
+                ) -> TaskScores:
     """Score every task, each by the stage that stage_for names. Raises ModelError, GenerationError."""
     start_unsloth(device)
     from generate import MotionGenerator  # imports transformers, so only after start_unsloth
@@ -103,26 +104,27 @@ def stage_for(task: str, model_path: Path, motion_config: Mapping) -> Path | Non
     return None
 
 
-def _clips(generator, rows: Sequence[AskedRow], task: str, seed: int) -> list[AskedRow]:
+def _clips(generator, rows: Sequence[EvaluationRow], task: str, seed: int) -> list[EvaluationRow]:
     """The first row of each motion that is long enough for the task and fits the model; a sample if there are many."""
     template, positions = generator.template, generator.settings["MAX_SEQ_LEN"]
     min_tokens, lengths, max_clips = (1, ("m2t", MOST_TEXT_TOKENS), MOST_CAPTIONED) if task == "m2t" else (
-        lost_tokens.LEAST, ("denoise", 0), MOST_FILLED)  # every prompt with lost tokens is a denoising prompt
+        lost_tokens.FEWEST_TOKENS, ("denoise", 0), MOST_FILLED)  # every prompt with lost tokens is a denoising prompt
     distinct = {tuple(row.codes): row for row in reversed(rows)}
     usable = [row for row in rows if distinct[tuple(row.codes)] is row and len(row.codes) >= min_tokens
               and template.length(*lengths, len(row.codes)) <= positions]
     return [usable[i] for i in np.sort(np.random.default_rng(seed).permutation(len(usable))[:max_clips])]
 
 
-def _participant(generator, row: AskedRow) -> str | None:
+def _participant(generator, row: EvaluationRow) -> str | None:
     return row.participant_id if row.participant_id in generator.vocabulary.participants else None
 
 
-def _places(rows: Sequence[AskedRow], split: str) -> list[int]:
+def _places(rows: Sequence[EvaluationRow], split: str) -> list[int]:
     return [i for i, row in enumerate(rows) if split in ("all", row.kind)]
 
 
-def _captions(generator, training: Training | None, rows: Sequence[AskedRow], seed: int, scores: TaskScores) -> None:
+def _captions(generator, training: Training | None, rows: Sequence[EvaluationRow], seed: int, scores: TaskScores
+              ) -> None:
     """Score the model's greedy caption of each clip, beside that of the nearest training clip and a random one."""
     results = generator.answer([MotionRequest("m2t", motion=row.codes, participant_id=_participant(generator, row),
                                               temperature=0) for row in rows], seed=seed)
@@ -150,17 +152,18 @@ def _captions(generator, training: Training | None, rows: Sequence[AskedRow], se
                           f"clips, with a chrF of {values[MODEL]:.1f} of 100 to those of the data{baselines}.")
 
 
-def _lost_tokens(generator, rows: Sequence[AskedRow], task: str, seed: int, scores: TaskScores) -> None:
+def _lost_tokens(generator, rows: Sequence[EvaluationRow], task: str, seed: int, scores: TaskScores) -> None:
     """Score the share of a clip's lost tokens, a third of them, that are filled in correctly; a mean over clips."""
     filled = lost_tokens.fill_in(generator, [row.codes for row in rows], [_participant(generator, row) for row in rows],
                                  task, seed)
     name = METRIC_OF[task]
-    for way in lost_tokens.WAYS:
+    for method in lost_tokens.METHODS:
         for split in SPLITS:
             places = _places(rows, split)
-            scores.put(way, split, {name: mean_over_captions(
-                [filled[i].right(way) for i in places], [rows[i].key for i in places], np.random.default_rng(seed))})
+            scores.put(method, split, {name: mean_over_captions(
+                [filled[i].accuracy(method) for i in places], [rows[i].key for i in places],
+                np.random.default_rng(seed))})
     if task == "denoise":
-        shares = {way: f"{100 * scores.table[way]['all'][name].value:.0f} %" for way in lost_tokens.WAYS}
+        shares = {method: f"{100 * scores.table[method]['all'][name].value:.0f} %" for method in lost_tokens.METHODS}
         scores.verdict.append(f"Of tokens lost anywhere {scores.by[name]} puts {shares[MODEL]} right; repeating the "
                               f"one before would {shares[lost_tokens.REPEATING]}.")

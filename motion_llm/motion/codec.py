@@ -31,7 +31,7 @@ CONFIG_FILE, CODEBOOK_FILE, WEIGHTS_FILE = "codec.json", "codebook.npz", "weight
 FILES = (CONFIG_FILE, CODEBOOK_FILE, WEIGHTS_FILE)
 CODES, WINDOW, SEED = 512, 4, 0
 LIKELY_HEIGHTS = 0.3, 3.0  # metres, from the lowest to the highest joint of a figure
-KINDS = ("vqvae", "kmeans")  # the first is the default: its measured error is lower (docs/log.md)
+QUANTISERS = ("vqvae", "kmeans")  # the first is the default: its measured error is lower (docs/log.md)
 
 
 class CodecError(ValueError):
@@ -46,7 +46,7 @@ def quantiser_of(kind: str) -> type:
         from motion_llm.motion.vqvae import VqVae  # imports torch, which takes seconds
 
         return VqVae
-    raise CodecError(f"kind of codec {kind!r}, expected one of {', '.join(KINDS)}")
+    raise CodecError(f"kind of codec {kind!r}, expected one of {', '.join(QUANTISERS)}")
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class MotionCodec:
         return self.quantiser.window
 
     @staticmethod
-    def fit(motions: Sequence[Motion], codes: int = CODES, window: int = WINDOW, kind: str = KINDS[0],
+    def fit(motions: Sequence[Motion], codes: int = CODES, window: int = WINDOW, kind: str = QUANTISERS[0],
             fps: float | None = None, seed: int = SEED, **options) -> "MotionCodec":
         """Fits a codec to motions of one figure. fps: by default that of most motions. If the joints' names tell left
         from right, mirror images are learned too. options: those of the quantiser's fit. Raises CodecError, and
@@ -209,8 +209,8 @@ def _read_config(path: Path) -> dict:
                 raise CodecError(f"{name} is {content[name]!r}, expected an integer from {least} on")
         if not isinstance(content["fps"], int | float) or not 0 < content["fps"] < 1e6:
             raise CodecError(f"fps is {content['fps']!r}, expected frames a second")
-        if content["kind"] not in KINDS:
-            raise CodecError(f"kind is {content['kind']!r}, expected one of {', '.join(KINDS)}")
+        if content["kind"] not in QUANTISERS:
+            raise CodecError(f"kind is {content['kind']!r}, expected one of {', '.join(QUANTISERS)}")
     except KeyError as error:
         raise CodecError(f"{path} has no {error.args[0]!r}: it is damaged, or no codec's file") from None
     except (ValueError, TypeError) as error:

@@ -21,7 +21,7 @@ def write_gallery(path: str | Path, generator: MotionGenerator, rows: Sequence[M
     rows: text_query, codes, participant_id and kind ("seen" or "unseen"). The model's folder has to contain its codec.
     Raises GenerationError, CodecError, OSError.
     """
-    chosen = spread(rows, CAPTIONS)
+    chosen = most_different(rows, CAPTIONS)
     results = generator.answer([MotionRequest(text=row["text_query"], participant_id=row["participant_id"])
                                 for row in chosen], seed=seed)
     clips = []
@@ -33,7 +33,7 @@ def write_gallery(path: str | Path, generator: MotionGenerator, rows: Sequence[M
     return [row["text_query"] for row in chosen]
 
 
-def spread(rows: Sequence[Mapping], count: int) -> list[Mapping]:
+def most_different(rows: Sequence[Mapping], count: int) -> list[Mapping]:
     """At most `count` rows of different captions: the first one, then each time the row whose largest similarity to a
     chosen row is least."""
     candidates = list({caption_key(row["text_query"]): row for row in reversed(rows)}.values())[::-1]

@@ -44,7 +44,7 @@ def free_memory(device: torch.device) -> int:
     return max(free, 0)
 
 
-def kept_bytes(model: MotionLanguageModel, length: int) -> int:
+def saved_bytes(model: MotionLanguageModel, length: int) -> int:
     """Bytes that autograd keeps for the backward pass of one example of `length` positions."""
     model_storages = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
     saved: dict[int, int] = {}  # address of a storage -> its bytes
@@ -71,7 +71,7 @@ class _Growth:
 
     @classmethod
     def of(cls, model: MotionLanguageModel) -> "_Growth":
-        short, long = kept_bytes(model, 64), kept_bytes(model, 128)
+        short, long = saved_bytes(model, 64), saved_bytes(model, 128)
         square = max((long - 2 * short) / (128**2 - 2 * 64**2), 0.0)
         return cls(short / 64 - 64 * square, square)
 

@@ -77,16 +77,16 @@ class StepOptions:
 
 
 class StageTrainer(Trainer):
-    """heldout: set -> rows. measured: the task whose NLL is computed on them."""
+    """heldout: set -> rows. heldout_task: the task whose NLL is computed on them."""
 
     def __init__(self, *args, batches: EpochBatches, options: StepOptions, clock: Clock,
-                 heldout: Mapping[str, Sequence], measured: str, **kwargs):
+                 heldout: Mapping[str, Sequence], heldout_task: str, **kwargs):
         super().__init__(*args, eval_dataset=heldout, **kwargs)
         self.batches = batches
         self.options = options
         self.clock = clock
         self.heldout = heldout
-        self.measured = measured
+        self.heldout_task = heldout_task
 
     def get_train_dataloader(self) -> DataLoader:
         # Not prepared by accelerate: EpochBatches already gives each process its part of every batch.
@@ -154,7 +154,7 @@ class StageTrainer(Trainer):
     def _sum_nll(self, rows) -> tuple[float, int]:
         """The summed NLL of the rows and their motion tokens. Each process measures its share of the rows."""
         share = rows[self.args.process_index::self.args.world_size]
-        nll, tokens = sum_nll(self.model, share, self.measured, self.options.eval_batch) if len(share) else (0.0, 0)
+        nll, tokens = sum_nll(self.model, share, self.heldout_task, self.options.eval_batch) if len(share) else (0.0, 0)
         sums = self.accelerator.reduce(torch.tensor([nll, tokens], dtype=torch.float64, device=self.args.device), "sum")
         return sums[0].item(), int(sums[1].item())
 

@@ -71,7 +71,7 @@ WRITERS = {".html": write_page, ".gif": write_gif, ".mp4": write_mp4, ".bvh": wr
 
 
 def write(path: str | Path, clips: list[Clip]) -> None:
-    """Writes clips as .html, .gif, .mp4, .bvh or .npy, by the path's suffix. Raises MotionError for any other."""
+    """Write the clips by the path's suffix, one of WRITERS. Raises MotionError for any other."""
     suffix = Path(path).suffix.lower()
     if suffix not in WRITERS:
         raise MotionError(f"{path}: expected a name that ends with {', '.join(WRITERS)}")

@@ -64,7 +64,7 @@ def test_a_motion_is_held_against_what_the_codec_saw_of_it(codec):
 def test_the_command_holds_every_fifth_clip_out(tmp_path, monkeypatch):
     for i, motion in enumerate(walks(6)):
         write_bvh(tmp_path / f"{i}.bvh", motion)
-    monkeypatch.setattr(bench_codec, "KINDS", ("kmeans",))  # the network's fit takes minutes
+    monkeypatch.setattr(bench_codec, "QUANTISERS", ("kmeans",))  # the network's fit takes minutes
     args = argparse.Namespace(motions=str(tmp_path), codes=64, window=4, scale=0.01)
     figures = run(args, {})
     assert (figures["clips"], figures["held_out"]) == (4, 2) and figures["codecs"]["kmeans"]["local_mm"] > 0

@@ -12,7 +12,7 @@ import bench
 import config
 from data import read_rows
 from motion_llm.benchmarks import wordings as bench_wordings
-from motion_llm.benchmarks.wording_sets import KINDS
+from motion_llm.benchmarks.wording_sets import REWORDINGS
 from motion_llm.benchmarks.wordings import COMBINATIONS, PHRASES, TRAINED, CaptionSet
 
 WORDINGS = {
@@ -83,7 +83,7 @@ def test_every_set_is_measured(measured):
     assert sets[COMBINATIONS]["rows"] == 6 and sets[COMBINATIONS]["by_group"].keys() == {"jump + slow"}
     assert sets[PHRASES]["rows"] == 18 and sets[PHRASES]["clips"] == 36
     assert sets["other words: action"]["rows"] == sets[TRAINED]["rows"] == 4
-    assert measured["other_words_together"]["rows"] == sum(sets[f"other words: {kind}"]["rows"] for kind in KINDS)
+    assert measured["other_words_together"]["rows"] == sum(sets[f"other words: {kind}"]["rows"] for kind in REWORDINGS)
     for score in sets.values():
         assert score["real_recognised"] == 1  # the actions' codes are their own
         assert 0 <= score["recognised"] <= 1 and score["nll_per_token"] > 0

@@ -81,7 +81,7 @@ def test_greedy_answers_are_those_of_model_generate_with_our_processor(parts, ki
     for slope in (0.0, 0.4):
         jobs = jobs_of(9, (0, 1, 0, slope))
         answers = decoder(4).decode(jobs, alphabet)
-        assert [answer.places for answer in answers] == [by_transformers(network, vocabulary, job, slope)
+        assert [answer.indices for answer in answers] == [by_transformers(network, vocabulary, job, slope)
                                                          for job in jobs]
 
 
@@ -104,7 +104,7 @@ def test_answers_do_not_depend_on_the_other_jobs(parts):
             order = list(order)
             answers = decoder(slots).decode([jobs[i] for i in order], alphabet)
             for i, answer in zip(order, answers, strict=True):
-                assert answer.places == alone[i].places
+                assert answer.indices == alone[i].indices
                 assert answer.log_probability == pytest.approx(alone[i].log_probability, abs=1e-4)
 
 
@@ -194,7 +194,7 @@ def test_sampled_frequencies_pass_a_chi_square_test(parts):
                 for b, share in enumerate(distribution_after([a]))}
     counts = dict.fromkeys(expected, 0)
     for answer in answers:
-        counts[tuple([*answer.places, CODES][:2])] += 1  # a KeyError means an impossible pair
+        counts[tuple([*answer.indices, CODES][:2])] += 1  # a KeyError means an impossible pair
     pairs = [pair for pair in expected if expected[pair] * len(jobs) >= 5]
     assert all(counts[pair] == 0 for pair in expected if expected[pair] == 0)
     statistic = sum((counts[pair] - len(jobs) * expected[pair]) ** 2 / (len(jobs) * expected[pair]) for pair in pairs)
@@ -226,7 +226,7 @@ def test_finished_rows_leave_the_batch_and_new_ones_take_their_place(parts):
     answers = Decoder(counting, 8).decode(jobs, alphabet)
     steps = [rows for first, rows, width in counting.passes if (first, width) == (0, 1)]
     # No finished row is computed: each token and each end is one row of one step.
-    assert sum(steps) == sum(len(answer.places) + 1 for answer in answers)
+    assert sum(steps) == sum(len(answer.indices) + 1 for answer in answers)
     assert max(steps) == 8 and len(steps) < sum(steps) / 5
 
 
@@ -240,7 +240,7 @@ def test_the_prompt_of_several_samples_is_computed_once(parts):
     starts = [(rows, width) for _, rows, width in counting.passes if width > 1]
     # If all rows end in one step, the next jobs have no row to copy from: at most once for each filling of the slots.
     assert starts[0] == (1, 19) and all(rows == 1 for rows, _ in starts) and len(starts) <= 30 // 8 + 1
-    assert len({tuple(answer.places) for answer in answers}) > 5
+    assert len({tuple(answer.indices) for answer in answers}) > 5
 
 
 def test_given_tokens_are_returned_and_only_the_others_are_scored(parts):
@@ -253,12 +253,12 @@ def test_given_tokens_are_returned_and_only_the_others_are_scored(parts):
             Job([5, 6], limits(2, 5, 9), free, [3, 2], random_key=(2,)),
             Job([5, 6], limits(1, 5, 9), free, random_key=(3,))]
     answers = decoder(2).decode(jobs, alphabet)
-    assert [place for place in answers[0].places if place in (4, 7, 1)] and len(answers[0].places) == 7
-    assert all(fixed in (FREE, place) for fixed, place in zip(given, answers[0].places, strict=True))
-    assert answers[1].places[:2] == [3, 2]
+    assert [place for place in answers[0].indices if place in (4, 7, 1)] and len(answers[0].indices) == 7
+    assert all(fixed in (FREE, place) for fixed, place in zip(given, answers[0].indices, strict=True))
+    assert answers[1].indices[:2] == [3, 2]
     for job, answer in zip(jobs, answers, strict=True):
-        values = decoder(2).log_probabilities([job.prompt_ids], [[*answer.places, CODES]], alphabet)[0]
-        fixed = [position for position, place in enumerate(job.given) if place != FREE]
+        values = decoder(2).log_probabilities([job.prompt_ids], [[*answer.indices, CODES]], alphabet)[0]
+        fixed = [position for position, place in enumerate(job.fixed) if place != FREE]
         assert answer.log_probability == pytest.approx(values.sum() - values[fixed].sum(), abs=1e-4)
 
 
@@ -283,9 +283,10 @@ def test_no_jobs_no_answers(parts):
 # Guidance
 
 
-def guided(job, weight: float, against=(20, 21, 7)):
-    """The job with guidance against another prompt that ends as its own does."""
-    return replace(job, sampling=replace(job.sampling, guidance=weight), against=[*against[:-1], job.prompt_ids[-1]])
+def guided(job, weight: float, unconditional=(20, 21, 7)):
+    """The job with guidance away from another prompt that ends as its own does."""
+    return replace(job, sampling=replace(job.sampling, guidance=weight),
+                   unconditional_ids=[*unconditional[:-1], job.prompt_ids[-1]])
 
 
 def step_by_step(network, vocabulary, job) -> tuple[list[int], float]:
@@ -295,7 +296,7 @@ def step_by_step(network, vocabulary, job) -> tuple[list[int], float]:
         ids = [vocabulary.first_motion_id + place for place in answer]
         with torch.no_grad():
             scores, without = (network(input_ids=torch.tensor([[*prompt, *ids]])).logits[0, -1, rows]
-                               for prompt in (job.prompt_ids, job.against))
+                               for prompt in (job.prompt_ids, job.unconditional_ids))
         guided_scores = without + job.sampling.guidance * (scores - without)
         if len(answer) < job.limits.min_tokens:
             guided_scores[CODES] = -torch.inf
@@ -311,10 +312,10 @@ def test_guided_answers_are_those_of_two_passes_a_token(parts, kind):
     jobs = [guided(job, weight) for job, weight in zip(jobs_of(4, (0, 1, 0, 0)), (2.0, 0.5, 3.0, 0.0), strict=True)]
     expected = [step_by_step(network, vocabulary, job) for job in jobs]
     unguided = decoder(4).decode(jobs_of(4, (0, 1, 0, 0)), alphabet)
-    assert [places for places, _ in expected] != [answer.places for answer in unguided]  # guidance changes something
+    assert [places for places, _ in expected] != [answer.indices for answer in unguided]  # guidance changes something
     for slots in (1, 3, 8):
         for answer, (places, log_probability) in zip(decoder(slots).decode(jobs, alphabet), expected, strict=True):
-            assert answer.places == places
+            assert answer.indices == places
             assert answer.log_probability == pytest.approx(log_probability, abs=1e-3)
 
 
@@ -326,4 +327,4 @@ def test_a_job_without_guidance_is_not_changed_by_one_with_it(parts):
     for slots in (2, 4, 16):
         answers = decoder(slots).decode(mixed, alphabet)
         for i in range(0, 9, 2):
-            assert answers[i].places == alone[i].places
+            assert answers[i].indices == alone[i].indices

@@ -9,7 +9,7 @@ import pytest
 from motion_llm.dataset.rows import Row
 from motion_llm.evaluation import tasks as evaluation_tasks
 from motion_llm.evaluation.intervals import NOT_AVAILABLE
-from motion_llm.evaluation.rows import AskedRow, Training
+from motion_llm.evaluation.rows import EvaluationRow, Training
 from motion_llm.evaluation.table import COPYING, METRICS, MODEL, NEAREST_TOLD, RANDOM_TOLD, REPEATING, SPLITS
 from motion_llm.evaluation.tasks import TaskScores, _captions, _clips, _lost_tokens, stage_for, without_model
 
@@ -29,8 +29,8 @@ class Generator:
         return [SimpleNamespace(text=answer, codes=answer) for answer in self.answers]
 
 
-def row(index, text, codes, captions=(), kind="seen", person="A") -> AskedRow:
-    return AskedRow(index, text, text, codes, person, kind, captions)
+def row(index, text, codes, captions=(), kind="seen", person="A") -> EvaluationRow:
+    return EvaluationRow(index, text, text, codes, person, kind, captions)
 
 
 def scores_by(by) -> TaskScores:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from motion_llm.evaluation.generated_clips import Generated, match, read_generated
-from motion_llm.evaluation.rows import AskedRow, EvaluationError
+from motion_llm.evaluation.rows import EvaluationError, EvaluationRow
 
 
 def write(path: Path, rows: list[dict]) -> str:
@@ -18,8 +18,8 @@ def row(text: str, codes, person=None) -> dict:
     return {"text_query": text, "motion_tokens": codes} | ({"participant_id": person} if person else {})
 
 
-def rows_of(*pairs) -> list[AskedRow]:
-    return [AskedRow(i, key, key, [1], person, "seen") for i, (key, person) in enumerate(pairs)]
+def rows_of(*pairs) -> list[EvaluationRow]:
+    return [EvaluationRow(i, key, key, [1], person, "seen") for i, (key, person) in enumerate(pairs)]
 
 
 def test_lines_are_read_whatever_their_order_with_what_is_invalid_kept(tmp_path):

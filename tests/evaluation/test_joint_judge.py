@@ -7,7 +7,7 @@ from walker import walk
 from motion_llm.dataset.rows import caption_key
 from motion_llm.evaluation.findings import breakdown, deviations, not_available
 from motion_llm.evaluation.joint_judge import JointJudge
-from motion_llm.evaluation.rows import AskedRow
+from motion_llm.evaluation.rows import EvaluationRow
 from motion_llm.evaluation.table import ANOTHER, FROM_JOINTS, MODEL, REAL, SHUFFLED, SPLITS, Judge, score_all
 from motion_llm.motion.codec import CodecError, MotionCodec
 from motion_llm.motion.features import heading_of
@@ -30,7 +30,7 @@ def codec() -> MotionCodec:
 
 @pytest.fixture(scope="module")
 def judge(codec) -> Judge:
-    rows = [AskedRow(i, text, caption_key(text), codec.encode(motion), None, "unseen" if "1.6" in text else "seen")
+    rows = [EvaluationRow(i, text, caption_key(text), codec.encode(motion), None, "unseen" if "1.6" in text else "seen")
             for i, (text, motion) in enumerate(clips_of(1))]
     return Judge(rows, codec.codes, None, None, 0, JointJudge(codec, [row.codes for row in rows]))
 

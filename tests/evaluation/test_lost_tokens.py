@@ -45,4 +45,4 @@ def test_the_share_put_right_counts_lost_tokens_alone():
             return [SimpleNamespace(codes=(1, 2, 3, 4, 5, 6, 7, 0, 9))]
 
     (filled,) = fill_in(Generator(), [[1, 2, 3, 4, 5, 6, 7, 8, 9]], [None], "continue", 3)
-    assert filled.right(MODEL) == pytest.approx(2 / 3) and filled.right(REPEATING) == 0
+    assert filled.accuracy(MODEL) == pytest.approx(2 / 3) and filled.accuracy(REPEATING) == 0

@@ -7,7 +7,7 @@ import pytest
 
 from motion_llm.evaluation.intervals import NOT_AVAILABLE, Estimate
 from motion_llm.evaluation.report_page import ABOUT, write_page
-from motion_llm.evaluation.rows import AskedRow
+from motion_llm.evaluation.rows import EvaluationRow
 from motion_llm.evaluation.table import METRICS, MODEL, RANDOM, REAL, SPLITS
 
 NASTY = '</dd><script>alert("1")</script> & $title'
@@ -54,7 +54,8 @@ def page(tmp_path, table=None, histories=None, asked_lengths=(3.0, 4.0), verdict
         "by": dict.fromkeys(METRICS, "stage2"), "captions_said": [
             {"row": 0, "kind": "seen", "motion": "1 2 3", "said": NASTY, "captions": [NASTY, "b"], "chrf": 1.0},
             {"row": 1, "kind": None, "motion": "4 4", "said": "", "captions": ["b"], "chrf": 0.0}]} | changes
-    rows = [AskedRow(0, NASTY, NASTY, [1, 2, 3], NASTY, "seen"), AskedRow(1, "b", "b", [4, 4], None, "unseen")]
+    rows = [EvaluationRow(0, NASTY, NASTY, [1, 2, 3], NASTY, "seen"),
+            EvaluationRow(1, "b", "b", [4, 4], None, "unseen")]
     write_page(tmp_path / "report.html", table, details, rows, [[[1, 2], [3]], [[], [99]]], asked_lengths,
                {"stage1": HISTORY, "stage2": HISTORY} if histories is None else histories)
     content = (tmp_path / "report.html").read_text(encoding="utf-8")

@@ -12,7 +12,7 @@ from motion_llm.evaluation.embedding_metrics import chance
 from motion_llm.evaluation.evaluator import train_evaluator
 from motion_llm.evaluation.findings import breakdown, deviations, format_scores, not_available, verdict
 from motion_llm.evaluation.intervals import NOT_AVAILABLE, Estimate
-from motion_llm.evaluation.rows import AskedRow, Training
+from motion_llm.evaluation.rows import EvaluationRow, Training
 from motion_llm.evaluation.table import (
     ANOTHER,
     FROM_CAPTIONS,
@@ -32,8 +32,8 @@ from motion_llm.evaluation.table import (
 )
 
 
-def rows_of(clips, captions, people=None, kinds=None) -> list[AskedRow]:
-    return [AskedRow(i, text, caption_key(text), clip, people[i] if people else None,
+def rows_of(clips, captions, people=None, kinds=None) -> list[EvaluationRow]:
+    return [EvaluationRow(i, text, caption_key(text), clip, people[i] if people else None,
                      kinds[i] if kinds else "seen") for i, (clip, text) in enumerate(zip(clips, captions, strict=True))]
 
 

@@ -12,7 +12,7 @@ import torch
 from collators import collate
 from model import ModelConfig, build
 from motion_llm.network.fuse import ATTENTION, unfuse
-from motion_llm.training.memory import kept_bytes
+from motion_llm.training.memory import saved_bytes
 
 KINDS = ["llama", "llama_untied", "llama_padded", "llama_biased", "mistral", "qwen2", "qwen3", "gemma2", "gemma3",
          "granite", "cohere"]
@@ -76,9 +76,9 @@ def test_a_llama_is_fused_from_its_embedding_to_its_attention(perturbed):
 
 def test_the_backward_pass_needs_less_memory(perturbed):
     model = perturbed("llama")
-    fused = kept_bytes(model, 64)
+    fused = saved_bytes(model, 64)
     unfuse(model.network)
-    assert fused < 0.8 * kept_bytes(model, 64)
+    assert fused < 0.8 * saved_bytes(model, 64)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -42,11 +42,11 @@ def test_a_containers_limit_counts(model, monkeypatch):
 
 
 def test_growth_predicts_the_bytes_kept_for_other_lengths(model):
-    from motion_llm.training.memory import _Growth, kept_bytes
+    from motion_llm.training.memory import _Growth, saved_bytes
 
     growth = _Growth.of(model)
     for length in (32, 100, 200):
-        assert growth.bytes(length) == pytest.approx(kept_bytes(model, length), rel=0.05)
+        assert growth.bytes(length) == pytest.approx(saved_bytes(model, length), rel=0.05)
 
 
 def test_plenty_of_memory_means_large_parts_without_checkpointing(model):

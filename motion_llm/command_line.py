@@ -1,0 +1,33 @@
+"""What the commands share: the log on stderr, and a sentence instead of a traceback for what the user can mend."""
+
+import logging
+import sys
+from collections.abc import Callable
+
+NOISY = ("datasets", "httpx", "transformers", "accelerate")  # libraries whose logs tell the user nothing
+
+
+def start_log(level: int = logging.INFO) -> None:
+    """Log this project's messages to stderr, as stdout carries the results."""
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(message)s")
+    for name in NOISY:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def exit_status(script: str, command: Callable[[], int | None], stopped: str = "stopped",
+                usage_error: type[Exception] | tuple = ()) -> int:
+    """Run a script's command and return the status to exit with: what it returned, 0 for None.
+
+    ValueError, OSError and a missing package can be mended by the user: a line on stderr and status 1, or 2 for a
+    usage_error. Ctrl-C: the line `stopped`, and 130. Any other exception is a defect and keeps its traceback.
+    """
+    try:
+        return command() or 0
+    except (ValueError, OSError) as error:
+        message, status = error, 2 if isinstance(error, usage_error) else 1
+    except ModuleNotFoundError as error:
+        message, status = f"the package {error.name} is missing: run it with .venv/bin/python", 1
+    except KeyboardInterrupt:
+        message, status = stopped, 130
+    sys.stderr.write(f"{script}: {message}\n")
+    return status

@@ -1,0 +1,34 @@
+import pytest
+
+from motion_llm.command_line import exit_status
+
+
+def raising(error):
+    def command():
+        raise error
+    return command
+
+
+class UsageError(ValueError):
+    pass
+
+
+@pytest.mark.parametrize(("error", "status", "message"), [
+    (ValueError("row 3 is empty"), 1, "view.py: row 3 is empty\n"),
+    (FileNotFoundError(2, "No such file", "walk.bvh"), 1, "view.py: [Errno 2] No such file: 'walk.bvh'\n"),
+    (ModuleNotFoundError("", name="torch"), 1, "view.py: the package torch is missing: run it with .venv/bin/python\n"),
+    (KeyboardInterrupt(), 130, "view.py: stopped\n"),
+    (UsageError("unknown flag"), 2, "view.py: unknown flag\n"),
+])
+def test_what_the_user_can_mend_is_one_line_on_stderr(error, status, message, capsys):
+    assert exit_status("view.py", raising(error), usage_error=UsageError) == status
+    assert capsys.readouterr() == ("", message)
+
+
+def test_a_defect_keeps_its_traceback():
+    with pytest.raises(KeyError):
+        exit_status("view.py", raising(KeyError("codes")))
+
+
+def test_a_command_names_its_own_status():
+    assert [exit_status("view.py", lambda: None), exit_status("view.py", lambda: 1)] == [0, 1]
