@@ -3,9 +3,11 @@
 Most project modules are imported inside the tests: they import transformers, which must follow Unsloth's start.
 """
 
+import json
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -150,18 +152,20 @@ def test_tasks_are_drawn_afresh_each_epoch_whatever_the_order(tiny_base):
     assert drawer.tasks(0, 30).tolist() != drawer.tasks(1, 30).tolist()
 
 
-# Runs the pipeline in a process that kills itself, as a power failure would, at the nth call of the wrapped function in
-# a stage. The last argument is WORK_DIR; a stage is in progress when the stages before it are finished.
-KILLED = """
-import logging, os, signal, sys
-logging.basicConfig(level=logging.INFO, format="%(message)s")
+# Runs the pipeline once for each line of stdin, (arguments, kill), in a child of this process, as imports take seconds.
+# kill: "" or killing(...), which ends the child as a power failure would, at the nth call of the wrapped function in a
+# stage; a stage is in progress when the stages before it are finished. Writes each child's status and its outputs.
+RUNS = """
+import json, logging, os, signal, sys, tempfile
+logging.basicConfig(level=logging.INFO, format="%(message)s")  # before Unsloth, whose import sets a handler
 sys.path.insert(0, {root!r})
 import train_pipeline
 from motion_llm.training import work_folder
 from model import start_unsloth
 start_unsloth("cpu")
-import train, model
+import train, model, generate
 from motion_llm.training import stage_trainer
+from motion_llm.evaluation import run
 calls = 0
 def killing(owner, name, stage, at):
     original = getattr(owner, name)
@@ -173,8 +177,19 @@ def killing(owner, name, stage, at):
             os.kill(os.getpid(), signal.SIGKILL)
         return original(*args, **kwargs)
     setattr(owner, name, wrapped)
-{kill}
-sys.exit(train_pipeline.main())
+for line in sys.stdin:
+    arguments, kill = json.loads(line)
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        child = os.fork()
+        if child == 0:
+            os.dup2(out.fileno(), 1), os.dup2(err.fileno(), 2)
+            sys.argv = ["train_pipeline.py", *arguments]
+            exec(kill)
+            sys.exit(train_pipeline.main())
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        texts = [file.seek(0) or file.read() for file in (out, err)]
+    finished = [stage for stage in work_folder.STAGE_FOLDERS if os.path.isdir(os.path.join(arguments[-1], stage))]
+    print(json.dumps([status, *texts, finished]), flush=True)
 """
 KILLS = [  # what is wrapped, the stage, the call
     ("train.StageCallback, 'on_step_end'", 1, 8),
@@ -185,20 +200,31 @@ KILLS = [  # what is wrapped, the stage, the call
 ]
 
 
-def pipeline(arguments: list[str], kill: str = "") -> subprocess.CompletedProcess:
-    code = KILLED.format(root=str(ROOT), kill=kill)
-    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+@dataclass
+class PipelineRun:
+    status: int
+    stdout: str
+    stderr: str
+    stages: list[str]
+
+
+def pipeline_runs(*runs: tuple[list[str], str]) -> list[PipelineRun]:
+    done = subprocess.run([sys.executable, "-c", RUNS.format(root=str(ROOT))], capture_output=True, text=True,
+                          input="".join(json.dumps(run) + "\n" for run in runs))
+    assert done.returncode == 0, done.stderr
+    return [PipelineRun(*json.loads(line)) for line in done.stdout.splitlines()]
 
 
 def test_killed_again_and_again_it_ends_as_an_uninterrupted_run(tiny_arguments, tmp_path):
-    whole = pipeline([*tiny_arguments, "--work_dir", str(tmp_path / "whole")])
-    assert whole.returncode == 0, whole.stderr
     arguments = [*tiny_arguments, "--work_dir", str(tmp_path / "killed")]
-    for wrapped, stage, call in KILLS:
-        assert pipeline(arguments, f"killing({wrapped}, {stage}, {call})").returncode == -9, wrapped
-        assert [name for name in STAGES if (tmp_path / "killed" / name).exists()] == STAGES[:stage - 1]
-    last = pipeline(arguments)
-    assert last.returncode == 0, last.stderr
+    kills = [(arguments, f"killing({wrapped}, {stage}, {call})") for wrapped, stage, call in KILLS]
+    whole, *killed, last = pipeline_runs(
+        ([*tiny_arguments, "--work_dir", str(tmp_path / "whole")], ""), *kills, (arguments, ""))
+    assert whole.status == 0, whole.stderr
+    for (wrapped, stage, _), run in zip(KILLS, killed, strict=True):
+        assert run.status == -9, wrapped
+        assert run.stages == STAGES[:stage - 1], wrapped
+    assert last.status == 0, last.stderr
     assert "Stage 1 is finished" in last.stderr and "going on from" in last.stderr
     for stage in STAGES:
         expected, resumed = (tmp_path / run / stage / "adapter_model.safetensors" for run in ("whole", "killed"))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from data import read_rows
-from motion_llm.benchmarks.wording_sets import KINDS, NEUTRAL, WordingError, Wordings, read_wordings
+from motion_llm.benchmarks.wording_sets import NEUTRAL, REWORDINGS, WordingError, Wordings, read_wordings
 from motion_llm.dataset.rows import Row, caption_key
 
 DATA = Path(__file__).parents[2] / "data"
@@ -149,7 +149,7 @@ def test_the_sample_can_be_split_and_reworded():
     split = wordings.split(rows)
     assert len(split.trained) > 800 and len(split.combinations) > 50 and len(split.phrases) > 100
     captions = {caption_key(row.text_query) for row in rows}
-    for row, kind in itertools.product(list(rows)[::5], KINDS):
+    for row, kind in itertools.product(list(rows)[::5], REWORDINGS):
         text = wordings.reword(row.text_query, kind, 0)
         assert text is None or caption_key(text) not in captions
 
