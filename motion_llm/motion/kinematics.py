@@ -1,6 +1,7 @@
 """Rotations: angles, matrices, quaternions; joints from rotations and rotations from joints; another frame rate."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -109,6 +110,29 @@ def ancestors(joint: int, parents: tuple[int, ...]) -> list[int]:
     while (joint := parents[joint]) >= 0:
         chain.append(joint)
     return chain[::-1]
+
+
+def body_size(bones: np.ndarray, parents: Sequence[int]) -> float:
+    """Of bones (J,) in metres, from each joint to its parent: about the person's standing height in metres, in any
+    pose: 0.79 times the longest path over bones from one joint to another, which goes from a hand to a foot and does
+    not depend on the root."""
+    below, longest = np.zeros(len(bones)), 0.0  # the longest path down from each joint; through any joint
+    for joint in range(len(bones) - 1, 0, -1):
+        path, parent = below[joint] + bones[joint], parents[joint]
+        longest = max(longest, path + below[parent])
+        below[parent] = max(below[parent], path)
+    return max(0.79 * float(longest), 1e-3)
+
+
+def turned_up(joints: np.ndarray, rotations: np.ndarray | None, up: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """Joints (..., J, 3) and local rotations (..., J, 3, 3) of a recording whose axis `up` ("y" or "z") points up, with
+    y up: (x, y, z) -> (x, z, -y) for z. All frames turn, those of the rest pose too, so offsets turn as joints do."""
+    if up == "y":
+        return joints, rotations
+    if up != "z":
+        raise MotionError(f"up is {up!r}, expected y or z")
+    turn = np.array([(1, 0, 0), (0, 0, 1), (0, -1, 0)], dtype=joints.dtype)
+    return joints @ turn.T, None if rotations is None else turn @ rotations @ turn.T
 
 
 def smallest_rotation(start: np.ndarray, end: np.ndarray) -> np.ndarray:

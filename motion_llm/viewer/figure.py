@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from motion_llm.motion.kinematics import body_size
 from motion_llm.motion.skeleton import Motion, MotionError
 
 STANDARD_SIZE = 1.7  # metres: height of the person to whom the radii below belong
@@ -120,17 +121,6 @@ def figure_of(motion: Motion) -> Figure:
     height = float(body[..., 1].max() + HEAD_RADIUS * scale - floor)
     heading = heading_of(joints[0], skeleton.names)
     return Figure(capsules, root, scale * STANDARD_SIZE, floor, target, reach, height, heading)
-
-
-def body_size(bones: np.ndarray, parents: np.ndarray) -> float:
-    """About the person's standing height in metres, in any pose: 0.79 times the longest path over bones from one joint
-    to another, which goes from a hand to a foot and does not depend on the root."""
-    below, longest = np.zeros(len(bones)), 0.0  # the longest path down from each joint; through any joint
-    for joint in range(len(bones) - 1, 0, -1):
-        path, parent = below[joint] + bones[joint], parents[joint]
-        longest = max(longest, path + below[parent])
-        below[parent] = max(below[parent], path)
-    return max(0.79 * float(longest), 1e-3)
 
 
 def radii_of(names, bones, parents, scale: float) -> np.ndarray:
