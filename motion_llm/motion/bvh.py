@@ -6,17 +6,27 @@
 """
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from motion_llm.motion.bvh_reader import CHANNELS, RESERVED, BvhReader
-from motion_llm.motion.kinematics import angles_of, forward_kinematics, global_rotations, matrices_of, with_rotations
+from motion_llm.motion.kinematics import (
+    angles_of,
+    forward_kinematics,
+    global_rotations,
+    matrices_of,
+    turned_up,
+    with_rotations,
+)
 from motion_llm.motion.skeleton import Motion, MotionError, Skeleton
 
 SCALE = 0.01  # metres a unit: BVH files are in centimetres
 NEAR_RATE = 1e-4  # relative; frame times are written with few digits: 0.0333333 means 30 frames a second
+PLACES = 6  # decimals that are written: 10 nm in centimetres, a millionth of a degree
+TIME_PLACES, MOST_PLACES = 9, 20  # decimals of the frame time
 STILL = 1e-6  # metres; a joint that stays this close to its rest offset needs no position channels
 
 
@@ -37,33 +47,19 @@ class Bvh:
     @staticmethod
     def read(path: str | Path) -> "Bvh":
         """Raises MotionError with file, line, what was found and what was expected; OSError."""
-        return Bvh(**BvhReader(Path(path)).read())
+        reader = BvhReader(Path(path))
+        values = np.concatenate(list(reader.chunks()))
+        return Bvh(reader.names, reader.parents, reader.offsets, reader.channels, reader.end_sites, values,
+                   reader.frame_time)
 
-    def motion(self, scale: float = SCALE) -> Motion:
-        """The motion in metres, with scale metres a unit. Position channels replace a joint's offset. Raises
-        MotionError for an invalid scale."""
-        _check_scale(scale)
-        shape = (len(self.values), len(self.names))
-        rotations = np.broadcast_to(np.eye(3), (*shape, 3, 3)).copy()
-        translations = np.broadcast_to(self.offsets * scale, (*shape, 3)).copy()
-        column = 0
-        for joint, channels in enumerate(self.channels):
-            values = self.values[:, column:column + len(channels)]
-            column += len(channels)
-            angles = [i for i, name in enumerate(channels) if name.endswith("rotation")]
-            if angles:
-                rotations[:, joint] = matrices_of(values[:, angles], "".join(channels[i][0] for i in angles))
-            for i, name in enumerate(channels):
-                if name.endswith("position"):
-                    translations[:, joint, "XYZ".index(name[0])] = values[:, i] * scale
-        skeleton = Skeleton(self.names, self.parents, self.offsets * scale)
-        return Motion(forward_kinematics(rotations, translations, self.parents), self.fps, skeleton, rotations)
+    def motion(self, scale: float = SCALE, up: str = "y") -> Motion:
+        """The motion in metres, as read_bvh gives it. Raises MotionError for an invalid scale or axis."""
+        return _motion(self, [self.values], len(self.values), scale, up)
 
     @property
     def fps(self) -> float:
         """Frames a second; a whole number where the frame time is its inverse, rounded."""
-        rate = 1 / self.frame_time
-        return float(round(rate)) if round(rate) and abs(rate - round(rate)) < NEAR_RATE * rate else rate
+        return _rate(self.frame_time)
 
     @staticmethod
     def of(motion: Motion, scale: float = SCALE, order: str = "ZXY") -> "Bvh":
@@ -120,14 +116,63 @@ class Bvh:
                     "End Site", "{", f"\tOFFSET {_numbers(self.end_sites[joint])}", "}")]
         starts = np.cumsum([0, *(len(channels) for channels in self.channels)])
         columns = np.concatenate([np.arange(starts[joint], starts[joint + 1]) for joint in order])
-        lines += ["MOTION", f"Frames: {len(self.values)}", f"Frame Time: {self.frame_time:.9g}"]
+        lines += ["MOTION", f"Frames: {len(self.values)}", f"Frame Time: {self._written_time()}"]
         lines += [_numbers(row) for row in self.values[:, columns]]
         Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
+    def _written_time(self) -> str:
+        """The frame time in decimals: nine places, and more where the rate that is read back would be another."""
+        texts = (f"{self.frame_time:.{places}f}" for places in range(TIME_PLACES, MOST_PLACES))
+        return next((text for text in texts if float(text) and replace(self, frame_time=float(text)).fps == self.fps),
+                    f"{self.frame_time:.{MOST_PLACES}f}")
 
-def read_bvh(path: str | Path, scale: float = SCALE) -> Motion:
-    """The motion of a file, with scale metres a unit. Raises MotionError with file and line; OSError."""
-    return Bvh.read(path).motion(scale)
+
+def read_bvh(path: str | Path, scale: float = SCALE, up: str = "y") -> Motion:
+    """The motion of a file in metres, y up, as float32: 3.6 MB a thousand frames of 75 joints. scale: metres a unit.
+    up: the file's axis that points up, "y" or "z". Position channels replace a joint's offset; where the file has no
+    offset, the rest pose gets their mean. Raises MotionError with file and line; OSError."""
+    reader = BvhReader(Path(path))
+    return _motion(reader, reader.chunks(), reader.most_frames, scale, up)
+
+
+def _motion(figure: Bvh | BvhReader, chunks: Iterable[np.ndarray], most_frames: int, scale: float, up: str) -> Motion:
+    """chunks: the values (n, C) of the frames, at most most_frames together."""
+    _check_scale(scale)
+    count, offsets = len(figure.names), figure.offsets * scale
+    turning: dict[str, list] = {}  # order of axes -> (joint, columns) of the joints that turn in this order
+    placed = []  # (joint, axis, column)
+    column = 0
+    for joint, channels in enumerate(figure.channels):
+        columns = {name: column + i for i, name in enumerate(channels)}
+        column += len(channels)
+        turns = [name for name in channels if name.endswith("rotation")]
+        turning.setdefault("".join(name[0] for name in turns), []).append((joint, [columns[name] for name in turns]))
+        placed += [(joint, "XYZ".index(name[0]), columns[name]) for name in channels if name.endswith("position")]
+    placed_joints, placed_axes, placed_columns = np.array(placed, dtype=int).reshape(-1, 3).T
+    joints = np.empty((most_frames, count, 3), np.float32)
+    rotations = np.empty((most_frames, count, 3, 3), np.float32)
+    frames, sums = 0, np.zeros((count, 3))
+    for values in chunks:
+        local = np.empty((len(values), count, 3, 3))
+        for order, members in turning.items():
+            columns = np.array([columns for _, columns in members], dtype=int)
+            local[:, [joint for joint, _ in members]] = matrices_of(values[:, columns], order)
+        translations = np.broadcast_to(offsets, (len(values), count, 3)).copy()
+        translations[:, placed_joints, placed_axes] = values[:, placed_columns] * scale
+        sums += translations.sum(0)
+        end = frames + len(values)
+        joints[frames:end], rotations[frames:end] = turned_up(
+            forward_kinematics(local, translations, figure.parents), local, up)
+        frames = end
+    boneless = (np.arange(count) > 0) & ~offsets.any(1)
+    offsets[boneless] = sums[boneless] / frames
+    skeleton = Skeleton(figure.names, figure.parents, turned_up(offsets, None, up)[0])
+    return Motion(joints[:frames], _rate(figure.frame_time), skeleton, rotations[:frames])
+
+
+def _rate(frame_time: float) -> float:
+    rate = 1 / frame_time
+    return float(round(rate)) if round(rate) and abs(rate - round(rate)) < NEAR_RATE * rate else rate
 
 
 def write_bvh(path: str | Path, motion: Motion, scale: float = SCALE, order: str = "ZXY") -> None:
@@ -141,4 +186,5 @@ def _check_scale(scale: float) -> None:
 
 
 def _numbers(values: np.ndarray) -> str:
-    return " ".join(f"{value:.9g}" for value in values)
+    """Plain decimals: Unity's and USD's readers refuse 1e-06. Adding 0 makes the -0.0 of rounding a 0.0."""
+    return " ".join(f"{value:.{PLACES}f}" for value in np.round(values, PLACES) + 0.0)

@@ -1,44 +1,102 @@
 """The parser of BVH files. It takes what programs in the field write; errors name the line and say what to do."""
 
+import logging
 import math
 import re
+import unicodedata
+import warnings
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from motion_llm.motion.skeleton import MotionError
 
+log = logging.getLogger(__name__)
+
 CHANNELS = tuple(f"{axis}{kind}" for kind in ("position", "rotation") for axis in "XYZ")
 SPELLED = {name.lower(): name for name in CHANNELS}
-RESERVED = {"offset", "channels", "joint", "{", "}"}  # no joint names: these follow a name whose brace is missing
-SHORTEST = 1e-6  # seconds; the shortest frame time that is accepted
+RESERVED = {"offset", "channels", "joint", "{", "}"}  # words of the format that may follow a joint's name
+SHORTEST, LONGEST = 1e-6, 1.0  # seconds; longer frame times are frames a second, or milliseconds
+BLOCK = 1 << 20  # bytes of values that are parsed at once
+AHEAD = 20  # words behind MOTION that are read with what stands before it: more than its announcements have
+IN_NUMBERS = b"0123456789+-.eE \t\n\v\f"
 
 
 class BvhReader:
-    """Parser of one file. words: (word, line number) pairs of everything before MOTION."""
+    """One file. The constructor reads all that stands before the values; `chunks` reads the values.
+
+    names, parents, offsets, channels, end_sites, frame_time: as in Bvh. most_frames: an upper bound of their number.
+    Raises MotionError naming file, line, what was found and what was expected; OSError.
+    """
 
     def __init__(self, path: Path):
         self.path = path
-        content = path.read_bytes()
-        if not content.strip():
-            raise MotionError(f"{path}: the file is empty, expected HIERARCHY")
+        self.size = path.stat().st_size
+        self.file = path.open("rb")
+        header, self.rest = self._header()
+        # (word, line number) of everything before MOTION, and the index of the next one
+        self.words = [(word, number) for number, line in enumerate(header.split("\n"), 1)
+                      for word in re.findall(r"[{}]|[^\s{}]+", line)]
+        self.place, self.last_line = 0, header.count("\n") + 1
+        self.names, self.name_lines, self.parents, self.end_sites = [], [], [], {}
+        offsets, channels = self.hierarchy()
+        if self.rest is None:
+            self.fail(self.last_line, "the file ends without MOTION, expected it after the figure")
+        self.offsets, self.channels = np.array(offsets), tuple(channels)
+        self.width = sum(map(len, channels))
+        if not self.width:
+            self.fail(self.last_line, "the figure has no channels, so nothing can move")
+        self.names, self.parents = tuple(self._distinct_names()), tuple(self.parents)
+        self._announcements()
+
+    def _text(self, content: bytes, line: int) -> str:
+        """Text that starts in a line of the file, with \\n alone for line breaks."""
         try:
-            text = content.decode("utf-8-sig")
+            text = content.decode("utf-8-sig" if line == 1 else "utf-8")
         except UnicodeDecodeError as error:
-            self.fail(_line_of(content[:error.start]), f"byte {content[error.start]:#04x}, expected text in UTF-8")
+            self.fail(line + _breaks(content[:error.start]), f"byte {content[error.start]:#04x}, expected text in "
+                      "UTF-8: save the file as UTF-8, or name the joint in plain letters")
         if "\0" in text:
-            self.fail(_line_of(content[:content.index(b"\0")]), "a zero byte, expected text: this is no BVH file")
-        self.lines = re.split(r"\r\n|\r|\n", text)
-        self.words = []
-        self.data_line = None  # index in lines of the first line after MOTION
-        for number, line in enumerate(self.lines, 1):
-            words = re.findall(r"[{}]|[^\s{}]+", line)
-            if words and words[-1].lower() == "motion" and set(words[:-1]) <= {"}"}:
-                self.words += [(word, number) for word in words[:-1]]
-                self.motion_line, self.data_line = number, number
-                break
-            self.words += [(word, number) for word in words]
-        self.place = 0  # index in words of the next word
+            self.fail(line + _breaks(content[:content.index(b"\0")]), "a zero byte, expected text: this is no BVH file")
+        return text.replace("\r\n", "\n").replace("\r", "\n")
+
+    def _header(self) -> tuple[str, str | None]:
+        """The text before MOTION, and the text behind it as far as it is read; None if the file has no such line."""
+        content = b""
+        while True:
+            block = self.file.read(BLOCK)
+            content += block
+            # Whole lines only, but for the end of the file: a line or a character may go on in the next block.
+            end = content.rfind(b"\n") + 1 if block else len(content)
+            text, self.unread = self._text(content[:end], 1), content[end:]
+            motion = re.search(r"^[\s}]*?(motion)[^\S\n]*(?=$|frames\s*:)", text, re.IGNORECASE | re.MULTILINE)
+            if motion and (not block or len(text[motion.end():].split()) > AHEAD):
+                return text[:motion.start(1)], text[motion.end():]
+            if not block and not content.strip():
+                raise MotionError(f"{self.path}: the file is empty, expected HIERARCHY")
+            if not block:
+                return text, None
+
+    def _distinct_names(self) -> list[str]:
+        """The joints' names in one Unicode spelling. Joints of one name get their parent's name before it. Raises
+        MotionError if they still have one name."""
+        names = [unicodedata.normalize("NFC", name) for name in self.names]
+        counts = Counter(names)
+        repeated = [name for name, count in counts.items() if count > 1]
+        if not repeated:
+            return names
+        distinct = [f"{names[self.parents[i]]}_{name}" if counts[name] > 1 and i else name
+                    for i, name in enumerate(names)]
+        for name, count in Counter(distinct).items():
+            if count > 1:
+                lines = [self.name_lines[i] for i, other in enumerate(distinct) if other == name]
+                self.fail(lines[1], f"a second joint of the name {names[distinct.index(name)]!r} under the same parent "
+                          f"(the first is in line {lines[0]}): give each its own name")
+        log.warning("%s: %d joints of the name %s: told apart by their parents, as %s", self.path, counts[repeated[0]],
+                    repeated[0], distinct[names.index(repeated[0])])
+        return distinct
 
     def fail(self, line: int, text: str):
         raise MotionError(f"{self.path}, line {line}: {text}")
@@ -46,9 +104,8 @@ class BvhReader:
     def next(self, expected: str) -> tuple[str, int]:
         """The next word and its line."""
         if self.place == len(self.words):
-            if self.data_line is None:
-                self.fail(len(self.lines), f"the file ends, expected {expected}")
-            self.fail(self.motion_line, f"found MOTION, expected {expected}")
+            end = "the file ends" if self.rest is None else "found MOTION"
+            self.fail(self.last_line, f"{end}, expected {expected}")
         self.place += 1
         return self.words[self.place - 1]
 
@@ -64,24 +121,9 @@ class BvhReader:
             self.fail(line, f"{name} is {word!r}, expected a number")
         return value
 
-    def read(self) -> dict:
-        """The fields of a Bvh."""
-        self.names, self.parents, self.offsets, self.channels, self.ends = [], [], [], [], {}
-        self.expect("HIERARCHY")
-        self.expect("ROOT")
-        self.hierarchy()
-        if self.place < len(self.words):
-            word, line = self.words[self.place]
-            second_root = word.lower() == "root"
-            self.fail(line, f"found {word!r} after the figure's last brace, expected MOTION"
-                      + ("; files of several figures are not read" if second_root else ""))
-        if self.data_line is None:
-            self.fail(len(self.lines), "the file ends without MOTION, expected it after the figure")
-        if not sum(map(len, self.channels)):
-            self.fail(self.motion_line, "the figure has no channels, so nothing can move")
-        values, frame_time = self.frames(sum(map(len, self.channels)))
-        return {"names": tuple(self.names), "parents": tuple(self.parents), "offsets": np.array(self.offsets),
-                "channels": tuple(self.channels), "end_sites": self.ends, "values": values, "frame_time": frame_time}
+    def peek(self, ahead: int = 0) -> str:
+        """A word that is still to come, in lower case; "" past the last one."""
+        return self.words[self.place + ahead][0].lower() if self.place + ahead < len(self.words) else ""
 
     def joint(self, keyword: str, parent: int) -> None:
         """Reads a joint's name and opening brace; offset and channels follow inside the braces."""
@@ -90,37 +132,39 @@ class BvhReader:
             word, line = self.next(f"{{ after {keyword} {' '.join(name)}".rstrip())
             if word == "{" and name:
                 break
-            if word.lower() in RESERVED:
+            # A joint may be called "joint" or "Offset"; a brace must follow, or these words start what a brace lacks.
+            if word in "{}" or word.lower() in RESERVED and (name or self.peek() != "{"):
                 self.fail(line, f"found {word!r}, expected " + (f"{{ after {keyword} {' '.join(name)}" if name else
                                                                f"a name after {keyword}"))
             name.append(word)
+            name_line = line
         self.names.append(" ".join(name))
+        self.name_lines.append(name_line)
         self.parents.append(parent)
-        self.offsets.append(None)
-        self.channels.append(None)
 
-    def hierarchy(self) -> None:
+    def hierarchy(self) -> tuple[list, list]:
+        """Offsets and channels of all joints; reads up to the last brace."""
+        self.expect("HIERARCHY")
+        self.expect("ROOT")
         self.joint("ROOT", -1)
-        stack = [0]
+        offsets, channels, stack = [None], [None], [0]
         while stack:
             joint = stack[-1]
             word, line = self.next(f"}} of {self.names[joint]}")
             keyword = word.lower()
-            if keyword == "offset" and self.offsets[joint] is None:
-                self.offsets[joint] = [self.number(f"OFFSET {axis} of {self.names[joint]}") for axis in "x y z".split()]
-            elif keyword == "channels" and self.channels[joint] is None:
-                self.channels[joint] = self.channel_names(self.names[joint])
+            if keyword == "offset" and offsets[joint] is None:
+                offsets[joint] = [self.number(f"OFFSET {axis} of {self.names[joint]}") for axis in "xyz"]
+            elif keyword == "channels" and channels[joint] is None:
+                channels[joint] = self.channel_names(self.names[joint])
             elif keyword == "joint":
                 self.joint("JOINT", joint)
+                offsets.append(None)
+                channels.append(None)
                 stack.append(len(self.names) - 1)
-            elif keyword == "end" and joint not in self.ends:
-                self.expect("Site")
-                self.expect("{")
-                self.expect("OFFSET")
-                self.ends[joint] = np.array([self.number(f"OFFSET {axis} of an end site") for axis in "x y z".split()])
-                self.expect("}")
+            elif keyword == "end" and joint not in self.end_sites:
+                self.end_sites[joint] = self.end_site()
             elif keyword == "}":
-                for values, name in ((self.offsets, "OFFSET"), (self.channels, "CHANNELS")):
+                for values, name in ((offsets, "OFFSET"), (channels, "CHANNELS")):
                     if values[joint] is None:
                         self.fail(line, f"joint {self.names[joint]} ends without {name}, expected it before the brace")
                 stack.pop()
@@ -128,6 +172,23 @@ class BvhReader:
                 again = " a second time" if keyword in ("offset", "channels", "end") else ""
                 self.fail(line, f"found {word!r} in joint {self.names[joint]}{again}, expected OFFSET, CHANNELS, "
                           "JOINT, End Site or }")
+        if self.place < len(self.words):
+            word, line = self.words[self.place]
+            second_root = word.lower() == "root"
+            self.fail(line, f"found {word!r} after the figure's last brace, expected MOTION"
+                      + ("; files of several figures are not read: save each figure in its own" if second_root else ""))
+        return offsets, channels
+
+    def end_site(self) -> np.ndarray:
+        """The offset of an end site; some programs write a name behind its keyword, which says nothing."""
+        self.expect("Site")
+        while self.peek() not in ("{", "offset", ""):
+            self.next("{")
+        self.expect("{")
+        self.expect("OFFSET")
+        offset = np.array([self.number(f"OFFSET {axis} of an end site") for axis in "xyz"])
+        self.expect("}")
+        return offset
 
     def channel_names(self, joint: str) -> tuple[str, ...]:
         word, line = self.next("the number of channels")
@@ -147,48 +208,141 @@ class BvhReader:
             self.fail(line, f"channel {extra!r} of {joint} after the {word} that were announced")
         return tuple(names)
 
-    def header(self, place: int, pattern: str, expected: str) -> tuple[int, re.Match]:
-        """Matches the first line from index `place` on that is not blank. Returns the index after it, and the match."""
-        while place < len(self.lines) and not self.lines[place].strip():
-            place += 1
-        if place == len(self.lines):
-            self.fail(place, f"the file ends, expected {expected}")
-        match = re.fullmatch(pattern, self.lines[place].strip(), re.IGNORECASE)
+    # ------------------------------------------------------------ what follows MOTION
+
+    def line(self) -> str | None:
+        """The next line of self.rest that is not blank, with self.at its number; None at the end of the file."""
+        while self.rest:
+            line, _, self.rest = self.rest.partition("\n")
+            self.at += 1
+            if line.strip():
+                return line.strip()
+        return None
+
+    def announced(self, pattern: str, expected: str) -> str:
+        """What the next line announces, as the pattern's group."""
+        line = self.line()
+        if line is None:
+            self.fail(self.at, f"the file ends, expected {expected}")
+        match = re.fullmatch(pattern, line, re.IGNORECASE)
         if not match:
-            self.fail(place + 1, f"found {self.lines[place].strip()[:60]!r}, expected {expected}")
-        return place + 1, match
+            self.fail(self.at, f"found {line[:60]!r}, expected {expected}")
+        return match[1]
 
-    def frames(self, width: int) -> tuple[np.ndarray, float]:
-        """Values (T, width) and the frame time. A frame may span several lines, and a line may hold several frames."""
-        place, match = self.header(self.data_line, r"Frames\s*:\s*(\S+)", '"Frames: " and their number')
-        count, count_line = match[1], place
+    def _announcements(self) -> None:
+        self.at = self.last_line - 1  # number of the line that was read last
+        count = self.announced(r"Frames\s*:\s*(\S+)", '"Frames: " and their number')
+        self.count_line = self.at
         if not re.fullmatch(r"[0-9]{1,9}", count) or not int(count):
-            self.fail(place, f"Frames: {count}, expected a whole number from 1 on")
-        place, match = self.header(place, r"Frame\s+Time\s*:\s*(\S+)", '"Frame Time: " and seconds')
-        frame_time = _number(match[1])
-        if frame_time is None or frame_time < SHORTEST:
-            self.fail(place, f"Frame Time: {match[1]}, expected seconds, more than 0")
-        rows = [(number, words) for number, line in enumerate(self.lines[place:], place + 1) if (words := line.split())]
-        total, uneven = 0, next((row for row in rows if len(row[1]) != width), None)
-        for _, words in rows:
-            in_one_frame = total // width == (total + len(words) - 1) // width
-            if not in_one_frame and (total % width or len(words) % width):
-                self.fail(uneven[0], f"{len(uneven[1])} values, expected {width}, one a channel")
-            total += len(words)
-        if total % width:
-            last = (uneven or rows[-1]) if len(rows) > 1 else rows[-1]
-            self.fail(last[0], f"{len(last[1])} values, expected {width}, one a channel")
-        if total != width * int(count):
-            last = rows[-1][0] if rows else place
-            self.fail(last, f"the file ends after {total // width} frames, expected the {count} of line {count_line}")
-        return np.array([self.row(*row) for row in rows] if uneven is None else
-                        [value for row in rows for value in self.row(*row)]).reshape(-1, width), frame_time
+            self.fail(self.at, f"Frames: {count}, expected a whole number from 1 on")
+        self.count = int(count)
+        word = self.announced(r"Frame\s+Time\s*:\s*(\S+)", '"Frame Time: " and seconds')
+        self.frame_time = _number(word)
+        if self.frame_time is None or self.frame_time < SHORTEST:
+            self.fail(self.at, f"Frame Time: {word}, expected seconds, more than 0")
+        if self.frame_time > LONGEST:
+            rates = f"{word} frames a second are 'Frame Time: {1 / self.frame_time:.9f}'"
+            milliseconds = f"{word} milliseconds 'Frame Time: {self.frame_time / 1000:.9f}'"
+            self.fail(self.at, f"Frame Time: {word}, expected seconds, at most {LONGEST:g}: {rates}, {milliseconds}")
+        # A value and the space behind it take two bytes.
+        self.most_frames = min(self.count + 1, self.size // (2 * self.width) + 1)
 
-    def row(self, line: int, words: list[str]) -> list[float]:
+    def chunks(self) -> Iterator[np.ndarray]:
+        """The values (n, C) of the next frames, until all are read: degrees and the file's units, float64.
+
+        A frame may span several lines, and a line may hold several frames. A file with one frame more or fewer than
+        announced is read, with a warning.
+        """
+        self.values_read, self.uneven, self.last = 0, None, self.at
+        partial = np.empty(0)  # values of a frame that goes on in the next block
+        text = self.rest
+        while True:
+            block = self.file.read(BLOCK)
+            content = self.unread + block
+            end = len(content) if not block else max(content.rfind(b"\n"), content.rfind(b"\r")) + 1
+            if block and end == len(content) and content.endswith(b"\r"):
+                end = content.rfind(b"\n") + 1  # its other half may follow
+            text += self._text(content[:end], self.at + 1)
+            self.unread = content[end:]
+            values = np.concatenate([partial, self._values(text)]) if text.strip() else partial
+            self.at += text.count("\n")
+            frames, text = len(values) // self.width, ""
+            if frames:
+                yield values[:frames * self.width].reshape(frames, self.width)
+            partial = values[frames * self.width:]
+            if not block:
+                break
+        self.file.close()
+        if len(partial):
+            line, count = self.uneven or self.last_values
+            self.fail(line, f"{count} values, expected {self.width}, one a channel")
+        self._check_count(self.values_read // self.width)
+
+    def _check_count(self, frames: int) -> None:
+        announced = f"the {self.count} of line {self.count_line}"
+        if not frames or abs(frames - self.count) > 1:
+            self.fail(self.last, f"the file ends after {frames} frames, expected {announced}")
+        if frames != self.count:
+            log.warning("%s: %d frames, and line %d announces %d: all %d are read", self.path, frames, self.count_line,
+                        self.count, frames)
+
+    def _values(self, text: str) -> np.ndarray:
+        """All values of lines of text that follow line self.at."""
+        content = text.encode() if text.isascii() else b"?"
+        counts = _counts(content)
+        values = np.empty(0)
+        if not content.translate(None, IN_NUMBERS):
+            with warnings.catch_warnings():  # text that is not numbers to its end gives fewer values than words
+                warnings.simplefilter("ignore", DeprecationWarning)
+                try:
+                    values = np.fromstring(content, sep=" ")
+                except ValueError:
+                    pass
+        if len(values) != counts.sum() or not np.isfinite(values).all():
+            values = np.array([value for number, line in enumerate(text.split("\n"), self.at + 1)
+                               for value in self._row(number, line.split())])
+            counts = np.array([len(line.split()) for line in text.split("\n")])
+        self._check_lines(counts)
+        return values
+
+    def _check_lines(self, counts: np.ndarray) -> None:
+        """Each line holds whole frames, or a part of one frame. counts: values of each line after line self.at."""
+        filled = np.flatnonzero(counts)
+        if self.uneven is None and self.values_read % self.width == 0 and (counts[filled] == self.width).all():
+            self.values_read += int(counts.sum())
+        else:
+            for i in filled:
+                count, line = int(counts[i]), self.at + int(i) + 1
+                if self.uneven is None and count != self.width:
+                    self.uneven = line, count
+                begun = self.values_read % self.width
+                if begun + count > self.width and (begun or count % self.width):
+                    line, count = self.uneven
+                    self.fail(line, f"{count} values, expected {self.width}, one a channel")
+                self.values_read += count
+        if len(filled):
+            self.last, self.last_values = self.at + int(filled[-1]) + 1, (self.at + int(filled[-1]) + 1,
+                                                                           int(counts[filled[-1]]))
+
+    def _row(self, line: int, words: list[str]) -> list[float]:
         values = [_number(word) for word in words]
         if None in values:
-            self.fail(line, f"value {values.index(None) + 1} is {words[values.index(None)]!r}, expected a number")
+            word = words[values.index(None)]
+            grown = re.search(r"(?<=[\d.])-", word)  # 0.0-7.5: a space is missing
+            separated = f"{word[:grown.start()]} {word[grown.start():]}" if grown else ""
+            hint = f"; is a space missing, {separated[:40]!r}?" if grown else (
+                "; decimals are written with a point" if "," in word else "")
+            count = f"{len(words)} values, expected {self.width}; " if len(words) != self.width else ""
+            self.fail(line, f"{count}value {values.index(None) + 1} is {word[:40]!r}, expected a number{hint}")
         return values
+
+
+def _counts(content: bytes) -> np.ndarray:
+    """Words of each line of ASCII text."""
+    data = np.frombuffer(b" " + content + b"\n", np.uint8)
+    word = data > 32
+    ends = np.flatnonzero(data == 10)
+    return np.diff(np.searchsorted(np.flatnonzero(word[1:] > word[:-1]), ends), prepend=0)
 
 
 def _number(word: str) -> float | None:
@@ -199,6 +353,6 @@ def _number(word: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _line_of(before: bytes) -> int:
-    """Number of the line that follows these bytes."""
-    return len(re.findall(rb"\r\n|\r|\n", before)) + 1
+def _breaks(content: bytes) -> int:
+    """Number of line breaks."""
+    return len(re.findall(rb"\r\n|\r|\n", content))

@@ -15,16 +15,14 @@ SAME_RATE = 1e-3  # relative; frame rates that differ by less count as equal
 def matrices_of(degrees: np.ndarray, order: str) -> np.ndarray:
     """Angles (..., n) in degrees about the n axes of `order` ("ZXY") to matrices (..., 3, 3) for column vectors. The
     first axis is the outermost rotation, as the channels of a BVH joint are read."""
-    matrices = np.broadcast_to(np.eye(3), (*degrees.shape[:-1], 3, 3))
+    matrices = np.zeros((*degrees.shape[:-1], 3, 3))
+    matrices[..., range(3), range(3)] = 1
     for i, axis in enumerate(order):
         a = AXES.index(axis)
         b, c = (a + 1) % 3, (a + 2) % 3
-        cos, sin = np.cos(np.radians(degrees[..., i])), np.sin(np.radians(degrees[..., i]))
-        single = np.zeros((*degrees.shape[:-1], 3, 3))
-        single[..., a, a] = 1
-        single[..., b, b] = single[..., c, c] = cos
-        single[..., c, b], single[..., b, c] = sin, -sin
-        matrices = matrices @ single
+        cos, sin = (turn(np.radians(degrees[..., i]))[..., None] for turn in (np.cos, np.sin))
+        second, third = matrices[..., b], matrices[..., c]  # a turn about an axis mixes the columns of the other two
+        matrices[..., b], matrices[..., c] = cos * second + sin * third, cos * third - sin * second
     return matrices
 
 
@@ -37,7 +35,9 @@ def angles_of(matrices: np.ndarray, order: str) -> np.ndarray:
     first = np.where(locked, np.arctan2(sign * matrices[..., k, j], matrices[..., j, j]),
                      np.arctan2(-sign * matrices[..., j, k], matrices[..., k, k]))
     third = np.where(locked, 0.0, np.arctan2(-sign * matrices[..., i, j], matrices[..., i, i]))
-    return np.degrees(np.stack([first, np.arcsin(np.clip(sign * matrices[..., i, k], -1, 1)), third], -1))
+    # Not arcsin, which near 90 degrees turns the rounding of a float32 into hundredths of a degree.
+    second = np.arctan2(sign * matrices[..., i, k], np.hypot(matrices[..., i, i], matrices[..., i, j]))
+    return np.degrees(np.stack([first, second, third], -1))
 
 
 def quaternions_of(matrices: np.ndarray) -> np.ndarray:

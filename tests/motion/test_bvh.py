@@ -187,8 +187,8 @@ def test_joints_are_written_depth_first_with_their_own_values(tmp_path):
     ("Frames: 2\n", "", 22, "found 'Frame Time: 0.05', expected \"Frames: \""),
     ("Frames: 2", "Frames: 0", 22, "Frames: 0, expected a whole number from 1 on"),
     ("Frames: 2", "Frames: two", 22, "Frames: two"),
-    ("Frames: 2", "Frames: 3", 25, "the file ends after 2 frames, expected the 3 of line 22"),
-    ("Frames: 2", "Frames: 1", 25, "the file ends after 2 frames, expected the 1 of line 22"),
+    ("Frames: 2", "Frames: 4", 25, "the file ends after 2 frames, expected the 4 of line 22"),
+    ("Frames: 2", "Frames: 900", 25, "the file ends after 2 frames, expected the 900 of line 22"),
     ("0 0 0 0\n90 90 4 90\n", "", 23, "the file ends after 0 frames, expected the 2"),
     ("Frame Time: 0.05", "Frame Time: 0", 23, "Frame Time: 0, expected seconds, more than 0"),
     ("Frame Time: 0.05", "Frame Time: nan", 23, "Frame Time: nan"),
@@ -242,7 +242,8 @@ def test_real_clips_survive_writing_with_turns_and_from_joints_alone(tmp_path):
             write_bvh(tmp_path / "clip.bvh", Motion(motion.joints, motion.fps, motion.skeleton, rotations))
             again = read_bvh(tmp_path / "clip.bvh")
             assert np.abs(again.joints - motion.joints).max() < limit
-            np.testing.assert_allclose(again.skeleton.offsets, motion.skeleton.offsets, atol=1e-9)
+            # six decimals of a centimetre
+            np.testing.assert_allclose(again.skeleton.offsets, motion.skeleton.offsets, atol=5.1e-9)
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the recordings are not here")
