@@ -164,11 +164,12 @@ class PlainTextEncoder:
         self._cache: dict[str, tuple[int, ...]] = {}
 
     def __call__(self, text: str) -> tuple[int, ...]:
-        if text not in self._cache:
+        ids = self._cache.get(text)
+        if ids is None:
             if len(self._cache) >= MAX_CACHED_CAPTIONS:
                 self._cache.clear()
-            self._cache[text] = self._checked(text, self._tokenizer.encode(text, add_special_tokens=False).ids)
-        return self._cache[text]
+            ids = self._cache[text] = self._checked(text, self._tokenizer.encode(text, add_special_tokens=False).ids)
+        return ids
 
     def counts(self, texts: Sequence[str]) -> list[int]:
         """The number of ids of each text; all at once is several times faster than one by one."""

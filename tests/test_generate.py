@@ -7,6 +7,7 @@ import importlib.util
 import json
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -272,17 +273,36 @@ def test_a_stream_gives_the_tokens_of_the_same_answer_one_by_one(generator):
 
 
 def test_a_stream_does_not_wait_for_the_end(generator, monkeypatch):
-    passes = []
-    network = generator.decoder.network
-    monkeypatch.setattr(generator.decoder, "network", type("Counted", (), {
-        "__call__": lambda self, *arguments: passes.append(1) or network(*arguments), "device": network.device,
-        "reserve": network.reserve, "copy_row": network.copy_row})())
+    passes, network = [], type(generator.decoder.network)
+    forward = network.__call__
+    monkeypatch.setattr(network, "__call__", lambda self, *arguments: passes.append(1) or forward(self, *arguments))
     tokens = generator.stream(MotionRequest(text="a person jumps", tokens=20, guidance=1), seed=4)
     next(tokens)
     assert len(passes) == 2  # the prompt and one token
     passes.clear()
     guided = generator.stream(MotionRequest(text="a person jumps", tokens=20, guidance=3), seed=4)
     assert len(list(guided)) == 20 and len(passes) <= 22  # both prompts in one pass, then one pass per token
+
+
+def test_streams_in_turn_and_a_request_between_their_tokens_give_the_answers_that_each_alone_gives(generator):
+    requests = [MotionRequest(text=text, tokens=12) for text in ("a person jumps", "a person bows", "someone walks")]
+    alone = [generator.answer(request, seed=5)[0].codes for request in requests]
+    first, second = (generator.stream(request, seed=5) for request in requests[:2])
+    codes = ([], [])
+    for _ in range(12):
+        codes[0].append(next(first))
+        assert generator.answer(requests[2], seed=5)[0].codes == alone[2]
+        codes[1].append(next(second))
+    assert (tuple(codes[0]), tuple(codes[1])) == (alone[0], alone[1])
+
+
+def test_threads_get_the_answers_of_one_after_the_other(generator):
+    requests = [MotionRequest(text=f"a person jumps {i} times", tokens=20 + i, num_samples=2) for i in range(8)]
+    alone = [[result.codes for result in generator.answer(request, seed=5)] for request in requests]
+    for _ in range(3):
+        with ThreadPoolExecutor(8) as pool:
+            together = list(pool.map(lambda request: generator.answer(request, seed=5), requests))
+        assert [[result.codes for result in results] for results in together] == alone
 
 
 # The best of several

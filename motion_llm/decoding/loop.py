@@ -219,9 +219,13 @@ class Decoder:
         waiting = sorted(range(len(jobs)), key=lambda i: (jobs[i].limits.soft_target, tuple(jobs[i].prompt_ids), i))
         longest = max(max(len(job.prompt_ids), len(job.unconditional_ids)) + max(job.limits.max_tokens, len(job.fixed))
                       for job in jobs)
-        self.network.reserve(len(slots.owners) * slots.width, longest)
         for i in waiting:
             yield from ((i, index, 0.0) for index in self._fixed_start(jobs[i]))
+        with self.network.borrow(len(slots.owners) * slots.width, longest) as network:
+            yield from Decoder(network, self.slots)._run(slots, waiting, alphabet)
+
+    def _run(self, slots: _Slots, waiting: list[int], alphabet: Alphabet) -> Iterator[tuple[int, int | None, float]]:
+        """Decode the waiting jobs, on a network that is borrowed for them."""
         while waiting or slots.live:
             free = len(slots.owners) - slots.live
             # To admit a few jobs costs as much as to admit many.
@@ -325,8 +329,8 @@ class Decoder:
         ids = torch.zeros(len(prompts), max(map(len, sequences)), dtype=torch.long)
         for row, sequence in enumerate(sequences):
             ids[row, :len(sequence)] = torch.tensor(sequence)
-        self.network.reserve(len(prompts), ids.shape[1])
-        hidden = self.network(ids.to(device), torch.zeros(len(prompts), dtype=torch.long, device=device))
+        with self.network.borrow(len(prompts), ids.shape[1]) as network:
+            hidden = network(ids.to(device), torch.zeros(len(prompts), dtype=torch.long, device=device))
         answer_hidden = [hidden[row, len(prompt) - 1:len(prompt) - 1 + len(answer)]
                          for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))]
         targets = torch.tensor([index for answer in answers for index in answer], device=device)

@@ -6,7 +6,10 @@ are packed for the processor beforehand (oneDNN), and activations are float32, w
 more exact. The tests compare every kind of base with transformers.
 """
 
+import contextlib
+import copy
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -194,7 +197,8 @@ class CachedNetwork:
     """A merged transformers network, converted into layers that decode fast. It takes the weights: the transformers
     network cannot be used afterwards. Raises ModelError for a base whose layers are unknown.
 
-    positions: of the longest sequence. `reserve` allocates the cache for a number of rows.
+    positions: of the longest sequence. A decoding in progress takes the network from `borrow`, with a cache that no
+    other has, so that threads and streams may decode at the same time.
     """
 
     @torch.no_grad()
@@ -216,6 +220,7 @@ class CachedNetwork:
             layer.to("meta")  # so that a base is not in memory twice
         self.norm = Norm(decoder.norm)
         self.cache = None
+        self._caches: list[torch.Tensor] = []  # of finished decodings, at most one; every borrowed copy has this list
 
     def _rotations(self, decoder, config) -> dict[str, Rotation]:
         """One for all layers, or one for each kind of layer (Gemma 3)."""
@@ -231,6 +236,20 @@ class CachedNetwork:
             rotation.cos, rotation.sin = rotation.cos.to(self.device), rotation.sin.to(self.device)
             rotations[kind] = rotation
         return rotations
+
+    @contextlib.contextmanager
+    def borrow(self, slots: int, positions: int) -> Iterator["CachedNetwork"]:
+        """The same weights with a cache for `slots` rows of `positions` positions, which is this borrower's alone."""
+        network = copy.copy(self)
+        try:
+            network.cache = self._caches.pop()  # atomic, so that two threads cannot have the same one
+        except IndexError:
+            network.cache = None
+        network.reserve(slots, positions)
+        try:
+            yield network
+        finally:
+            self._caches[:] = [network.cache]
 
     def reserve(self, slots: int, positions: int) -> None:
         """Allocate the cache for `slots` rows of `positions` positions; cached values may be lost."""
@@ -284,6 +303,13 @@ class PlainNetwork:
         self.network, self.positions = network, positions
         self.device = network.get_input_embeddings().weight.device
         self.ids = None
+
+    @contextlib.contextmanager
+    def borrow(self, slots: int, positions: int) -> Iterator["PlainNetwork"]:
+        """As CachedNetwork.borrow."""
+        network = copy.copy(self)
+        network.reserve(slots, positions)
+        yield network
 
     def reserve(self, slots: int, positions: int) -> None:
         self.ids = torch.zeros(slots, positions, dtype=torch.long, device=self.device)

@@ -3,6 +3,7 @@
 loop.py is imported inside the tests: it imports transformers, which must follow Unsloth's start (parts).
 """
 
+import contextlib
 from dataclasses import replace
 
 import numpy as np
@@ -208,9 +209,14 @@ def test_sampled_frequencies_pass_a_chi_square_test(parts):
 class Counting:
     """A network that records (first row, rows, positions) of each pass."""
 
-    def __init__(self, network):
-        self.network, self.passes = network, []
-        self.device, self.reserve, self.copy_row = network.device, network.reserve, network.copy_row
+    def __init__(self, network, passes=None):
+        self.network, self.passes = network, [] if passes is None else passes
+        self.device, self.copy_row = network.device, network.copy_row
+
+    @contextlib.contextmanager
+    def borrow(self, slots, positions):
+        with self.network.borrow(slots, positions) as network:
+            yield Counting(network, self.passes)
 
     def __call__(self, ids, past, first=0):
         self.passes.append((first, *ids.shape))
