@@ -84,6 +84,7 @@ def export(model_path: str | Path, output: str | Path) -> Path:
     model.tokenizer.save_pretrained(temporary)
     markers = model.template.markers
     turns = {"user": list(markers.user), "assistant": list(markers.assistant)}
+    content.pop("files", None)  # digests of the stage's files, which are others here
     write_json(temporary / MOTION_CONFIG, content | {"turns": turns})
     write_companions(temporary, network.config.get_text_config())
     if output.exists():

@@ -1,6 +1,7 @@
 """The motion language model: a base with LoRA and new token rows, the answer loss, saving and loading."""
 
 import contextlib
+import logging
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,12 +13,15 @@ from torch import nn
 from torch.nn import functional
 
 from collators import IGNORED, collate
-from motion_llm.json_files import write_json
+from motion_llm.digests import check_digests, digests_of
+from motion_llm.json_files import replace_folder, write_json
 from motion_llm.network.base import PROJECTIONS, ModelConfig, load_base, load_tokenizer, read_weights, start_unsloth
 from motion_llm.network.code_vectors import as_rows
 from motion_llm.network.folder import MOTION_CONFIG, ModelError, read_motion_config
 from motion_llm.network.fuse import fuse, unfuse
 from templates import MotionTemplate, MotionVocabulary, new_tokens
+
+log = logging.getLogger(__name__)
 
 __all__ = ["ModelConfig", "ModelError", "MotionLanguageModel", "add_motion_tokens", "build", "load", "load_tokenizer",
            "scale_logits", "start_unsloth", "sum_nll"]
@@ -207,10 +211,8 @@ class MotionLanguageModel(nn.Module):
         (temporary / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
         self.tokenizer.save_pretrained(temporary)
         content = {"model": asdict(self.model_config), "vocabulary": self.vocabulary.to_dict(), **extra}
-        write_json(temporary / MOTION_CONFIG, content)
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.rename(folder)
+        write_json(temporary / MOTION_CONFIG, content | {"files": digests_of(temporary)})
+        replace_folder(temporary, folder)
 
 
 def _merge_unquantised(network) -> None:
@@ -281,6 +283,10 @@ def load(folder: str | Path, device: str | None = None):
                          f"this {config.model_name} starts them at {model.vocabulary.first_motion_id}")
     from peft import set_peft_model_state_dict
 
+    if "files" in content:
+        check_digests(Path(folder), content["files"], ModelError)
+    else:
+        log.info("%s was saved before folders kept digests of their files: they are not checked", folder)
     path = Path(folder) / ADAPTER_WEIGHTS
     saved = read_weights(path)
     expected = sum(p.requires_grad for p in model.network.parameters())

@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from transformers import ProgressCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
@@ -25,6 +24,7 @@ from model import MotionLanguageModel, read_weights
 from motion_llm.dataset.rows import row_lengths
 from motion_llm.training.memory import make_room
 from motion_llm.training.stage_trainer import (
+    BEST,
     Clock,
     StageCallback,
     StageTrainer,
@@ -222,11 +222,8 @@ def _result(history: list[dict]) -> StageResult:
 
 
 def _load_best(model: MotionLanguageModel, work: Path, step: int) -> None:
-    path = work / "best.safetensors"
-    with safe_open(path, framework="pt") as file:
-        saved_step = int(file.metadata()["step"])
-    if saved_step != step:
-        raise TrainingError(f"{path} holds the values of update {saved_step}, the best were those of {step}: "
-                            "start anew with --fresh")
+    path = work / BEST.format(step)
+    if not path.is_file():
+        raise TrainingError(f"{path} is missing, with the values of the best update: start anew with --fresh")
     model.load_trainable_state(read_weights(path))
 

@@ -129,9 +129,49 @@ def test_a_damaged_checkpoint_is_named(tiny_base, tmp_path, monkeypatch):
     monkeypatch.setattr(train.StageCallback, "on_train_end", lambda *args, **kwargs: None)
     trained(tiny_base, tmp_path, rows(8), {})
     (checkpoint,) = train.whole_checkpoints(tmp_path)
-    (checkpoint / "optimizer.pt").write_bytes((checkpoint / "optimizer.pt").read_bytes()[:1000])
-    with pytest.raises(train.TrainingError, match=f"{checkpoint.name} is damaged"):
+    whole = {path.name: path.read_bytes() for path in checkpoint.iterdir()}
+    for name, content, message in (
+            ("optimizer.pt", whole["optimizer.pt"][:1000], "optimizer.pt is not the file that was saved there"),
+            ("scheduler.pt", b"", "scheduler.pt is missing or empty"),
+            ("trainable.safetensors", flipped(whole["trainable.safetensors"]), "trainable.safetensors is not the file"),
+            ("optimizer.pt", None, "optimizer.pt is missing or empty")):
+        (checkpoint / name).unlink()
+        if content is not None:
+            (checkpoint / name).write_bytes(content)
+        with pytest.raises(train.TrainingError, match=f"{checkpoint.name} is damaged: {message}"):
+            trained(tiny_base, tmp_path, rows(8), {})
+        (checkpoint / name).write_bytes(whole[name])
+    # Without digests, as before they were kept, a file that is gone is still noticed.
+    (checkpoint / "files.json").unlink()
+    (checkpoint / "scheduler.pt").unlink()
+    with pytest.raises(train.TrainingError, match="scheduler.pt is missing or empty"):
         trained(tiny_base, tmp_path, rows(8), {})
+
+
+def test_the_best_values_of_before_stay_until_a_checkpoint_knows_of_better_ones(tiny_base, tmp_path, monkeypatch):
+    """Killed between an evaluation that is the best so far and the checkpoint after it, a run goes on from the
+    checkpoint before, whose best values must still be there."""
+    from motion_llm.training import stage_trainer
+
+    data = rows(16)
+    with monkeypatch.context() as patch:
+        def killed(self, *args):
+            if self.state.global_step > 2:
+                raise KeyboardInterrupt
+            return whole(self, *args)
+
+        whole = stage_trainer.StageTrainer._save_checkpoint
+        patch.setattr(stage_trainer.StageTrainer, "_save_checkpoint", killed)
+        with pytest.raises(KeyboardInterrupt):
+            trained(tiny_base, tmp_path, data, {"seen": data[:6]}, epochs=3)
+    assert {path.name for path in tmp_path.glob("best-*")} == {"best-2.safetensors", "best-4.safetensors"}
+    _, result = trained(tiny_base, tmp_path, data, {"seen": data[:6]}, epochs=3)
+    assert [path.name for path in tmp_path.glob("best-*")] == [f"best-{result.best['step']}.safetensors"]
+
+
+def flipped(content: bytes) -> bytes:
+    """The bytes with the highest exponent bit of a value changed."""
+    return content[:-1] + bytes([content[-1] ^ 0x40])
 
 
 def test_tasks_are_drawn_afresh_each_epoch_whatever_the_order(tiny_base):
@@ -278,6 +318,7 @@ def test_a_resumed_stage_has_the_minutes_that_are_left(tiny_base, tmp_path, monk
         trained(tiny_base, tmp_path, data, {"seen": data[:6]}, minutes=0.03, epochs=1, save_steps=2)
     (checkpoint,) = stage_trainer.whole_checkpoints(tmp_path)
     (checkpoint / TIME_USED).write_text('{"seconds": 50}')
+    (checkpoint / "files.json").unlink()  # as in a checkpoint of before: what was changed is not noticed
     started = time.monotonic()
     model, result = trained(tiny_base, tmp_path, data, {"seen": data[:6]}, minutes=0.9, epochs=1)
     assert 53 < result.seconds < 60 and time.monotonic() - started < 30  # four of 54 seconds were left

@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn import functional
 
 from motion_llm.dataset.rows import caption_key
+from motion_llm.digests import check_digests, digests_of
 from motion_llm.json_files import read_json, write_json
 from motion_llm.network.base import read_weights
 from motion_llm.network.folder import ModelError
@@ -170,7 +171,7 @@ class Evaluator:
         (folder / INFO).unlink(missing_ok=True)
         save_file(self._state(), folder / WEIGHTS)
         write_json(folder / INFO, {"version": _VERSION, "config": asdict(self.config), "facts": self.facts,
-                                   "history": self.history})
+                                   "history": self.history, "files": digests_of(folder, [WEIGHTS])})
 
     def _state(self) -> dict[str, torch.Tensor]:
         both = {"motion": self.motion, "text": self.text}
@@ -186,6 +187,7 @@ class Evaluator:
         content = read_json(folder / INFO)
         if content.get("version") != _VERSION:
             raise ModelError(f"{folder / INFO} is of version {content.get('version')}, expected {_VERSION}")
+        check_digests(folder, content.get("files", {}), ModelError)
         evaluator = cls(EvaluatorConfig(**content["config"]))
         weights, expected = read_weights(folder / WEIGHTS), evaluator._state()
         if {name: tuple(value.shape) for name, value in weights.items()} != {

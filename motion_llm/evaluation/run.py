@@ -129,7 +129,7 @@ def _claim(output: Path, clip_facts: Mapping, fresh: bool) -> None:
         if changed:
             raise EvaluationError(f"{output} holds an evaluation of something else:\n  " + "\n  ".join(changed)
                                   + "\nChoose another --output, or give --fresh to remove it.")
-    for name in existing if fresh else ():
+    for name in sorted(existing, key=lambda name: name == REQUEST) if fresh else ():  # request.json last
         (output / name).unlink()
     output.mkdir(parents=True, exist_ok=True)
     write_json(output / REQUEST, dict(clip_facts))

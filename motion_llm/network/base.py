@@ -76,13 +76,24 @@ def bundled_model_folder() -> Path:
     folder = cache / BUNDLED_MODEL
     if not folder.is_dir():
         log.info("preparing %s from its package once, into %s", BUNDLED_MODEL, folder)
+        for leftover in cache.glob(f".{BUNDLED_MODEL}.*"):  # of a start that was killed
+            if not _is_running(leftover.suffix[1:]):
+                shutil.rmtree(leftover, ignore_errors=True)
         temporary = cache / f".{BUNDLED_MODEL}.{os.getpid()}"
         _convert_gguf(weights, temporary)
-        if folder.is_dir():  # another process was faster
-            shutil.rmtree(temporary)
-        else:
+        try:
             temporary.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+            shutil.rmtree(temporary)  # another process was faster
     return folder
+
+
+def _is_running(process: str) -> bool:
+    import psutil  # imported here, as only the first start needs it
+
+    return process.isdecimal() and psutil.pid_exists(int(process))
 
 
 def _convert_gguf(weights: Path, folder: Path) -> None:

@@ -20,11 +20,14 @@ from transformers import Trainer, TrainerCallback
 
 from collators import EpochBatches, micro_batches
 from model import read_weights, sum_nll
+from motion_llm.digests import damage, digests_of
 from motion_llm.json_files import read_json, write_json
 
 log = logging.getLogger(__name__)
 
-WEIGHTS, TIME_USED = "trainable.safetensors", "time_used.json"
+WEIGHTS, TIME_USED, DIGESTS = "trainable.safetensors", "time_used.json", "files.json"
+CHECKPOINT_FILES = (WEIGHTS, TIME_USED, "optimizer.pt", "scheduler.pt", "trainer_state.json")
+BEST = "best-{}.safetensors"  # with the update whose values it holds
 TURNED_UP = 1.01  # a held-out NLL above this many times the best one so far gives a warning
 WARMUP = 0.03  # share of a stage
 
@@ -171,9 +174,10 @@ class StageTrainer(Trainer):
         if not self.args.should_save:
             return
         self._need_space(copies=1)
-        path = Path(self.args.output_dir) / "best.safetensors"
+        # The best of before stays until a checkpoint knows of this one: a killed run goes on from the one before.
+        path = Path(self.args.output_dir) / BEST.format(self.state.global_step)
         temporary = path.with_suffix(".saving")
-        save_file(self.model.trainable_state(), temporary, metadata={"step": str(self.state.global_step)})
+        save_file(self.model.trainable_state(), temporary)
         _sync(temporary)
         temporary.replace(path)
 
@@ -195,6 +199,7 @@ class StageTrainer(Trainer):
 
     def _name_checkpoint(self, folder: Path) -> None:
         name = f"checkpoint-{self.state.global_step}"
+        write_json(folder / "saving" / name / DIGESTS, digests_of(folder / "saving" / name))
         for path in (folder / "saving" / name).iterdir():
             _sync(path)
         (folder / "saving" / name).rename(folder / name)
@@ -203,6 +208,11 @@ class StageTrainer(Trainer):
             # Renamed before it is removed, so that a half-removed one is never taken for a complete one.
             old.rename(folder / "saving" / old.name)
         shutil.rmtree(folder / "saving")
+        evaluations = [entry for entry in self.state.log_history if "eval_mean" in entry]
+        best = min(evaluations, key=lambda entry: entry["eval_mean"], default={"step": None})["step"]
+        for path in folder.glob(BEST.format("*")):
+            if path.name != BEST.format(best):
+                path.unlink()
 
     def _save(self, output_dir=None, state_dict=None) -> None:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
@@ -211,8 +221,18 @@ class StageTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None) -> None:
         folder = Path(resume_from_checkpoint)
+        check_checkpoint(folder)
         self.model.load_trainable_state(read_weights(folder / WEIGHTS))
         self.clock.resume(read_json(folder / TIME_USED)["seconds"])
+
+
+def check_checkpoint(folder: Path) -> None:
+    """Raises TrainingError for a checkpoint with a damaged or missing file: Trainer would go on without an optimizer's
+    state, to other weights."""
+    digests = read_json(folder / DIGESTS, TrainingError) if (folder / DIGESTS).is_file() else {}
+    gone = [name for name in CHECKPOINT_FILES if not (folder / name).is_file() or not (folder / name).stat().st_size]
+    if wrong := f"{gone[0]} is missing or empty" if gone else damage(folder, digests):
+        raise TrainingError(f"{folder} is damaged: {wrong}. Remove the folder, and the same command goes on without it")
 
 
 class EpochLoader(DataLoader):

@@ -2,14 +2,13 @@
 
 import contextlib
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from motion_llm.dataset.report import Report
 from motion_llm.dataset.splits import Split
-from motion_llm.json_files import read_json, write_json
+from motion_llm.json_files import read_json, remove, write_json
 from motion_llm.motion.codec import codec_fingerprint
 from motion_llm.network.folder import CODEC_FOLDER, read_motion_config
 
@@ -107,12 +106,9 @@ def claim_work_folder(run: Run, fresh: bool) -> None:
     """
     codec = run.settings["CODEC_PATH"]
     fingerprint = codec and codec_fingerprint(codec)
-    for name in (SETTINGS_FILE, *RUN_FILES) if fresh and (run.folder / SETTINGS_FILE).is_file() else ():
-        path = run.folder / name
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+    if fresh and (run.folder / SETTINGS_FILE).is_file():
+        for name in (*RUN_FILES, SETTINGS_FILE):  # settings.json last: without it the folder would not be known
+            remove(run.folder / name)
     write_json(run.folder / SETTINGS_FILE, {
         "settings": run.settings, "data_fingerprint": run.report.fingerprint, "data_rows": len(run.report.rows),
         "codebook_size": run.report.codebook_size, "codec_fingerprint": fingerprint})
