@@ -4,13 +4,9 @@
     python codec.py encode --codec codec/ --motions clips/ --captions captions.json --output dataset.json
     python codec.py decode --codec codec/ --tokens "42 18 91" --output clip.bvh
 
-The published codec of T2M-GPT and MotionGPT, for HumanML3D's features:
-
-    python codec.py humanml3d_decode --checkpoint net.pth --mean mean.npy --std std.npy --tokens "42" --output clip.bvh
-    python codec.py humanml3d_encode --checkpoint net.pth --mean mean.npy --std std.npy --features 000001.npy
-
-captions.json is a list of {"file", "text_query", optional "participant_id" and "split"}; dataset.json gets one row for
-each entry. The implementation is in motion_llm/motion/codec.py.
+captions.json is a list of {"file", "text_query", optional "participant_id", "split", and "start" and "end" in seconds};
+dataset.json gets one row for each entry. --motions takes a folder with its folders, of files in any format that is
+read. The implementation is in motion_llm/motion/codec.py and captions.py.
 """
 
 import argparse
@@ -21,22 +17,15 @@ from pathlib import Path
 
 from motion_llm.command_line import exit_status, start_log
 from motion_llm.motion.bvh import SCALE, write_bvh
-from motion_llm.motion.codec import (
-    CODES,
-    FILES,
-    QUANTISERS,
-    SEED,
-    WINDOW,
-    CodecError,
-    MotionCodec,
-    encode_captions,
-    mean_skeleton,
-    read_motions,
-    tokens_of,
-    warn_of_size,
-)
-from motion_llm.motion.humanml3d import HumanML3DCodec, read_numbers
-from motion_llm.motion.skeleton import Motion
+from motion_llm.motion.captions import encode_captions
+from motion_llm.motion.clip_files import MotionFiles
+from motion_llm.motion.codec import CODES, CONFIG_FILE, QUANTISERS, SEED, WINDOW, CodecError, MotionCodec, tokens_of
+from motion_llm.motion.files import READERS
+from motion_llm.motion.skeleton import MotionError
+from motion_llm.viewer.figure import Clip
+from motion_llm.viewer.files import WRITERS, write
+
+READING = ("scale", "up", "rate", "skeleton", "body_model")  # flags on how motions are read
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -47,37 +36,33 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("--window", type=int, default=WINDOW, metavar="N", help=f"frames a code. Default: {WINDOW}")
     fit.add_argument("--kind", choices=QUANTISERS, default=QUANTISERS[0],
                      help=f"Default: {QUANTISERS[0]}, which takes minutes")
-    fit.add_argument("--fps", type=float, help="frames a second. Default: that of most clips")
+    fit.add_argument("--fps", type=float, help="frames a second of the codec, to which clips are resampled. Default: "
+                     "that of most clips")
     fit.add_argument("--seed", type=int, default=SEED, help=f"Default: {SEED}")
     encode = commands.add_parser("encode", help="make a dataset from clips and captions", allow_abbrev=False)
-    encode.add_argument("--captions", required=True, metavar="FILE", help="JSON list of file and text_query")
-    decode = commands.add_parser("decode", help="make a BVH file from codes", allow_abbrev=False)
+    encode.add_argument("--captions", required=True, metavar="FILE", help="JSON list of file, text_query and, for a "
+                        "part of the file, start and end in seconds")
+    decode = commands.add_parser("decode", help="make a motion from codes", allow_abbrev=False)
     decode.add_argument("--tokens", required=True, metavar="TEXT", help='codes with spaces between: "42 18 91"')
     for command in (encode, decode):
         command.add_argument("--codec", required=True, metavar="FOLDER", help="the folder that fit wrote")
     for command in (fit, encode):
-        command.add_argument("--motions", required=True, metavar="FOLDER", help="the BVH files")
-    for command, text in ((fit, "the codec's folder"), (encode, "the dataset, JSON"), (decode, "the BVH file")):
+        command.add_argument("--motions", required=True, metavar="FOLDER", help=f"a folder, with its folders, of "
+                             f"{', '.join(READERS)} files")
+        command.add_argument("--up", choices=["y", "z"], help="the axis that points up in the files. Default: y, and z "
+                             "for formats that are always so")
+        command.add_argument("--rate", type=float, metavar="FPS", help="frames a second of .npy files, which do not "
+                             "say it. Default: 20, as HumanML3D's")
+        command.add_argument("--skeleton", metavar="FILE", help="JSON of names and parents, for .npy files of joints "
+                             "that are not HumanML3D's 22. Default: skeleton.json in the folder")
+        command.add_argument("--body_model", metavar="FILE", help="the model of SMPL-X or SMPL-H (.npz), for the hands "
+                             "and shapes of its .npz files")
+    outputs = f"a file that ends with {', '.join(WRITERS)}"
+    for command, text in ((fit, "the codec's folder"), (encode, "the dataset, JSON"), (decode, outputs)):
         command.add_argument("--output", required=True, metavar="PATH", help=text)
         command.add_argument("--scale", type=float, default=SCALE, metavar="METRES",
                              help=f"metres a unit of the BVH files. Default: {SCALE}, centimetres")
-    _add_humanml3d(commands)
     return parser
-
-
-def _add_humanml3d(commands) -> None:
-    """Commands for the published codec of T2M-GPT."""
-    encode = commands.add_parser("humanml3d_encode", help="print the codes of a clip of HumanML3D, by T2M-GPT's codec",
-                                 allow_abbrev=False)
-    encode.add_argument("--features", required=True, metavar="FILE", help="a clip's .npy file of new_joint_vecs")
-    decode = commands.add_parser("humanml3d_decode", help="make a BVH file from codes of T2M-GPT's codec",
-                                 allow_abbrev=False)
-    decode.add_argument("--tokens", required=True, metavar="TEXT", help='codes with spaces between: "42 18 91"')
-    decode.add_argument("--output", required=True, metavar="PATH", help="the BVH file, in centimetres")
-    for command in (encode, decode):
-        command.add_argument("--checkpoint", required=True, metavar="FILE", help="the published network")
-        command.add_argument("--mean", required=True, metavar="FILE", help="the .npy it was trained with")
-        command.add_argument("--std", required=True, metavar="FILE", help="the .npy it was trained with")
 
 
 def run(args: argparse.Namespace) -> str:
@@ -86,42 +71,40 @@ def run(args: argparse.Namespace) -> str:
 
 
 def _fit(args: argparse.Namespace) -> str:
-    if any((Path(args.output) / name).exists() for name in FILES):
+    if (Path(args.output) / CONFIG_FILE).exists():  # other files alone are what a killed fit left
         raise CodecError(f"{args.output} holds a codec already: choose another --output, or remove it")
-    motions = list(read_motions(args.motions, args.scale).values())
-    warn_of_size(mean_skeleton(motions))
-    codec = MotionCodec.fit(motions, args.codes, args.window, args.kind, args.fps, args.seed)
+    motions = MotionFiles(args.motions, **_reading(args))
+    names = [str(path.relative_to(motions.folder)) for path in motions.paths]
+    codec = MotionCodec.fit(motions, args.codes, args.window, args.kind, args.fps, args.seed, names)
     codec.save(args.output)
     return f"{args.output}: {codec.codes} codes of {codec.window} frames, {codec.fps / codec.window:g} a second"
 
 
 def _encode(args: argparse.Namespace) -> str:
-    rows = encode_captions(MotionCodec.load(args.codec), args.motions, args.captions, args.scale)
+    rows = encode_captions(MotionCodec.load(args.codec), args.motions, args.captions, **_reading(args))
     Path(args.output).write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return f"{args.output}: {len(rows)} rows"
 
 
+def _reading(args: argparse.Namespace) -> dict:
+    """The options of read_motion that the flags set."""
+    names = {"rate": "fps", "skeleton": "skeleton_path"}
+    return {names.get(flag, flag): getattr(args, flag) for flag in READING if getattr(args, flag) is not None}
+
+
 def _decode(args: argparse.Namespace) -> str:
-    return _write_motion(args.output, MotionCodec.load(args.codec).decode(tokens_of(args.tokens)), args.scale)
+    suffix = Path(args.output).suffix.lower()
+    if suffix not in WRITERS:
+        raise MotionError(f"--output {args.output}: expected a name that ends with {', '.join(WRITERS)}")
+    motion = MotionCodec.load(args.codec).decode(tokens_of(args.tokens))
+    if suffix == ".bvh":
+        write_bvh(args.output, motion, args.scale)
+    else:
+        write(args.output, [Clip(motion, args.tokens)])
+    return f"{args.output}: {len(motion)} frames, {motion.seconds:.1f} seconds"
 
 
-def _humanml3d_encode(args: argparse.Namespace) -> str:
-    codec = HumanML3DCodec.load(args.checkpoint, args.mean, args.std)
-    return " ".join(map(str, codec.encode(read_numbers(Path(args.features), 2))))
-
-
-def _humanml3d_decode(args: argparse.Namespace) -> str:
-    codec = HumanML3DCodec.load(args.checkpoint, args.mean, args.std)
-    return _write_motion(args.output, codec.decode(tokens_of(args.tokens)), SCALE)
-
-
-def _write_motion(path: str, motion: Motion, scale: float) -> str:
-    write_bvh(path, motion, scale)
-    return f"{path}: {len(motion)} frames, {motion.seconds:.1f} seconds"
-
-
-COMMANDS = {"fit": _fit, "encode": _encode, "decode": _decode, "humanml3d_encode": _humanml3d_encode,
-            "humanml3d_decode": _humanml3d_decode}
+COMMANDS = {"fit": _fit, "encode": _encode, "decode": _decode}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -16,8 +16,9 @@ from pathlib import Path
 import config
 from motion_llm.command_line import exit_status, start_log
 from motion_llm.decoding.request import SAMPLING_SETTINGS, TASKS, GenerationError, MotionRequest
+from motion_llm.motion.rest_pose import REST_POSES
 from motion_llm.network.folder import CODEC_FOLDER, read_motion_config
-from motion_llm.viewer.files import WRITERS, write
+from motion_llm.viewer.files import WRITERS, check_rest_pose, write
 from motion_llm.viewer.video import check_packages
 
 log = logging.getLogger("inference")
@@ -53,6 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--end_tokens", help="the motion that inbetween leads to")
     parser.add_argument("--output", help="a file for the tokens, beside stdout; one that ends with "
                         f"{', '.join(WRITERS)} shows the motion, where the model's folder knows its codec")
+    parser.add_argument("--rest_pose", choices=REST_POSES, default=REST_POSES[0],
+                        help=f"of a .bvh or .glb --output: t for a T-pose. Default: {REST_POSES[0]}")
     parser.add_argument("--dataset_path", help="take lengths and per-prompt codes from this dataset instead")
     parser.add_argument("--participant_id", help="move like this participant of the training data")
     parser.add_argument("--tokens", type=int, help="exactly this many motion tokens")
@@ -120,6 +123,7 @@ def _check_early(args: argparse.Namespace, model_path: str, content: dict) -> No
         raise ValueError(f"participant {args.participant_id!r} is unknown; there are {', '.join(people) or 'none'}")
     if args.output is not None and Path(args.output).is_dir():
         raise ValueError(f"--output {args.output} is a folder, expected a file")
+    check_rest_pose(args.output or "the output", args.rest_pose)
     if _shows_motion(args):
         if not (Path(model_path) / CODEC_FOLDER).is_dir():
             raise ValueError(f"--output {args.output}: {model_path} does not know the codec of its tokens: set "
@@ -175,7 +179,7 @@ def run(args: argparse.Namespace) -> Iterator[str]:
     _log_lengths(results)
     if _shows_motion(args):
         Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-        write(args.output, generator.clips(results))
+        write(args.output, generator.clips(results), args.rest_pose)
     for result in results:
         if args.prompts_file is not None:
             yield json.dumps({"text_query": result.text, "motion_tokens": result.motion_tokens}, ensure_ascii=False)

@@ -1,26 +1,37 @@
-"""Look at motions: a web page to turn and play them in, a GIF, an MP4, or the plain joints.
+"""Look at motions: a web page to turn and play them in, a GIF, an MP4; or take them to other programs.
 
     python view.py --tokens "42 18 91" --codec codec/ --output clip.html
     python view.py --bvh walk.bvh --bvh wave.bvh --output both.gif
     python view.py --joints clip.npy --fps 20 --caption "a person waves" --output clip.mp4
+    python view.py --bvh walk.bvh --rest_pose t --output walk.glb
+    python view.py --bvh walk.bvh --to figure.bvh --output walk_of_the_figure.bvh
 
 The page is one file that needs no network and no library; GIF needs Pillow, MP4 Pillow and imageio-ffmpeg. Several
 clips stand side by side, each with its --caption. The implementation is in motion_llm/viewer.
 """
 
 import argparse
+import logging
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from motion_llm.command_line import exit_status, start_log
 from motion_llm.motion.bvh import SCALE, read_bvh
+from motion_llm.motion.clip_files import LIKELY_HEIGHTS
 from motion_llm.motion.codec import MotionCodec, tokens_of
-from motion_llm.motion.skeleton import MotionError
-from motion_llm.viewer.figure import Clip
-from motion_llm.viewer.files import WRITERS, read_joints, read_skeleton, write, write_figure, write_joints
+from motion_llm.motion.files import READERS, read_motion
+from motion_llm.motion.joints_file import read_joints, read_skeleton
+from motion_llm.motion.rest_pose import REST_POSES
+from motion_llm.motion.retarget import read_map, retargeted
+from motion_llm.motion.skeleton import Motion, MotionError
+from motion_llm.viewer.figure import Clip, figure_of
+from motion_llm.viewer.files import WRITERS, check_rest_pose, write, write_figure, write_joints
 from motion_llm.viewer.page import NotebookView, page, write_page
 from motion_llm.viewer.video import VideoError, write_gif, write_mp4
 
+log = logging.getLogger("view")
 __all__ = ["Clip", "NotebookView", "VideoError", "page", "read_joints", "read_skeleton", "write", "write_figure",
            "write_gif", "write_joints", "write_mp4", "write_page"]  # for notebooks
 
@@ -34,32 +45,75 @@ def _parser() -> argparse.ArgumentParser:
     flags.add_argument("--scale", type=float, default=SCALE, metavar="METRES",
                        help="metres a unit of the BVH files (default %(default)s, centimetres)")
     flags.add_argument("--joints", action="append", default=[], metavar="CLIP.npy",
-                       help="joints (T, J, 3) in metres, y up; --tokens, --bvh and --joints can be given several times")
+                       help="joints (T, J, 3) in metres, y up, or HumanML3D's features (T, 263)")
+    flags.add_argument("--motion", action="append", default=[], metavar="CLIP",
+                       help=f"a file of any kind: {', '.join(READERS)}; --tokens, --bvh, --joints and --motion can be "
+                            "given several times")
     flags.add_argument("--caption", action="append", default=[],
-                       help="of each clip: first those of --tokens, then of --bvh, then of --joints")
-    flags.add_argument("--fps", type=float, default=20.0, help="frames a second of --joints (default %(default)s)")
+                       help="of each clip: first those of --tokens, then of --bvh, --joints and --motion")
+    flags.add_argument("--fps", type=float, default=20.0,
+                       help="frames a second of files that do not name them (default %(default)s)")
+    flags.add_argument("--up", choices=("y", "z"), help="the files' axis that points up (default y, of .npz z)")
+    flags.add_argument("--body_model", metavar="MODEL.npz", help="SMPL's body model, for .npz files")
     flags.add_argument("--skeleton", metavar="SKELETON.json",
                        help="names and parents of the joints, if they are not HumanML3D's 22")
+    flags.add_argument("--to", metavar="FIGURE.bvh", help="move this file's figure instead; its joints correspond to "
+                                                          "the clips' by name")
+    flags.add_argument("--map", metavar="MAP.json",
+                       help='for --to: joints of other names, {"name in the clip": "name in the figure"}')
+    flags.add_argument("--rest_pose", choices=REST_POSES, default=REST_POSES[0],
+                       help="of .bvh and .glb: t for a T-pose (default %(default)s)")
     flags.add_argument("--output", required=True, help=f"a path that ends with {', '.join(WRITERS)}")
     return flags
 
 
 def clips_of(args: argparse.Namespace) -> list[Clip]:
     """The clips that the flags name. Raises MotionError, CodecError, OSError."""
-    if not args.tokens + args.bvh + args.joints:
-        raise MotionError("nothing to look at: give --tokens, --bvh or --joints")
+    if not args.tokens + args.bvh + args.joints + args.motion:
+        raise MotionError("nothing to look at: give --tokens, --bvh, --joints or --motion")
     if args.tokens and args.codec is None:
         raise MotionError("--tokens needs --codec, the folder of the codec that made them")
     motions = []  # of (motion, default caption, start of the note)
     if args.tokens:
         codec = MotionCodec.load(args.codec)
         motions = [(codec.decode(tokens_of(text)), text, f"{len(tokens_of(text))} tokens, ") for text in args.tokens]
-    motions += [(read_bvh(path, args.scale), Path(path).stem, "") for path in args.bvh]
-    motions += [(read_joints(path, args.fps, args.skeleton), Path(path).stem, "") for path in args.joints]
+    recordings = [(path, read_bvh(path, args.scale, args.up or "y")) for path in args.bvh]
+    recordings += [(path, read_joints(path, args.fps, args.skeleton, args.up or "y")) for path in args.joints]
+    recordings += [(path, _read(path, args)) for path in args.motion]
+    _warn_of_size(recordings)
+    motions += [(motion, Path(path).stem, "") for path, motion in recordings]
     if len(args.caption) > len(motions):
         raise MotionError(f"{len(args.caption)} captions for {len(motions)} clips")
-    return [Clip(motion, args.caption[i] if i < len(args.caption) else name, f"{note}{motion.seconds:.1f} s")
-            for i, (motion, name, note) in enumerate(motions)]
+    clips = [Clip(motion, args.caption[i] if i < len(args.caption) else name, f"{note}{motion.seconds:.1f} s")
+             for i, (motion, name, note) in enumerate(motions)]
+    return clips if args.to is None else _on_another_figure(clips, args)
+
+
+def _read(path: str, args: argparse.Namespace) -> Motion:
+    return read_motion(path, args.scale, args.fps, args.skeleton, args.body_model, args.up)
+
+
+def _warn_of_size(recordings: Sequence[tuple[str, Motion]]) -> None:
+    """Logs a warning for a file whose figure has an unlikely size, measured along its bones in the frames, which a
+    wrong scale makes. Only BVH files have a scale."""
+    for path, motion in recordings:
+        if Path(path).suffix.lower() != ".bvh":
+            continue
+        size = figure_of(motion).size
+        if not LIKELY_HEIGHTS[0] <= size <= LIKELY_HEIGHTS[1]:
+            log.warning("%s: the figure is about %.3g m high: is --scale right?", path, size)
+
+
+def _on_another_figure(clips: list[Clip], args: argparse.Namespace) -> list[Clip]:
+    figure, names = _read(args.to, args), {} if args.map is None else read_map(args.map)
+    _warn_of_size([(args.to, figure)])
+    moved = []
+    for clip in clips:
+        try:
+            moved.append(replace(clip, motion=retargeted(clip.motion, figure.skeleton, names)))
+        except MotionError as error:
+            raise MotionError(f"{clip.caption[:30]} to {args.to}: {error}") from None
+    return moved
 
 
 def main() -> int:
@@ -70,8 +124,11 @@ def main() -> int:
 
 def run(args: argparse.Namespace) -> str:
     """The text to print. Raises MotionError, CodecError, VideoError, OSError."""
+    if args.map is not None and args.to is None:
+        raise MotionError(f"--map {args.map} is for --to, a file of another figure")
+    check_rest_pose(args.output, args.rest_pose)
     clips = clips_of(args)
-    write(args.output, clips)
+    write(args.output, clips, args.rest_pose)
     return f"{args.output}: {len(clips)} clip{'s' * (len(clips) > 1)}, {Path(args.output).stat().st_size:,} bytes"
 
 

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from motion_llm.motion.bvh import SCALE
-from motion_llm.motion.codec import CODES, QUANTISERS, WINDOW, MotionCodec, read_motions
+from motion_llm.motion.clip_files import MotionFiles
+from motion_llm.motion.codec import CODES, QUANTISERS, WINDOW, MotionCodec
 from motion_llm.motion.features import Layout, features_of, feet_of, heading_of, joint_order, turned
 from motion_llm.motion.kinematics import resampled
 from motion_llm.motion.skeleton import Motion
@@ -33,7 +34,7 @@ def add_arguments(parser) -> None:
 
 def run(args, settings: Mapping) -> dict:
     """Metrics of each kind of codec, and of the original clips. Raises ValueError or a subclass of it, and OSError."""
-    motions = list(read_motions(args.motions, args.scale).values())
+    motions = list(MotionFiles(args.motions, scale=args.scale))
     held, rest = motions[::EVERY], [motion for i, motion in enumerate(motions) if i % EVERY]
     if not rest:
         raise ValueError(f"{args.motions} holds {len(motions)} clips, expected two or more: one of {EVERY} is held out")

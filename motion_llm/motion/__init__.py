@@ -1,8 +1,10 @@
-"""Motion of a skeleton: BVH files, the features that codecs quantise, and the codecs.
+"""Motion of a skeleton: files in and out, the features that codecs quantise, and the codecs.
 
-Read in this order: skeleton (a motion: joints, skeleton, frames a second), kinematics (rotations), bvh (files),
-features (what codecs quantise), kmeans and vqvae (the two quantisers), codec (a fitted codec and its folder),
-humanml3d and humanml3d_network (the published codec of T2M-GPT and MotionGPT).
+Read in this order: skeleton (a motion: joints, skeleton, frames a second), names (left and right, one figure in two
+files), kinematics (rotations), bvh_reader and bvh, joints_file, amass, pose_file and files (every format that is read),
+glb, npz, rest_pose and retarget (what is written), features (what codecs quantise), kmeans and vqvae (the two
+quantisers), clip_files (a folder of motions), codec (a fitted codec and its folder), captions (a dataset from clips),
+humanml3d, humanml3d_codec, humanml3d_network and checkpoint (the published codec of T2M-GPT and MotionGPT).
 
-codec.py at the top is its command line. It imports nothing of the project but json_files.
+codec.py and humanml3d.py at the top are its command lines. It imports nothing of the project but json_files.
 """

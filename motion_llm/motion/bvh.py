@@ -16,7 +16,7 @@ from motion_llm.motion.bvh_reader import CHANNELS, RESERVED, BvhReader
 from motion_llm.motion.kinematics import (
     angles_of,
     forward_kinematics,
-    global_rotations,
+    local_positions,
     matrices_of,
     turned_up,
     with_rotations,
@@ -27,7 +27,6 @@ SCALE = 0.01  # metres a unit: BVH files are in centimetres
 NEAR_RATE = 1e-4  # relative; frame times are written with few digits: 0.0333333 means 30 frames a second
 PLACES = 6  # decimals that are written: 10 nm in centimetres, a millionth of a degree
 TIME_PLACES, MOST_PLACES = 9, 20  # decimals of the frame time
-STILL = 1e-6  # metres; a joint that stays this close to its rest offset needs no position channels
 
 
 @dataclass(frozen=True)
@@ -71,18 +70,16 @@ class Bvh:
         _check_scale(scale)
         if motion.rotations is None:
             motion = with_rotations(motion)
-        parents, joints = motion.skeleton.parents, motion.joints
-        rotations = global_rotations(motion.rotations, parents)
-        angles = np.unwrap(angles_of(motion.rotations, order), axis=0, period=360)  # no jumps: programs interpolate
+        parents = motion.skeleton.parents
+        positions, moving = local_positions(motion)
+        angles = angles_of(motion.rotations.astype(float), order)
+        angles = np.unwrap(angles, axis=0, period=360)  # no jumps: programs interpolate
         channels, columns = [], []
-        for joint, parent in enumerate(parents):
-            position = joints[:, joint]
-            if parent >= 0:
-                position = (np.swapaxes(rotations[:, parent], 1, 2) @ (position - joints[:, parent])[..., None])[..., 0]
+        for joint in range(len(parents)):
             names = tuple(f"{axis}rotation" for axis in order)
-            if parent < 0 or np.abs(position - motion.skeleton.offsets[joint]).max() > STILL:
+            if moving[joint]:
                 names = (*CHANNELS[:3], *names)
-                columns.append(position / scale)
+                columns.append(positions[:, joint] / scale)
             channels.append(names)
             columns.append(angles[:, joint])
         ends = {joint: np.zeros(3) for joint in range(len(parents)) if joint not in parents}

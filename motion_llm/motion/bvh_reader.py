@@ -80,14 +80,14 @@ class BvhReader:
                 return text, None
 
     def _distinct_names(self) -> list[str]:
-        """The joints' names in one Unicode spelling. Joints of one name get their parent's name before it. Raises
+        """The joints' names in one Unicode spelling. Joints of one name get their parent's name behind it. Raises
         MotionError if they still have one name."""
         names = [unicodedata.normalize("NFC", name) for name in self.names]
         counts = Counter(names)
         repeated = [name for name, count in counts.items() if count > 1]
         if not repeated:
             return names
-        distinct = [f"{names[self.parents[i]]}_{name}" if counts[name] > 1 and i else name
+        distinct = [f"{name}_{names[self.parents[i]]}" if counts[name] > 1 and i else name
                     for i, name in enumerate(names)]
         for name, count in Counter(distinct).items():
             if count > 1:

@@ -1,28 +1,20 @@
 """A codec that is fitted to clips of one figure, from motions to codes and back: the class, and its folder on disk."""
 
 import hashlib
-import json
 import logging
 import shutil
 import zipfile
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from motion_llm.digests import check_digests, digests_of
 from motion_llm.json_files import read_json, write_json
-from motion_llm.motion.bvh import SCALE, read_bvh
-from motion_llm.motion.features import (
-    Layout,
-    features_of,
-    joint_order,
-    joints_from_features,
-    mirror_features,
-    rest_pose,
-)
-from motion_llm.motion.kinematics import ancestors, resampled, with_rotations
+from motion_llm.motion.clip_files import Survey, survey, with_bar
+from motion_llm.motion.features import Layout, features_of, joints_from_features, mirror_features
+from motion_llm.motion.kinematics import resampled, with_rotations
 from motion_llm.motion.kmeans import KMeans
 from motion_llm.motion.skeleton import Motion, MotionError, Skeleton
 
@@ -30,12 +22,27 @@ log = logging.getLogger(__name__)
 CONFIG_FILE, CODEBOOK_FILE, WEIGHTS_FILE = "codec.json", "codebook.npz", "weights.safetensors"
 FILES = (CONFIG_FILE, CODEBOOK_FILE, WEIGHTS_FILE)
 CODES, WINDOW, SEED = 512, 4, 0
-LIKELY_HEIGHTS = 0.3, 3.0  # metres, from the lowest to the highest joint of a figure
+FEATURE_MEMORY = 0.4  # of the free memory, for the features that a codec is fitted to
 QUANTISERS = ("vqvae", "kmeans")  # the first is the default: its measured error is lower (docs/log.md)
 
 
 class CodecError(ValueError):
     """An invalid codec, codec folder or code; the text says what was found and what was expected."""
+
+
+def _that_fit(common: Survey, fps: float, count: int, seed: int) -> list[int]:
+    """Indices of the motions whose features fit into memory; a sample where not all do."""
+    import psutil  # imported here, as only a fit needs it
+
+    images = 2 if common.layout.mirror else 1
+    needed = common.frames * fps / common.fps * common.layout.width * 4 * images  # float32
+    free = psutil.virtual_memory().available * FEATURE_MEMORY
+    if needed <= free:
+        return list(range(count))
+    fitting = max(1, int(count * free / needed))
+    log.warning("the features of %d clips would take %.1f GB, %.1f GB are free for them: the codec is fitted to %d "
+                "clips drawn by the seed. A lower --fps takes more of them", count, needed / 1e9, free / 1e9, fitting)
+    return sorted(np.random.default_rng(seed).permutation(count)[:fitting].tolist())
 
 
 def quantiser_of(kind: str) -> type:
@@ -70,26 +77,31 @@ class MotionCodec:
 
     @staticmethod
     def fit(motions: Sequence[Motion], codes: int = CODES, window: int = WINDOW, kind: str = QUANTISERS[0],
-            fps: float | None = None, seed: int = SEED, **options) -> "MotionCodec":
-        """Fits a codec to motions of one figure. fps: by default that of most motions. If the joints' names tell left
-        from right, mirror images are learned too. options: those of the quantiser's fit. Raises CodecError, and
-        MotionError for a motion of another figure."""
+            fps: float | None = None, seed: int = SEED, names: Sequence[str] | None = None,
+            **options) -> "MotionCodec":
+        """Fits a codec to motions of one figure, which are taken twice, one at a time (see MotionFiles). fps: by
+        default that of most motions. names: of the motions, for messages. Where the joints' names tell left from right,
+        mirror images are learned too. options: those of the quantiser's fit. Raises CodecError, and MotionError for a
+        motion of another figure or in another unit."""
         if not motions:
             raise CodecError("no motions to fit a codec to")
         if codes < 2 or window < 1:
             raise CodecError(f"{codes} codes of {window} frames: expected 2 codes or more, of 1 frame or more")
-        layout = Layout.of(mean_skeleton(motions))
-        if fps is None:
-            fps = Counter(motion.fps for motion in motions).most_common(1)[0][0]
-        clips = [features_of(resampled(motion, fps), layout) for motion in motions]
+        count, names = len(motions), names or [f"motion {i}" for i in range(len(motions))]
+        common = survey(with_bar(motions, count, "reading"), names)
+        layout, fps = common.layout, common.fps if fps is None else fps
+        clips = []
+        chosen = _that_fit(common, fps, count, seed)
+        for i in with_bar(chosen, len(chosen), "features"):
+            clips.append(features_of(resampled(motions[i], fps), layout).astype(np.float32))
         if layout.mirror:
-            clips += [mirror_features(clip, layout) for clip in clips]
+            clips += [mirror_features(clip, layout).astype(np.float32) for clip in clips]
         windows = sum(max(len(clip) - window + 1, 0) for clip in clips)
         if windows < codes:
-            raise CodecError(f"{len(motions)} motions hold {windows} windows of {window} frames, expected at least as "
+            raise CodecError(f"{count} motions hold {windows} windows of {window} frames, expected at least as "
                              f"many as codes, {codes}")
         log.info("fitting %d codes of %d frames (%s) to %d motions, %.0f seconds at %g frames a second%s", codes,
-                 window, kind, len(motions), sum(map(len, clips)) / fps / (2 if layout.mirror else 1), fps,
+                 window, kind, len(chosen), sum(map(len, clips)) / fps / (2 if layout.mirror else 1), fps,
                  ", and their mirror images" if layout.mirror else "")
         quantiser = quantiser_of(kind).fit(clips, codes, window, seed, layout, fps, **options)
         return MotionCodec(layout, fps, kind, quantiser)
@@ -113,14 +125,16 @@ class MotionCodec:
             if isinstance(code, bool) or not isinstance(code, int | np.integer) or not 0 <= code < self.codes:
                 raise CodecError(f"code {place + 1} is {code!r}, expected an integer from 0 to {self.codes - 1}")
         joints = joints_from_features(self.quantiser.decode(np.array(codes)), self.fps, self.layout)
-        return with_rotations(Motion(joints, self.fps, self.layout.skeleton))
+        return with_rotations(Motion(joints, self.fps, self.layout.skeleton), self.layout.centre)
 
     def save(self, folder: str | Path) -> None:
-        """Writes codec.json (skeleton, rate), codebook.npz and, for a network, weights.safetensors. Raises OSError."""
+        """Writes codec.json (skeleton, rate), codebook.npz and, for a network, weights.safetensors. codec.json is
+        written last, so that a folder that has it is complete. Raises OSError."""
         from safetensors.numpy import save
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / CONFIG_FILE).unlink(missing_ok=True)
         np.savez(folder / CODEBOOK_FILE, codebook=self.quantiser.codebook.astype(np.float32))
         tensors = self.quantiser.tensors()
         if tensors:
@@ -128,14 +142,20 @@ class MotionCodec:
         skeleton = self.layout.skeleton
         write_json(folder / CONFIG_FILE, {
             "kind": self.kind, "codes": self.codes, "window": self.window, "fps": self.fps,
-            "skeleton": {"names": skeleton.names, "parents": skeleton.parents, "offsets": skeleton.offsets.tolist()}})
+            "skeleton": {"names": skeleton.names, "parents": skeleton.parents, "offsets": skeleton.offsets.tolist()},
+            "layout": self.layout.choices,
+            "files": digests_of(folder, [CODEBOOK_FILE, *([WEIGHTS_FILE] if tensors else [])])})
 
     @staticmethod
     def load(folder: str | Path) -> "MotionCodec":
         """Raises CodecError, naming the file and what is wrong with it."""
         folder = Path(folder)
         config = _config_of(folder)
-        layout = Layout.of(config["skeleton"])
+        try:
+            layout = Layout.stored(config["skeleton"], config["layout"])
+        except MotionError as error:
+            raise CodecError(f"{folder / CONFIG_FILE} is damaged: {error}") from None
+        check_digests(folder, config["files"], CodecError)
         codebook = _read_codebook(folder / CODEBOOK_FILE, config["codes"])
         kind = quantiser_of(config["kind"])
         tensors = _read_weights(folder / WEIGHTS_FILE) if kind.has_weights else {}
@@ -148,7 +168,8 @@ class MotionCodec:
 
 def codec_facts(folder: str | Path) -> dict:
     """kind, codes, window (frames a code) and fps from a codec's codec.json alone. Raises CodecError."""
-    return {name: value for name, value in _config_of(Path(folder)).items() if name != "skeleton"}
+    content = _config_of(Path(folder))
+    return {name: content[name] for name in ("kind", "codes", "window", "fps")}
 
 
 def _config_of(folder: Path) -> dict:
@@ -178,24 +199,6 @@ def codec_fingerprint(folder: str | Path) -> str:
     return digest.hexdigest()
 
 
-def mean_skeleton(motions: Sequence[Motion]) -> Skeleton:
-    """The first motion's skeleton with the mean of all rest poses. The body's centre is moved above the origin, since a
-    file's rest pose often stands where the clip begins. Raises MotionError for a motion of another figure."""
-    first = motions[0].skeleton
-    layout = Layout.of(first)
-    offsets = np.mean([motion.skeleton.offsets[joint_order(motion, layout)] for motion in motions], 0)
-    offsets[[*ancestors(layout.centre, first.parents), layout.centre]] *= (0, 1, 0)
-    return Skeleton(first.names, first.parents, offsets)
-
-
-def warn_of_size(skeleton: Skeleton) -> None:
-    """Logs a warning for a figure of an unlikely height, which a wrong scale makes."""
-    height = float(np.ptp(rest_pose(skeleton)[:, 1]))
-    if not LIKELY_HEIGHTS[0] <= height <= LIKELY_HEIGHTS[1]:
-        metres = np.format_float_positional(height, precision=2, fractional=False, trim="-")
-        log.warning("the figure is %s m high: is --scale right?", metres)
-
-
 def _read_config(path: Path) -> dict:
     content = read_json(path, CodecError)
     try:
@@ -209,6 +212,13 @@ def _read_config(path: Path) -> dict:
                 raise CodecError(f"{name} is {content[name]!r}, expected an integer from {least} on")
         if not isinstance(content["fps"], int | float) or not 0 < content["fps"] < 1e6:
             raise CodecError(f"fps is {content['fps']!r}, expected frames a second")
+        content.setdefault("files", {})  # folders of before have neither this
+        layout = content.setdefault("layout", None)  # nor this
+        if not isinstance(content["files"], dict) or not set(content["files"]) <= set(FILES):
+            raise CodecError(f"files is {str(content['files'])[:80]}, expected names and their sha256")
+        if layout is not None and not (layout["centre"] in range(len(skeleton["names"]))
+                                       and isinstance(layout["across"], list | None)):
+            raise CodecError(f"layout is {layout!r}, expected centre, a joint, and across, two joints")
         if content["kind"] not in QUANTISERS:
             raise CodecError(f"kind is {content['kind']!r}, expected one of {', '.join(QUANTISERS)}")
     except KeyError as error:
@@ -241,56 +251,6 @@ def _read_weights(path: Path) -> dict[str, np.ndarray]:
         raise CodecError(f"{path} is missing: the folder is damaged") from None
     except (SafetensorError, ValueError, KeyError) as error:
         raise CodecError(f"{path} is damaged: {error}") from None
-
-
-def read_motions(folder: str | Path, scale: float = SCALE) -> dict[str, Motion]:
-    """File name -> motion of the BVH files in a folder, sorted. Raises CodecError if there are none, MotionError for a
-    broken file, and for one of another figure than the first file's."""
-    paths = sorted(path for path in Path(folder).glob("*") if path.suffix.lower() == ".bvh")
-    if not paths:
-        raise CodecError(f"{folder} has no BVH files (.bvh)")
-    motions = {path.name: read_bvh(path, scale) for path in paths}
-    layout = Layout.of(motions[paths[0].name].skeleton)
-    for path in paths:
-        try:
-            joint_order(motions[path.name], layout)
-        except MotionError as error:
-            raise MotionError(f"{path}: {error}, as in {paths[0].name}") from None
-    return motions
-
-
-def encode_captions(codec: MotionCodec, folder: str | Path, captions: str | Path, scale: float = SCALE) -> list[dict]:
-    """Rows of a dataset, in the captions' order. Raises CodecError naming the row, MotionError naming the file."""
-    rows, codes = [], {}  # codes: of each file, which may have several captions
-    for place, entry in enumerate(_read_captions(Path(captions))):
-        path = Path(folder) / entry["file"]
-        if not path.is_file():
-            raise CodecError(f"{captions}, row {place}: {path} does not exist")
-        if entry["file"] not in codes:
-            motion = read_bvh(path, scale)
-            try:
-                codes[entry["file"]] = codec.encode(motion)
-            except MotionError as error:
-                raise MotionError(f"{path}: {error}") from None
-            log.info("%s: %d frames, %d codes", path, len(motion), len(codes[entry["file"]]))
-        row = {"text_query": entry["text_query"], "motion_tokens": " ".join(map(str, codes[entry["file"]]))}
-        rows.append(row | {key: entry[key] for key in ("participant_id", "split") if key in entry}
-                    | {"clip_id": Path(entry["file"]).stem})
-    return rows
-
-
-def _read_captions(path: Path) -> list[dict]:
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CodecError(f"{path} is broken: {error}") from None
-    if not isinstance(rows, list) or not rows:
-        raise CodecError(f"{path}: expected a list of objects with file and text_query")
-    for place, row in enumerate(rows):
-        for name in ("file", "text_query"):
-            if not isinstance(row, dict) or not isinstance(row.get(name), str) or not row[name].strip():
-                raise CodecError(f"{path}, row {place}: {str(row)[:80]}, expected an object with {name}, a text")
-    return rows
 
 
 def tokens_of(text: str) -> list[int]:

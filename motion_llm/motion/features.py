@@ -1,16 +1,17 @@
 """Features of a motion, which codecs quantise, and back. They do not depend on position and heading."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from motion_llm.motion.kinematics import ancestors, body_centre, forward_kinematics
+from motion_llm.motion.names import all_paired, joint_keys, listed, sides_of
 from motion_llm.motion.skeleton import Motion, MotionError, Skeleton
 
-SIDES = (("left", "right"), ("l", "r"))
 APART = 1e-3  # metres; joints nearer than this to each other give no direction
+NO_SIDES = "left and right cannot be told: no two names differ by their side alone, as LeftArm and RightArm do"
+TRAVEL = 0.02  # metres
 ROOT = 3  # features before those of the joints: velocity to the left, velocity ahead, rate of turning
 
 
@@ -34,21 +35,71 @@ class Layout:
         return ROOT + 3 * len(self.body)
 
     @staticmethod
-    def of(skeleton: Skeleton) -> "Layout":
-        parents = skeleton.parents
-        centre = body_centre(parents)
-        body = [centre]
-        for joint, parent in enumerate(parents):
-            if parent in body:
-                body.append(joint)
-        mirror = _counterparts([skeleton.names[joint] for joint in body])
-        if mirror:
-            pairs = [(joint, body[mirror[i]]) for i, joint in enumerate(body)
-                     if _side(skeleton.names[joint])[1] == 0]
-            return Layout(skeleton, centre, tuple(body), _across(skeleton, pairs, [0, 1, 2]), mirror)
-        # Any two that are apart on the floor: they give a heading, though not the one in which the body faces.
-        pairs = [(a, b) for i, a in enumerate(body) for b in body[i + 1:]]
-        return Layout(skeleton, centre, tuple(body), _across(skeleton, pairs, [0, 2]), None)
+    def of(skeleton: Skeleton, centre: int | None = None) -> "Layout":
+        """centre: see travelling_centre; None for the first joint with several children."""
+        centre = body_centre(skeleton.parents) if centre is None else centre
+        body = _body(skeleton, centre)
+        sides, mirror = sides_of([skeleton.names[joint] for joint in body])
+        if mirror[0] != 0 or mirror == list(range(len(body))):
+            return Layout(skeleton, centre, body, _across_floor(skeleton, body), None)
+        pairs = [(body[i], body[mirror[i]]) for i, side in enumerate(sides) if side == 0]
+        return Layout(skeleton, centre, body, _across(skeleton, pairs, [0, 1, 2]), tuple(mirror))
+
+    @staticmethod
+    def stored(skeleton: Skeleton, choices: dict | None) -> "Layout":
+        """The layout of a codec that was saved with its choices, centre and across. None: of a folder that was written
+        before they were kept, when names that do not all pair up gave no sides. Raises MotionError."""
+        if choices is None:
+            layout = Layout.of(skeleton)
+            paired = all_paired([skeleton.names[joint] for joint in layout.body])
+            across = layout.across if paired else _across_floor(skeleton, layout.body)
+            return Layout(skeleton, layout.centre, layout.body, across, layout.mirror)
+        layout = Layout.of(skeleton, choices["centre"])
+        across = None if choices["across"] is None else tuple(choices["across"])
+        if across is not None and not (len(across) == 2 and set(across) <= set(layout.body)):
+            raise MotionError(f"across is {across}, expected two joints of the body")
+        return Layout(skeleton, layout.centre, layout.body, across, layout.mirror)
+
+    @property
+    def choices(self) -> dict:
+        """What `stored` takes."""
+        return {"centre": self.centre, "across": self.across}
+
+
+def _body(skeleton: Skeleton, centre: int) -> tuple[int, ...]:
+    """The centre and all joints below it, a parent before its children."""
+    body = [centre]
+    for joint, parent in enumerate(skeleton.parents):
+        if parent in body:
+            body.append(joint)
+    return tuple(body)
+
+
+def travelling_centre(parents: Sequence[int], still: np.ndarray, travels: np.ndarray) -> int:
+    """The joint that the body hangs on, told from how it moves: body_centre, unless it stands still in some clip while
+    a joint below it travels, as under Blender's dummy root and Unreal's root with helpers for inverse kinematics.
+
+    still, travels (N, J) bool: whether a joint stays in its place in a clip, or leaves it (see staying).
+    """
+    subtree = [1] * len(parents)  # joints of it
+    for joint in range(len(parents) - 1, 0, -1):
+        subtree[parents[joint]] += subtree[joint]
+    centre = body_centre(tuple(parents))
+    while True:
+        below = [joint for joint, parent in enumerate(parents)
+                 if parent == centre and (still[:, centre] & travels[:, joint]).any()]
+        if not below:
+            return centre
+        centre = max(below, key=lambda joint: subtree[joint])
+        while list(parents).count(centre) == 1:  # down to the first with several children
+            centre = list(parents).index(centre)
+
+
+def staying(joints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """still, travels, each (J,) bool, of joints (T, J, 3): moved less than a millimetre, farther than two centimetres.
+    """
+    way = np.ptp(joints, axis=0).max(-1)
+    return way < APART, way > TRAVEL
 
 
 def rest_pose(skeleton: Skeleton) -> np.ndarray:
@@ -69,26 +120,9 @@ def _across(skeleton: Skeleton, pairs: Sequence[tuple[int, int]], axes: list[int
                default=None)
 
 
-def _side(name: str) -> tuple[str, int | None]:
-    """A joint's name without its side, and 0 for left, 1 for right, None for neither ("LeftArm", "Arm_L", "l_arm")."""
-    words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^A-Za-z\d]+", name)
-    for i, word in enumerate(words):
-        for sides in SIDES:
-            if word.lower() in sides:
-                return "*".join([*words[:i], "", *words[i + 1:]]).lower(), sides.index(word.lower())
-    return name.lower(), None
-
-
-def _counterparts(names: Sequence[str]) -> tuple[int, ...] | None:
-    """For each name the index of its counterpart. None if no names pair up, or if a name of one side has none."""
-    index = {_side(name): i for i, name in enumerate(names)}
-    if len(index) < len(names):
-        return None
-    counterparts = []
-    for name in names:
-        stem, side = _side(name)
-        counterparts.append(index.get((stem, side if side is None else 1 - side)))
-    return None if None in counterparts or counterparts == list(range(len(names))) else tuple(counterparts)
+def _across_floor(skeleton: Skeleton, body: Sequence[int]) -> tuple[int, int] | None:
+    """Any two joints that are apart on the floor: they give a heading, though not the one in which the body faces."""
+    return _across(skeleton, [(a, b) for i, a in enumerate(body) for b in body[i + 1:]], [0, 2])
 
 
 def heading_of(joints: np.ndarray, layout: Layout) -> np.ndarray:
@@ -111,7 +145,7 @@ def features_of(motion: Motion, layout: Layout) -> np.ndarray:
     """(T, 3 + 3 B): the centre's velocity to the left and ahead (metres a second, relative to the heading) and the rate
     of turning (radians a second), each from this frame to the next; then the positions of the body's joints relative to
     the floor under the centre and to the heading (metres; y is the height). The joints' order is the layout's."""
-    joints = motion.joints[:, joint_order(motion, layout)]
+    joints = motion.joints[:, joint_order(motion, layout)].astype(float)
     heading = heading_of(joints, layout)
     centre = joints[:, layout.centre] * (1, 0, 1)
     local = turned(joints[:, layout.body] - centre[:, None], -heading)
@@ -124,33 +158,31 @@ def features_of(motion: Motion, layout: Layout) -> np.ndarray:
 
 
 def joint_order(motion: Motion, layout: Layout) -> list[int]:
-    """Indices of the layout's joints in a motion, whose joints may be in another order. Raises MotionError for another
-    figure."""
-    expected, actual = layout.skeleton, motion.skeleton
+    """Indices of the layout's joints in a motion, whose joints may be in another order and have another namespace.
+    Raises MotionError for another figure."""
+    expected, actual = ((joint_keys(skeleton.names), skeleton.parents)
+                        for skeleton in (layout.skeleton, motion.skeleton))
 
-    def bones(skeleton: Skeleton) -> list[tuple[str, str]]:
-        return [(name, "" if parent < 0 else skeleton.names[parent])
-                for name, parent in zip(skeleton.names, skeleton.parents, strict=True)]
+    def bones(names: list[str], parents: Sequence[int]) -> list[tuple[str, str]]:
+        return [(name, "" if parent < 0 else names[parent]) for name, parent in zip(names, parents, strict=True)]
 
-    if sorted(bones(expected)) != sorted(bones(actual)):
-        missing, extra = set(expected.names) - set(actual.names), set(actual.names) - set(expected.names)
-        differences = [f"has no {', '.join(sorted(missing))}"] * bool(missing)
-        differences += [f"has {', '.join(sorted(extra))} besides"] * bool(extra)
+    if sorted(bones(*expected)) != sorted(bones(*actual)):
+        missing, extra = sorted({*expected[0]} - {*actual[0]}), sorted({*actual[0]} - {*expected[0]})
+        differences = [f"has no {listed(missing)}"] * bool(missing) + [f"has {listed(extra)} besides"] * bool(extra)
         raise MotionError(f"another figure: it {' and '.join(differences) or 'has the same joints on other parents'}; "
-                          f"expected the {len(expected.names)} joints {', '.join(expected.names)}")
-    return [actual.names.index(name) for name in expected.names]
+                          f"expected the {len(expected[0])} joints {listed(expected[0])}")
+    return [actual[0].index(name) for name in expected[0]]
 
 
 def joints_from_features(features: np.ndarray, fps: float, layout: Layout) -> np.ndarray:
-    """Joints (T, J, 3) from features (T, 3 + 3 B). The first frame is above the origin and faces z. The ancestors of
-    the centre stay in the rest pose."""
+    """Joints (T, J, 3) from features (T, 3 + 3 B). The first frame is above the origin and faces z. Joints that are not
+    of the body stay in the rest pose."""
     heading = _path(features[:, 2] / fps)
     steps = np.stack([features[:, 0], np.zeros(len(features)), features[:, 1]], -1) / fps
     centre = _path(turned(steps, heading))
     joints = np.zeros((len(features), len(layout.skeleton.names), 3))
     rest = np.broadcast_to(np.eye(3), (1, len(layout.skeleton.names), 3, 3))
-    upper = ancestors(layout.centre, layout.skeleton.parents)
-    joints[:, upper] = forward_kinematics(rest, layout.skeleton.offsets[None], layout.skeleton.parents)[:, upper]
+    joints[:] = forward_kinematics(rest, layout.skeleton.offsets[None], layout.skeleton.parents)
     local = features[:, ROOT:].reshape(len(features), len(layout.body), 3)
     joints[:, layout.body] = turned(local, heading) + centre[:, None]
     return joints
@@ -172,6 +204,6 @@ def mirror_features(features: np.ndarray, layout: Layout) -> np.ndarray:
     """Features (T, 3 + 3 B) of the same motion with left and right exchanged. Raises MotionError if the joints' names
     do not tell the sides."""
     if layout.mirror is None:
-        raise MotionError(f"joints {', '.join(layout.skeleton.names)}: left and right cannot be told from these names")
+        raise MotionError(f"joints {listed(layout.skeleton.names)}: {NO_SIDES}")
     local = features[:, ROOT:].reshape(len(features), -1, 3)[:, layout.mirror] * (-1, 1, 1)
     return np.concatenate([features[:, :ROOT] * (-1, 1, -1), local.reshape(len(features), -1)], 1)

@@ -9,6 +9,7 @@ from motion_llm.motion.skeleton import Motion, MotionError, Skeleton
 
 AXES = "XYZ"
 PRIOR = 1e-7  # weight of no rotation where a joint's children leave a twist open; too small to change anything else
+STILL, ROUNDED = 1e-6, 4e-7  # metres, and what float32 makes of each: a joint this near to its rest offset is there
 SAME_RATE = 1e-3  # relative; frame rates that differ by less count as equal
 
 
@@ -31,12 +32,15 @@ def angles_of(matrices: np.ndarray, order: str) -> np.ndarray:
     -90 to 90 degrees. At -90 and 90 (gimbal lock) the third is 0."""
     i, j, k = (AXES.index(axis) for axis in order)
     sign = 1 if (j - i) % 3 == 1 else -1
-    locked = np.abs(matrices[..., i, k]) > 1 - 1e-9
+    # Not by arcsin, which near 90 degrees turns the rounding of a float32 into hundredths of a degree.
+    cosine = np.hypot(matrices[..., j, k], matrices[..., k, k])  # of the second angle
+    locked = cosine < 1e-12
     first = np.where(locked, np.arctan2(sign * matrices[..., k, j], matrices[..., j, j]),
                      np.arctan2(-sign * matrices[..., j, k], matrices[..., k, k]))
-    third = np.where(locked, 0.0, np.arctan2(-sign * matrices[..., i, j], matrices[..., i, i]))
-    # Not arcsin, which near 90 degrees turns the rounding of a float32 into hundredths of a degree.
-    second = np.arctan2(sign * matrices[..., i, k], np.hypot(matrices[..., i, i], matrices[..., i, j]))
+    second = np.arctan2(sign * matrices[..., i, k], cosine)
+    # From what the first leaves of the matrix: near 90 degrees, float32 knows the first and the third only together.
+    row = np.cos(first)[..., None] * matrices[..., j, :] + sign * np.sin(first)[..., None] * matrices[..., k, :]
+    third = np.where(locked, 0.0, np.arctan2(sign * row[..., i], row[..., j]))
     return np.degrees(np.stack([first, second, third], -1))
 
 
@@ -96,6 +100,18 @@ def global_rotations(rotations: np.ndarray, parents: tuple[int, ...]) -> np.ndar
         if parent >= 0:
             world[:, joint] = world[:, parent] @ rotations[:, joint]
     return world
+
+
+def local_positions(motion: Motion) -> tuple[np.ndarray, np.ndarray]:
+    """Positions (T, J, 3) of the joints of a motion with rotations in their parent's frame, of the root in the world's;
+    and (J,) bool, whether they are more than the rest offset: of the root, and of joints that leave their offset."""
+    parents = np.array(motion.skeleton.parents)
+    places = motion.joints.astype(float)
+    outer = np.swapaxes(global_rotations(motion.rotations, motion.skeleton.parents)[:, parents[1:]], 2, 3)
+    places[:, 1:] = (outer @ (places[:, 1:] - places[:, parents[1:]])[..., None])[..., 0]
+    moving = np.abs(places - motion.skeleton.offsets).max((0, 2)) > STILL + ROUNDED * np.abs(motion.joints).max()
+    moving[0] = True
+    return places, moving
 
 
 def body_centre(parents: tuple[int, ...]) -> int:
@@ -159,10 +175,10 @@ def best_rotation(start: np.ndarray, end: np.ndarray) -> np.ndarray:
     return u @ v
 
 
-def rotations_from_joints(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
+def rotations_from_joints(joints: np.ndarray, skeleton: Skeleton, centre: int | None = None) -> np.ndarray:
     """Local rotations (T, J, 3, 3) that point the bones along the joints (T, J, 3). A joint with several children gets
     the rotation that fits them best, one with a single child the smallest from the rest pose (its twist is unknown).
-    End joints and the ancestors of the body's centre get none. Raises MotionError."""
+    End joints and the ancestors of the body's centre get none; centre: None for body_centre. Raises MotionError."""
     parents, offsets = skeleton.parents, skeleton.offsets
     if joints.ndim != 3 or joints.shape[1:] != offsets.shape:
         raise MotionError(f"joints {joints.shape}: expected (T, {len(parents)}, 3), as the skeleton has them")
@@ -170,7 +186,7 @@ def rotations_from_joints(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
     for joint, parent in enumerate(parents):
         if parent >= 0 and np.linalg.norm(offsets[joint]) > 1e-9:
             children[parent].append(joint)
-    unturned = set(ancestors(body_centre(parents), parents))
+    unturned = set(ancestors(body_centre(parents) if centre is None else centre, parents))
     world = np.empty((len(joints), len(parents), 3, 3))
     local = np.broadcast_to(np.eye(3), world.shape).copy()
     for joint, parent in enumerate(parents):
@@ -189,12 +205,13 @@ def rotations_from_joints(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
     return local
 
 
-def with_rotations(motion: Motion) -> Motion:
+def with_rotations(motion: Motion, centre: int | None = None) -> Motion:
     """The motion with rotations computed from its joints, and with joints computed from these rotations and the
-    skeleton, so that every bone has its length in the rest pose. The body's centre keeps its position."""
-    rotations = rotations_from_joints(motion.joints, motion.skeleton)
+    skeleton, so that every bone has its length in the rest pose. The body's centre (None: body_centre) keeps its
+    position."""
+    centre = body_centre(motion.skeleton.parents) if centre is None else centre
+    rotations = rotations_from_joints(motion.joints, motion.skeleton, centre)
     translations = np.broadcast_to(motion.skeleton.offsets, motion.joints.shape).copy()
-    centre = body_centre(motion.skeleton.parents)
     for joint in [*ancestors(centre, motion.skeleton.parents), centre]:  # the ancestors have no rotation
         parent = motion.skeleton.parents[joint]
         translations[:, joint] = motion.joints[:, joint] - (motion.joints[:, parent] if parent >= 0 else 0)

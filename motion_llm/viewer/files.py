@@ -1,13 +1,15 @@
-"""Writes clips to files, in the format of the path's suffix, and reads joints from files."""
+"""Writes clips to files, in the format of the path's suffix."""
 
-import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from motion_llm.motion.bvh import write_bvh
-from motion_llm.motion.humanml3d import NAMES, PARENTS
-from motion_llm.motion.skeleton import Motion, MotionError, Skeleton
+from motion_llm.motion.glb import write_glb
+from motion_llm.motion.npz import write_amass
+from motion_llm.motion.rest_pose import REST_POSES, in_t_pose
+from motion_llm.motion.skeleton import Motion, MotionError
 from motion_llm.viewer.figure import Clip
 from motion_llm.viewer.page import write_page
 from motion_llm.viewer.video import write_gif, write_mp4
@@ -25,54 +27,47 @@ def write_figure(path: str | Path, clips: list[Clip]) -> None:
     write_bvh(path, _only(path, clips))
 
 
+def write_scene(path: str | Path, clips: list[Clip]) -> None:
+    """The clips as animations of one figure in a GLB file. Raises MotionError for clips of several figures."""
+    write_glb(path, [clip.motion for clip in clips], [clip.caption for clip in clips])
+
+
+def write_poses(path: str | Path, clips: list[Clip]) -> None:
+    """One clip as AMASS has it, if its figure has HumanML3D's 22 joints. Raises MotionError."""
+    write_amass(path, _only(path, clips))
+
+
 def _only(path: str | Path, clips: list[Clip]) -> Motion:
     if len(clips) != 1:
         raise MotionError(f"{path}: a {Path(path).suffix} file holds one clip, there are {len(clips)}")
     return clips[0].motion
 
 
-def read_joints(path: str | Path, fps: float, skeleton_path: str | Path | None = None) -> Motion:
-    """Reads a .npy file of joints (T, J, 3) in metres, y up. Raises MotionError for anything else."""
-    try:
-        joints = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise MotionError(f"{path}: no .npy file of numbers ({error})") from error
-    if not isinstance(joints, np.ndarray):
-        raise MotionError(f"{path}: an archive of several arrays, expected one .npy array")
-    if joints.dtype.kind not in "fiu" or joints.ndim != 3 or joints.shape[2] != 3 or not len(joints):
-        raise MotionError(f"{path}: {joints.dtype} {joints.shape}, expected numbers (T, J, 3), metres with y up")
-    names, parents = read_skeleton(skeleton_path) if skeleton_path else (NAMES, PARENTS)
-    if joints.shape[1] != len(names):
-        source = skeleton_path or "HumanML3D's skeleton; --skeleton gives another"
-        raise MotionError(f"{path}: {joints.shape[1]} joints, expected the {len(names)} of {source}")
-    joints = joints.astype(np.float32)
-    try:
-        Skeleton(tuple(names), tuple(parents), joints[0])  # refuses parents that are no joints
-        offsets = joints[0] - joints[0, np.maximum(parents, 0)]
-        return Motion(joints, fps, Skeleton(tuple(names), tuple(parents), offsets))
-    except MotionError as error:
-        raise MotionError(f"{path}: {error}") from error
+WRITERS = {".html": write_page, ".gif": write_gif, ".mp4": write_mp4, ".bvh": write_figure, ".glb": write_scene,
+           ".npz": write_poses, ".npy": write_joints}
+WITH_REST_POSE = (".bvh", ".glb")  # of WRITERS
 
 
-def read_skeleton(path: str | Path) -> tuple[list[str], list[int]]:
-    """Names and parents of a JSON file such as {"names": ["hips", "spine"], "parents": [-1, 0]}."""
-    try:
-        skeleton = json.loads(Path(path).read_text(encoding="utf-8"))
-        names, parents = skeleton["names"], skeleton["parents"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise MotionError(f'{path}: {error!r}, expected JSON such as {{"names": ["hips"], "parents": [-1]}}') from error
-    if not (isinstance(names, list) and isinstance(parents, list) and len(names) == len(parents)
-            and all(isinstance(name, str) for name in names) and all(type(parent) is int for parent in parents)):
-        raise MotionError(f"{path}: expected as many names (text) as parents (whole numbers, -1 for the root)")
-    return names, parents
+def check_rest_pose(path: str | Path, rest_pose: str) -> None:
+    """Raises MotionError for a rest pose that is none of REST_POSES, and for one that the path's format does not have.
+    """
+    if rest_pose not in REST_POSES:
+        raise MotionError(f"rest pose {rest_pose!r}, expected one of {', '.join(REST_POSES)}")
+    if rest_pose != REST_POSES[0] and Path(path).suffix.lower() not in WITH_REST_POSE:
+        raise MotionError(f"{path}: --rest_pose {rest_pose} is for {' and '.join(WITH_REST_POSE)}: other files have no "
+                          "rest pose, or their own")
 
 
-WRITERS = {".html": write_page, ".gif": write_gif, ".mp4": write_mp4, ".bvh": write_figure, ".npy": write_joints}
-
-
-def write(path: str | Path, clips: list[Clip]) -> None:
-    """Write the clips by the path's suffix, one of WRITERS. Raises MotionError for any other."""
+def write(path: str | Path, clips: list[Clip], rest_pose: str = REST_POSES[0]) -> None:
+    """Write the clips by the path's suffix, one of WRITERS. rest_pose: of .bvh and .glb, one of REST_POSES. Raises
+    MotionError for anything else."""
     suffix = Path(path).suffix.lower()
     if suffix not in WRITERS:
         raise MotionError(f"{path}: expected a name that ends with {', '.join(WRITERS)}")
+    check_rest_pose(path, rest_pose)
+    if rest_pose == "t":
+        try:
+            clips = [replace(clip, motion=in_t_pose(clip.motion)) for clip in clips]
+        except MotionError as error:
+            raise MotionError(f"{path}: no T-pose: {error}") from None
     WRITERS[suffix](path, clips)

@@ -99,7 +99,7 @@ def test_a_refusal_says_what_was_probably_meant(tmp_path, old, new, line, messag
 
 def test_two_joints_of_one_name_are_told_apart_by_their_parents(tmp_path, caplog):
     path = written(tmp_path, PAIR.replace("JOINT Palm", "JOINT Hand"))
-    assert read_bvh(path).skeleton.names == ("Hips", "LeftArm", "LeftArm_Hand", "RightArm", "RightArm_Hand")
+    assert read_bvh(path).skeleton.names == ("Hips", "LeftArm", "Hand_LeftArm", "RightArm", "Hand_RightArm")
     assert "2 joints of the name Hand" in caplog.text
 
 

@@ -12,6 +12,9 @@ from motion_llm.motion.features import (
     joint_order,
     joints_from_features,
     mirror_features,
+    staying,
+    travelling_centre,
+    turned,
 )
 from motion_llm.motion.kinematics import matrices_of
 from motion_llm.motion.skeleton import Motion, MotionError, Skeleton
@@ -121,3 +124,47 @@ def test_joints_in_another_order_are_the_same_figure_and_others_are_not():
     wrong = Skeleton(NAMES, (*PARENTS[:-1], 7), OFFSETS)
     with pytest.raises(MotionError, match="the same joints on other parents"):
         joint_order(Motion(motion.joints, 30, wrong), LAYOUT)
+
+
+def test_a_figure_mirrors_what_has_a_partner():
+    """L5 is a vertebra, and the prop is on one hand: the rest is mirrored, these are in the middle."""
+    names = tuple({"spine": "L5"}.get(name, name) for name in NAMES) + ("right_prop",)
+    layout = Layout.of(Skeleton(names, (*PARENTS, 6), np.vstack([OFFSETS, (0, -0.1, 0)])))
+    partners = {names[joint]: names[layout.body[i]] for joint, i in zip(layout.body, layout.mirror, strict=True)}
+    assert partners["L5"] == "L5" and partners["right_prop"] == "right_prop"
+    assert partners["left_hand"] == "right_hand" and layout.across == (7, 9)
+
+
+def test_travel_is_that_of_the_hips_under_a_root_that_stays():
+    """Unreal's root: it stays at the origin, with helpers beside the hips."""
+    names = (*NAMES, "ik_foot_root", "ik_foot_l", "ik_foot_r")
+    skeleton = Skeleton(names, (*PARENTS, 0, 11, 11), np.vstack([OFFSETS, np.zeros((3, 3))]))
+    joints = walk().joints
+    joints = np.concatenate([joints, np.zeros((len(joints), 3, 3))], 1)
+    still, travels = staying(joints)
+    assert still[0] and travels[1]
+    assert Layout.of(skeleton).centre == 0  # by the figure alone
+    centre = travelling_centre(skeleton.parents, still[None], travels[None])
+    layout = Layout.of(skeleton, centre)
+    assert names[centre] == "hips" and {"ik_foot_l", "root"} & {names[joint] for joint in layout.body} == set()
+    here, there = (features_of(Motion(joints + shift, 30, skeleton), layout) for shift in (0, (3.0, 0, -2.0)))
+    assert here == pytest.approx(there) and np.hypot(here[:, 0], here[:, 1]).mean() == pytest.approx(1, rel=0.05)
+    again = joints_from_features(here, 30, layout)
+    assert np.abs(np.diff(again[:, 1], axis=0)).sum() == pytest.approx(np.abs(np.diff(turned(
+        joints[:, 1], np.full(60, 0.0)), axis=0)).sum(), rel=0.05)
+    assert again[:, 11:] == pytest.approx(0)  # the helpers stay in the rest pose
+
+
+def test_a_root_that_stays_with_everything_else_is_the_centre():
+    joints = np.broadcast_to(walk().joints[:1], (60, len(NAMES), 3))
+    assert travelling_centre(PARENTS, *(part[None] for part in staying(joints))) == 1
+
+
+def test_a_layout_of_before_keeps_its_heading():
+    """A folder without choices was written when names that do not all pair up gave no sides."""
+    names = tuple(name.replace("left_arm", "left_wing") for name in NAMES)
+    skeleton = Skeleton(names, PARENTS, OFFSETS * (1, 1, 1) + [(0, 0, 0.3 * i) for i in range(len(NAMES))])
+    assert Layout.stored(skeleton, None).across != Layout.of(skeleton).across == (7, 9)
+    assert Layout.stored(WALKER, None) == Layout.stored(WALKER, Layout.of(WALKER).choices)
+    with pytest.raises(MotionError, match=r"across is \(0, 7\), expected two joints of the body"):
+        Layout.stored(WALKER, {"centre": 1, "across": [0, 7]})

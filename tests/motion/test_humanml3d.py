@@ -1,15 +1,21 @@
 """humanml3d.py: checkpoints with the published names and shapes load, features give back the joints."""
 
+import argparse
 import re
+import zipfile
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from codec import main
+from humanml3d import main
 from motion_llm.motion.bvh import read_bvh
+from motion_llm.motion.checkpoint import Checkpoint
 from motion_llm.motion.codec import CodecError
-from motion_llm.motion.humanml3d import JOINTS, NAMES, PARENTS, HumanML3DCodec, joints_from_features, skeleton_of
+from motion_llm.motion.humanml3d import JOINTS, NAMES, PARENTS, joints_from_features, skeleton_of
+from motion_llm.motion.humanml3d_codec import HumanML3DCodec
 from motion_llm.motion.kinematics import forward_kinematics, matrices_of
 
 
@@ -59,6 +65,67 @@ def test_a_checkpoint_loads_whatever_stands_before_its_names(files, tmp_path):
     np.testing.assert_array_equal(again.features([1, 2, 3]), codec.features([1, 2, 3]))
 
 
+class Settings(dict):
+    """A class of the program that trained, as omegaconf's are."""
+
+
+class Bomb:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.write_text, (self.path, "harm")
+
+
+@pytest.mark.parametrize("protocol", [2, 5])
+def test_tensors_beside_other_objects_are_read_and_the_objects_are_not_made(files, tmp_path, protocol):
+    bomb = Bomb(tmp_path / "harm.txt")
+    content = {"epoch": 3, "callbacks": {"best": bomb, "order": Counter(a=1), "seen": {1, 2}, "flat": frozenset((3,))},
+               "hyper_parameters": Settings(cfg=argparse.Namespace(stage="lm"), bomb=bomb, paths=[Path("a"), None]),
+               "state_dict": {**parameters(), "vqvae.quantizer.bomb": bomb}, "numbers": np.zeros(3),
+               "lr": (1e-4, 2**70, b"\0", True)}
+    torch.save(content, tmp_path / "light.ckpt", pickle_protocol=protocol)
+    codec = HumanML3DCodec.load(tmp_path / "light.ckpt", *files[1:])
+    assert codec.features([1, 2, 3]).tolist() == HumanML3DCodec.load(*files).features([1, 2, 3]).tolist()
+    assert not (tmp_path / "harm.txt").exists()
+
+
+def test_a_checkpoint_gives_each_tensor_as_torch_has_it(tmp_path):
+    matrix = torch.arange(24.0).reshape(4, 6)
+    tensors = {"part": matrix[1:3, ::2], "turned": matrix.T, "nothing": torch.zeros(0, 3), "one": torch.tensor(3),
+               "small": matrix.bfloat16() / 3, "half": matrix.half(), "flags": matrix > 3, "bytes": matrix.byte(),
+               "parameter": torch.nn.Parameter(matrix.double())}
+    torch.save([tensors], tmp_path / "tensors.pt")
+    checkpoint = Checkpoint.read(tmp_path / "tensors.pt")
+    arrays = checkpoint.arrays(checkpoint.content[0])
+    assert list(arrays) == list(tensors)
+    for name, tensor in tensors.items():
+        assert torch.equal(torch.from_numpy(arrays[name]), tensor.float() if name == "small" else tensor.detach()), name
+
+
+def test_a_damaged_checkpoint_is_refused_in_one_line(files, tmp_path):
+    whole = files[0].read_bytes()
+    for name, content in (("half.pth", whole[:len(whole) // 2]), ("empty.pth", b""),
+                          ("changed.pth", whole.replace(b"_rebuild_tensor_v2", b"_rebuild_tensor_v9"))):
+        (tmp_path / name).write_bytes(content)
+    with zipfile.ZipFile(tmp_path / "other.pth", "w") as file:
+        file.writestr("a/readme", "no checkpoint")
+    with zipfile.ZipFile(tmp_path / "steps.pth", "w") as file:
+        file.writestr("a/data.pkl", b"\x80\x02}(K\x01.")
+    with zipfile.ZipFile(tmp_path / "end.pth", "w") as file:
+        file.writestr("a/data.pkl", b"\x80\x02}")
+    for name, message in (("half.pth", "or is damaged: File is not a zip file"),
+                          ("empty.pth", "or is damaged: File is not a zip file"),
+                          ("changed.pth", "or is damaged: Bad CRC-32"), ("other.pth", "without data.pkl"),
+                          ("steps.pth", "holds a int"), ("end.pth", "its pickle cannot be followed")):
+        with pytest.raises(CodecError, match=re.escape(message)) as caught:
+            HumanML3DCodec.load(tmp_path / name, *files[1:])
+        text = str(caught.value)
+        assert str(tmp_path / name) in text and len(text) <= 400 and text.isprintable(), text
+
+
 def test_codes_are_the_nearest_of_what_the_encoder_says(files):
     codec = HumanML3DCodec.load(*files)
     features = np.random.default_rng(1).normal(size=(30, 263))
@@ -97,13 +164,13 @@ def test_a_decoded_motion_has_bones_of_one_length_and_can_be_written(files, tmp_
     lengths = np.linalg.norm(motion.joints[:, 1:] - motion.joints[:, PARENTS[1:]], axis=-1)
     np.testing.assert_allclose(lengths, np.broadcast_to(lengths[0], lengths.shape), atol=1e-9)
     flags = ["--checkpoint", str(files[0]), "--mean", str(files[1]), "--std", str(files[2])]
-    assert main(["humanml3d_decode", *flags, "--tokens", "3 1 4 1 5", "--output", str(tmp_path / "clip.bvh")]) == 0
+    assert main(["decode", *flags, "--tokens", "3 1 4 1 5", "--output", str(tmp_path / "clip.bvh")]) == 0
     again = read_bvh(tmp_path / "clip.bvh")
     order = [again.skeleton.names.index(name) for name in NAMES]
     np.testing.assert_allclose(again.joints[:, order], motion.joints, atol=1e-5)
     np.save(tmp_path / "clip.npy", np.zeros((12, 263)))
     capsys.readouterr()
-    assert main(["humanml3d_encode", *flags, "--features", str(tmp_path / "clip.npy")]) == 0
+    assert main(["encode", *flags, "--features", str(tmp_path / "clip.npy")]) == 0
     assert len(capsys.readouterr().out.split()) == 3
 
 
@@ -143,13 +210,13 @@ def test_what_is_no_such_checkpoint_is_refused(files, tmp_path):
     incomplete = {name: tensor for name, tensor in tensors.items() if "decoder.model.6" not in name}
     (tmp_path / "text.pth").write_text("no checkpoint")
     for path, message in ((saved({"net": kit_ml}), "251 features a frame, expected HumanML3D's 263"),
-                          (str(tmp_path / "text.pth"), "is no checkpoint of tensors alone")):
+                          (str(tmp_path / "text.pth"), "is no checkpoint that torch.save wrote")):
         with pytest.raises(CodecError, match=re.escape(path) + ".*" + re.escape(message)):
             HumanML3DCodec.load(path, *files[1:])
     for content, message in (({"net": incomplete}, "decoder.model.6.bias is nothing, expected (263,)"),
                              ({"net": {}}, "has no vqvae.encoder.model.0.weight or no"),
                              ([1], "holds a list, expected parameters by name"),
-                             ({"net": tensors, "args": files[0]}, "is no checkpoint of tensors alone")):
+                             (files[0], "holds a pathlib PosixPath, expected parameters by name")):
         with pytest.raises(CodecError, match=re.escape(message)):
             HumanML3DCodec.load(saved(content), *files[1:])
     np.save(tmp_path / "short.npy", np.zeros(251))

@@ -11,11 +11,14 @@ import sys
 
 import numpy as np
 import pytest
+import walker
 from conftest import run_script
 
 import view
+from motion_llm.motion.bvh import read_bvh, write_bvh
+from motion_llm.motion.joints_file import read_joints
 from motion_llm.motion.kinematics import resampled
-from motion_llm.motion.skeleton import Motion, MotionError
+from motion_llm.motion.skeleton import Motion, MotionError, Skeleton
 from motion_llm.sample import stick_figure
 from motion_llm.viewer import files
 from motion_llm.viewer import page as view_page
@@ -143,9 +146,8 @@ def test_joints_come_back_from_their_file(tmp_path):
     motion = walk()
     files.write(tmp_path / "a.npy", [Clip(motion)])
     assert np.load(tmp_path / "a.npy").dtype == np.float32
-    again = files.read_joints(tmp_path / "a.npy", 20.0)
+    again = read_joints(tmp_path / "a.npy", 20.0)
     assert np.allclose(again.joints, motion.joints) and again.skeleton.names == motion.skeleton.names
-    assert np.allclose(again.skeleton.offsets[1], motion.joints[0, 1] - motion.joints[0, 0])
     with pytest.raises(MotionError, match="holds one clip, there are 2"):
         files.write(tmp_path / "b.npy", [Clip(motion), Clip(motion)])
 
@@ -155,7 +157,7 @@ GOOD = np.zeros((5, 22, 3), np.float32)
 
 @pytest.mark.parametrize(("array", "fps", "message"), [
     (np.zeros((5, 22)), 20, "expected numbers (T, J, 3)"),
-    (np.zeros((5, 22, 4)), 20, "float64 (5, 22, 4)"),
+    (np.zeros((5, 22, 4)), 20, "numbers (5, 22, 4), expected numbers (T, J, 3)"),
     (np.zeros((0, 22, 3)), 20, "(0, 22, 3)"),
     (np.zeros((5, 22, 3), complex), 20, "complex128"),
     (np.array([[["a"] * 3] * 22]), 20, "expected numbers"),
@@ -165,7 +167,7 @@ GOOD = np.zeros((5, 22, 3), np.float32)
 ])
 def test_a_file_without_joints_is_refused(array, fps, message, tmp_path):
     with pytest.raises(MotionError, match=re.escape(message)) as error:
-        files.read_joints(saved(tmp_path / "clip.npy", array), fps)
+        read_joints(saved(tmp_path / "clip.npy", array), fps)
     assert "clip.npy" in str(error.value)
 
 
@@ -176,19 +178,19 @@ def test_a_file_that_is_no_array_is_refused(tmp_path):
     np.savez(archive, a=GOOD, b=GOOD)
     for path in (objects, text, archive, tmp_path / "missing.npy"):
         with pytest.raises(MotionError, match=path.name):
-            files.read_joints(path, 20)
+            read_joints(path, 20)
 
 
 def test_other_skeletons_come_from_json(tmp_path):
     path, joints = tmp_path / "skeleton.json", saved(tmp_path / "clip.npy", np.random.rand(4, 2, 3))
     path.write_text('{"names": ["Hips", "Spine"], "parents": [-1, 0]}')
-    assert files.read_joints(joints, 30, path).skeleton.names == ("Hips", "Spine")
+    assert read_joints(joints, 30, path).skeleton.names == ("Hips", "Spine")
     for text in ("{", "[]", '{"names": ["a", "b"]}', '{"names": ["a", "b"], "parents": [-1]}',
                  '{"names": ["a", "b"], "parents": [-1, "0"]}', '{"names": ["a", "b"], "parents": [0, -1]}',
                  '{"names": ["a", "b"], "parents": [-1, 5]}'):
         path.write_text(text)
         with pytest.raises(MotionError, match="expected"):
-            files.read_joints(joints, 30, path)
+            read_joints(joints, 30, path)
 
 
 # Command line
@@ -205,7 +207,7 @@ def test_the_command_writes_a_page(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (["--output", "clip.avi"], "expected a name that ends with .html, .gif, .mp4, .bvh, .npy"),
+    (["--output", "clip.avi"], "expected a name that ends with .html, .gif, .mp4, .bvh, .glb, .npz, .npy"),
     (["--output", "clip.html", "--fps", "0"], "0.0 frames a second"),
     (["--output", "clip.html", "--caption", "a", "--caption", "b"], "2 captions for 1 clips"),
     (["--output", "nowhere/clip.html"], "nowhere"),
@@ -226,3 +228,98 @@ def test_a_missing_package_is_named(suffix, missing, message, tmp_path, monkeypa
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(view_video.VideoError, match=message):
         files.write(tmp_path / f"clip.{suffix}", [Clip(walk(1))])
+
+
+# Other programs' files
+
+
+def bvh(tmp_path, name: str, scale: float = 0.01, **content) -> str:
+    write_bvh(tmp_path / f"{name}.bvh", walker.walk(20, **content), scale)
+    return str(tmp_path / f"{name}.bvh")
+
+
+@pytest.mark.parametrize("suffix", [".bvh", ".glb", ".npz", ".npy", ".GLB"])
+def test_every_output_is_written(suffix, tmp_path):
+    clip = saved(tmp_path / "clip.npy", walk(1).joints)
+    output = tmp_path / f"other{suffix}"
+    assert run_script(view, "--joints", clip, "--output", str(output)) == 0
+    magic = {".bvh": b"HIERARCHY", ".glb": b"glTF", ".npz": b"PK", ".npy": b"\x93NUMPY"}[suffix.lower()]
+    assert output.read_bytes().startswith(magic)
+
+
+def test_a_t_pose_for_other_programs(tmp_path):
+    clip = bvh(tmp_path, "clip", arm=30)
+    given, posed = tmp_path / "given.bvh", tmp_path / "posed.bvh"
+    assert run_script(view, "--bvh", clip, "--rest_pose", "t", "--output", str(posed)) == 0
+    assert run_script(view, "--bvh", clip, "--output", str(given)) == 0
+    hand = walker.NAMES.index("left_hand")
+    assert np.allclose(read_bvh(given).skeleton.offsets[hand], (0, -0.5, 0))
+    assert np.allclose(read_bvh(posed).skeleton.offsets[hand], (0.5, 0, 0))
+    assert np.abs(read_bvh(given).joints - read_bvh(posed).joints).max() < 1e-6
+    assert run_script(view, "--bvh", clip, "--rest_pose", "t", "--output", str(tmp_path / "posed.glb")) == 0
+    content = (tmp_path / "posed.glb").read_bytes()
+    nodes = json.loads(content[20:20 + int.from_bytes(content[12:16], "little")])["nodes"]
+    assert np.allclose(nodes[hand]["translation"], (0.5, 0, 0))
+
+
+def test_another_figure_moves_instead(tmp_path):
+    clip, output = bvh(tmp_path, "clip"), tmp_path / "out.bvh"
+    figure = walker.walk(1)
+    names = tuple(f"rig:{name.title().replace('_', '')}" for name in walker.NAMES)
+    large = Skeleton(names, figure.skeleton.parents, 2 * figure.skeleton.offsets)
+    write_bvh(tmp_path / "figure.bvh", Motion(2 * figure.joints, 30, large, figure.rotations))
+    command = ["--bvh", clip, "--to", str(tmp_path / "figure.bvh"), "--output", str(output)]
+    assert run_script(view, *command) == 0
+    again = read_bvh(output)
+    assert again.skeleton.names == names
+    assert np.abs(again.joints - 2 * read_bvh(clip).joints).max() < 1e-5
+    renamed = Skeleton(tuple(f"j{i}" for i in range(11)), large.parents, large.offsets)
+    write_bvh(tmp_path / "figure.bvh", Motion(2 * figure.joints, 30, renamed, figure.rotations))
+    (tmp_path / "map.json").write_text(json.dumps({name: f"j{i}" for i, name in enumerate(walker.NAMES)}))
+    assert run_script(view, *command, "--map", str(tmp_path / "map.json")) == 0
+    assert np.abs(read_bvh(output).joints - 2 * read_bvh(clip).joints).max() < 1e-5
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--to", "other.bvh", "--output", "x.bvh"], "clip to other.bvh: 0 joints have a counterpart"),
+    (["--to", "other.bvh", "--map", "map.json", "--output", "x.bvh"], "the map names 'nose', no joint of the clip"),
+    (["--map", "map.json", "--output", "x.bvh"], "--map map.json is for --to"),
+    (["--rest_pose", "t", "--output", "x.npy"], "x.npy: --rest_pose t is for .bvh and .glb"),
+    (["--bvh", "other.bvh", "--output", "x.glb"], "x.glb: a .glb file holds clips of one figure"),
+    (["--output", "x.npz"], "x.npz: an AMASS file holds SMPL's body"),
+    (["--bvh", "other.bvh", "--output", "x.npz"], "x.npz: a .npz file holds one clip, there are 2"),
+])
+def test_what_other_programs_cannot_have_is_refused(arguments, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    bvh(tmp_path, "clip")
+    numbered = Skeleton(tuple(f"bone{i}" for i in range(11)), walker.PARENTS, walker.OFFSETS)
+    write_bvh("other.bvh", Motion(walker.walk(5).joints, 30, numbered))
+    (tmp_path / "map.json").write_text('{"nose": "bone1"}')
+    assert run_script(view, "--bvh", "clip.bvh", *arguments) == 1
+    output = capsys.readouterr()
+    assert output.err.startswith("view.py: ") and message in output.err and len(output.err) <= 410
+    assert not list(tmp_path.glob("x.*"))
+
+
+def test_a_t_pose_of_a_figure_without_sides_is_refused_with_the_reason(tmp_path, capsys):
+    numbered = Skeleton(tuple(f"bone{i}" for i in range(11)), walker.PARENTS, walker.OFFSETS)
+    write_bvh(tmp_path / "clip.bvh", Motion(walker.walk(5).joints, 30, numbered))
+    assert run_script(view, "--bvh", str(tmp_path / "clip.bvh"), "--rest_pose", "t", "--output",
+                      str(tmp_path / "x.bvh")) == 1
+    assert "x.bvh: no T-pose: the figure's limbs cannot be told" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("scale", "warned"), [(1.0, True), (0.01, False), (0.0001, True)])
+def test_a_figure_of_an_unlikely_size_is_warned_of(scale, warned, tmp_path, caplog):
+    clip = bvh(tmp_path, "clip", scale)  # read as centimetres: 1.4 cm, 1.4 m and 140 m high
+    with caplog.at_level("WARNING", "view"):
+        assert run_script(view, "--bvh", clip, "--output", str(tmp_path / "x.npy")) == 0
+    assert [bool(re.search("clip.bvh: the figure is about .* m high: is --scale right", record.getMessage()))
+            for record in caplog.records if record.name == "view"] == [True] * warned
+
+
+def test_files_of_any_kind_are_shown(tmp_path):
+    files.write(tmp_path / "a.npz", [Clip(walk(1))])
+    assert run_script(view, "--motion", str(tmp_path / "a.npz"), "--motion", bvh(tmp_path, "b"), "--output",
+                      str(tmp_path / "x.html")) == 0
+    assert [clip["caption"] for clip in clips_in((tmp_path / "x.html").read_text(encoding="utf-8"))] == ["a", "b"]

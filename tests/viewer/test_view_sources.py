@@ -36,7 +36,7 @@ def test_tokens_become_a_bvh_file(codec_folder, tmp_path):
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    ([], "nothing to look at: give --tokens, --bvh or --joints"),
+    ([], "nothing to look at: give --tokens, --bvh, --joints or --motion"),
     (["--tokens", "1 2"], "--tokens needs --codec"),
     (["--tokens", "1 999", "--codec", "CODEC"], "999"),
     (["--tokens", "1 x", "--codec", "CODEC"], "x"),
