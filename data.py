@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from motion_llm.dataset.checks import FIELDS, LARGEST_CODE, Checker, Occurrences
+from motion_llm.dataset.markers import find_markers, marker_warning, vocabulary_warning
 from motion_llm.dataset.reader import SHOWN, Invalid, Records, show
 from motion_llm.dataset.report import DataError, Problem, Report, check_split, count_of, format_report, raise_on_errors
 from motion_llm.dataset.rows import SPLITS, Row, RowHashes, Rows, caption_key, group
+from motion_llm.dataset.spellings import alike_names, one_form
 
 __all__ = ["DataError", "Problem", "Report", "Row", "Rows", "caption_key", "check_split", "format_report",
            "raise_on_errors", "read_rows"]
@@ -23,7 +25,7 @@ _ERRORS = {
     "duplicate-key": "a key given twice",
     "json-constant": "NaN or Infinity, which JSON does not have",
     "missing-field": "a missing field",
-    "text": "text_query that is not text, or is blank",
+    "text": "a text_query that is no caption",
     "codes-type": 'motion_tokens that is neither text ("42 18 91") nor a list ([42, 18, 91])',
     "no-codes": "no motion tokens",
     "negative-code": "a negative motion token",
@@ -39,8 +41,10 @@ _WARNINGS = {
                    "tokenizer is loaded",
     "duplicate": "an exact duplicate of an earlier row",
     "same-motion": "the motion of an earlier row under another caption (they stay on one side of the split)",
-    "similar-captions": "a caption that differs from an earlier one only by case, spaces or full stop (they "
-                        "count as one)",
+    "similar-captions": "a caption that differs from an earlier one only by case, spaces, full stop or Unicode "
+                        "form (they count as one)",
+    "mistaken-character": "a caption with control characters, as Windows-1252 text has when it is read as Latin-1 (it "
+                          "is trained as it stands)",
     "split-leak": "a clip (same tokens or same clip_id) that is in a later split too; the row is left out, neither "
                   "trained on nor scored",
     "no-split": "a row without a split among others that have one (it counts as train)",
@@ -118,27 +122,35 @@ def read_rows(path: str | Path, max_seq_len: int, codebook_size: int | None = No
 
     The file is a JSON list of objects or JSON Lines (told apart by content), UTF-8, each object with text_query,
     motion_tokens ("42 18 91" or [42, 18, 91]) and optionally participant_id and clip_id (text or integers) and split
-    (train, val or test). max_seq_len: positions; denoise: whether stage 2's denoising task is trained, whose examples
-    hold the motion twice. The file is read in chunks; memory holds 4 bytes a code, the texts and about 150 bytes a row.
+    (train, val or test). A participant or clip_id in several Unicode forms counts as one. max_seq_len: positions;
+    denoise: whether stage 2's denoising task is trained, whose examples hold the motion twice. The file is read in
+    chunks; memory holds 4 bytes a code, the texts and about 150 bytes a row.
     """
     report = Report(str(path), max_seq_len, codebook_size_is_set=codebook_size is not None)
     largest = min(LARGEST_CODE, codebook_size - 1) if codebook_size else LARGEST_CODE
-    checker, records, is_used = Checker(max_seq_len, largest, denoise), Records(), np.zeros(LARGEST_CODE + 1, bool)
+    checker, records = Checker(max_seq_len, largest, denoise), Records()
+    counts = np.zeros(LARGEST_CODE + 1, np.int64)  # of each code
     chunks, hashes = [], []
     try:
         for chunk in records.chunks(Path(path), FIELDS):
             columns = checker(chunk)
-            is_used[columns.codes] = True
+            chunk_counts = np.bincount(columns.codes)
+            counts[:len(chunk_counts)] += chunk_counts
             hashes.append(RowHashes.of(columns))
             chunks.append(columns)
     except Invalid as error:  # a file that cannot be read to its end gets this one error
         report.form = records.form
         report.errors.append(Problem(error.kind, f"{path}: {error.detail}"))
         return report
+    changed, spellings = one_form(chunks)
+    for place, columns in changed.items():
+        chunks[place], hashes[place] = columns, RowHashes.of(columns)
     report.form, report.file_sha256, report.rows = records.form, records.sha256, Rows(chunks, hashes)
-    report.codes_used = int(is_used.sum())
-    report.codebook_size = codebook_size or (int(np.flatnonzero(is_used)[-1]) + 1 if report.codes_used else 0)
+    counts = np.trim_zeros(counts, "b")
+    report.codes_used = int(np.count_nonzero(counts))
+    report.codebook_size = codebook_size or len(counts)
     _add_problems(report, checker, records)
+    _add_suspicions(report, counts, spellings)
     if not report.errors:
         report.fingerprint = hashlib.sha256(report.rows.digests.tobytes()).hexdigest()
     return report
@@ -160,3 +172,15 @@ def _add_problems(report: Report, checker: Checker, records: Records) -> None:
     if report.ignored_fields:
         names = ", ".join(f"{name} ({count_of(count, records.unit)})" for name, count in report.ignored_fields.items())
         report.warnings.append(Problem("ignored-field", f"{report.path}: unknown fields, ignored: {names}"))
+
+
+def _add_suspicions(report: Report, counts: np.ndarray, spellings: list[str]) -> None:
+    """Add the warnings about what is no error in any row, and still probably a mistake in the file as a whole.
+
+    counts: (K,), how often each code occurs. spellings: the messages of one_form().
+    """
+    markers = find_markers(report.rows, counts)
+    texts = [("markers", marker_warning(report.rows, markers, report.path)),
+             ("vocabulary-ids", vocabulary_warning(report.rows, counts, markers, report.path)),
+             *(("spellings", text) for text in spellings + alike_names(report.rows))]
+    report.warnings += [Problem(kind, f"{report.path}: {text}") for kind, text in texts if text]

@@ -16,6 +16,7 @@ from pathlib import Path
 import config
 from motion_llm.command_line import exit_status, start_log
 from motion_llm.decoding.request import SAMPLING_SETTINGS, TASKS, GenerationError, MotionRequest
+from motion_llm.json_files import read_text
 from motion_llm.motion.rest_pose import REST_POSES
 from motion_llm.network.folder import CODEC_FOLDER, read_motion_config
 from motion_llm.viewer.files import WRITERS, check_rest_pose, write
@@ -86,10 +87,7 @@ def _prompts(args: argparse.Namespace) -> list[str | None]:
         return [args.prompt]
     if args.task != "t2m" or args.prompt is not None:
         raise ValueError("--prompts_file is for t2m, and without --prompt")
-    try:
-        text = Path(args.prompts_file).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{args.prompts_file}: not UTF-8 (byte {error.start}), expected one sentence a line") from None
+    text = read_text(args.prompts_file)
     lines = text.removesuffix("\n").split("\n")  # not splitlines(), which cuts at characters inside a sentence too
     empty = [number for number, line in enumerate(lines, 1) if not line.strip()]
     if empty:

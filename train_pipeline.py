@@ -212,10 +212,11 @@ def _check_fit(run: Run, tasks: set[str]) -> None:
     participants = sorted(run.report.rows.participants)
     vocabulary = add_motion_tokens(tokenizer, run.report.codebook_size, participants)
     positions = run.settings["MAX_SEQ_LEN"]
-    unfit = find_unfit(run.report.rows.chunks, MotionTemplate(tokenizer, vocabulary), tasks, positions)
+    template = MotionTemplate(tokenizer, vocabulary)
+    unfit = find_unfit(run.report.rows.chunks, template, tasks, positions, run.report.name_of)
     if unfit.count:
         more = f" and {unfit.count - len(unfit.first)} more" if unfit.count > len(unfit.first) else ""
-        raise DataError(f"{run.report.path}: {unfit.count} rows (counted from 0) do not fit MAX_SEQ_LEN {positions}: "
+        raise DataError(f"{run.report.path}: {unfit.count} rows do not fit MAX_SEQ_LEN {positions}: "
                         f"{'; '.join(unfit.first)}{more}. Set MAX_SEQ_LEN to {unfit.largest} or more, or shorten them.")
 
 

@@ -208,7 +208,7 @@ def test_json_lines_with_a_broken_first_line(tmp_path):
     ({"text_query": 5}, "text", "row 1 (5)"),
     ({"text_query": None}, "text", "row 1 (null)"),
     ({"text_query": ["a"]}, "text", "row 1 (a list of 1)"),
-    ({"text_query": "a \ud83d b"}, "text", "row 1 (half a character, '\\ud83d'"),
+    ({"text_query": "a \ud83d b"}, "text", "row 1 ('a \\ud83d b' holds half a character"),
     ({"motion_tokens": ""}, "no-codes", "row 1 ('')"),
     ({"motion_tokens": "  "}, "no-codes", "row 1 ('  ')"),
     ({"motion_tokens": []}, "no-codes", "row 1 (a list of 0)"),
@@ -412,6 +412,14 @@ def test_the_report_warns_of_a_validation_set_too_small_to_choose_by(tmp_path, r
     assert ("--heldout_share 0 trains on everything to the end" in text) == (size is not None and not named)
 
 
+@pytest.mark.parametrize(("text", "names"), [
+    ("[{0},\n{0}]", ["row 0", "row 1"]), ("\ufeff\n{0}\r \n \n\n{1}\r\n{0}", ["line 2", "line 5", "line 6"])])
+def test_a_row_is_named_by_its_number_or_its_line(tmp_path, text, names):
+    report = read(tmp_path, text.replace("{0}", json.dumps(GOOD)).replace(
+        "{1}", json.dumps(GOOD | {"text_query": "a\u2028b"}, ensure_ascii=False)))
+    assert [report.name_of(row.index) for row in report.rows] == names
+
+
 def test_the_report_of_a_bad_file_lists_its_errors(tmp_path):
     text = data.format_report(read(tmp_path, [GOOD | {"text_query": ""}]))
     assert "ERROR: " in text and "row 0 ('')" in text and "1 kind of error, no warnings" in text
@@ -429,10 +437,27 @@ def test_checking_needs_no_heavy_import(tmp_path):
 
 
 @pytest.mark.parametrize(("record", "expected"), [
-    (GOOD | {"text_query": "\u200b\ufeff"}, "in which nothing can be seen"),
+    (GOOD | {"text_query": "\u200b\ufeff"}, "has nothing that can be seen"),
+    (GOOD | {"text_query": "walk\x1b[31m"}, "holds the control character '\\x1b' at 4"),
+    (GOOD | {"text_query": "x" * 10_001}, "has 10,001 characters, expected at most 10,000"),
     (GOOD | {"clip_id": "\ud83d"}, "half a character"),
     (GOOD | {"participant_id": 10**4000}, "participant_id that cannot be used"),
     (GOOD | {"participant_id": "NULL"}, "reserved"),
 ])
 def test_what_cannot_be_seen_stored_or_named_is_refused(tmp_path, record, expected):
     assert expected in read(tmp_path, [record]).errors[0].message
+
+
+@pytest.mark.parametrize("caption", ["it\x92s a walk", "a\u00a0walk", "\u0645\u0634\u064a", "walk\tforward\n",
+                                     "x" * 10_000, "walk\x00", "\x1b[31m", "x" * 10_001, "\u200b", "a \ud83d", "\x7f walk"])
+def test_what_the_check_accepts_can_be_asked_for_and_what_it_refuses_cannot(tmp_path, caption):
+    from motion_llm.decoding.request import GenerationError, MotionRequest
+
+    report = read(tmp_path, [GOOD | {"text_query": caption}], max_seq_len=30_000)
+    if report.errors:
+        with pytest.raises(GenerationError):
+            MotionRequest(text=caption)
+    else:
+        assert MotionRequest(text=caption).text == caption
+    assert bool(report.errors) == (caption in ("walk\x00", "\x1b[31m", "x" * 10_001, "\u200b", "a \ud83d", "\x7f walk"))
+    assert any(problem.kind == "mistaken-character" for problem in report.warnings) == (caption == "it\x92s a walk")

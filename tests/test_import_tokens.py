@@ -12,6 +12,7 @@ import import_tokens
 from data import read_rows
 from import_tokens import LayoutError, export_t2m_gpt, import_qiqi, import_t2m_gpt
 from motion_llm.dataset.report import DataError
+from motion_llm.dataset.token_files import Edits
 
 
 def layout(root: Path, tokens: str = "VQVAE") -> Path:
@@ -108,19 +109,107 @@ def test_without_split_files_all_txt_names_the_clips(tmp_path):
     (root / "all.txt").write_text("000001\n000002\n")
     rows = import_t2m_gpt(root).rows
     assert len(rows) == 4 and not any("split" in row for row in rows)
+    assert import_t2m_gpt(root).summary().startswith("4 rows of 2 clips read\n  tokens from ")
 
 
 def test_what_is_no_layout_is_refused_by_name(tmp_path):
     root = layout(tmp_path / "set")
-    (root / "val.txt").write_text("000001\n")
-    with pytest.raises(LayoutError, match="000001 is in train.txt and in val.txt"):
+    (root / "val.txt").write_text("000001\n000003\n")
+    (root / "test.txt").write_text("000005\n000003\n")
+    with pytest.raises(LayoutError, match="set: 000001 is in train.txt and in val.txt, expected one of them; in all "
+                       "2 ids in train.txt and val.txt, 1 id in train.txt and test.txt, 1 id in val.txt and test.txt"):
         import_t2m_gpt(root)
+    (root / "test.txt").write_text("")
     (root / "val.txt").write_text("")
-    for content, message in ((np.array([[1.5]]), "float64 of shape \\(1, 1\\)"), (np.array([-1]), "token -1"),
+    for content, message in ((np.array([[1.5, 2]]), "float64 of shape \\(1, 2\\)"), (np.array([-1]), "token -1"),
                              (np.array([], int), "shape \\(0,\\)")):
         np.save(root / "VQVAE" / "M000001.npy", content)
         with pytest.raises(LayoutError, match=f"M000001.npy .*{message}"):
             import_t2m_gpt(root)
+
+
+def test_ids_with_folders_and_spaces_and_in_another_unicode_form(tmp_path):
+    root, ids = layout(tmp_path / "set"), ["GRAB/s1/airplane fly 1", "GRAB/s2/airplane fly 1", "caf\u00e9"]
+    for place, name in enumerate([*ids[:2], "cafe\u0301"]):  # macOS writes names of files in NFD
+        for path in (root / "texts" / f"{name}.txt", root / "VQVAE" / f"{name}.npy"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        (root / "texts" / f"{name}.txt").write_text(f"caption {place}#a/X#0.0#0.0\n")
+        np.save(root / "VQVAE" / f"{name}.npy", np.array([[place, 7]]))
+    (root / "texts" / "GRAB" / "s1" / "unnamed.txt").write_text("a#a/X#0.0#0.0\n")
+    (root / "val.txt").write_text("\n".join(ids))
+    imported = import_t2m_gpt(root)
+    assert [(row["text_query"], row["motion_tokens"], row["clip_id"]) for row in imported.rows if row["split"] == "val"
+            ] == [("caption 0", "0 7", ids[0]), ("caption 1", "1 7", ids[1]), ("caption 2", "2 7", ids[2])]
+    assert imported.facts[0].startswith(f"tokens from {root / 'VQVAE'};")
+    assert imported.skipped["texts that no split file names"] == ["000002", "000009", "GRAB/s1/unnamed"]
+
+
+def test_files_of_macos_are_left_out_and_counted(tmp_path):
+    root = layout(tmp_path / "set")
+    for name in ("texts/._000001.txt", "VQVAE/._000001.npy", "._train.txt", "._VQVAE.txt"):
+        (root / name).write_bytes(b"\x00\x05\x16\x07\xff")
+    with open(root / "train.txt", "a") as file:
+        file.write("._000001\n000001\n")
+    imported = import_t2m_gpt(root)
+    assert len(imported.rows) == 5
+    assert imported.skipped["files of macOS, ._..."] == [
+        "._000001 (train.txt)", str(root / "texts/._000001.txt"), str(root / "VQVAE/._000001.npy")]
+    assert imported.skipped["ids given again in the same file"] == ["000001 (train.txt)"]
+
+
+def test_byte_order_marks_are_no_part_of_ids_and_captions(tmp_path):
+    root = layout(tmp_path / "set")
+    for path in (root / "train.txt", root / "texts" / "000001.txt"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    imported = import_t2m_gpt(root)
+    assert imported.rows[0]["text_query"] == "a person walks" and len(imported.rows) == 5
+    source = qiqi(tmp_path / "other")
+    (source / "val.json").write_bytes(b"\xef\xbb\xbf" + (source / "val.json").read_bytes())
+    assert len(import_qiqi(source).rows) == 2
+
+
+@pytest.mark.parametrize(("name", "content", "message"), [
+    ("train.txt", b"000001\n\xe9\n", "set/train.txt: not UTF-8: byte 0xe9 at byte offset 7, line 2; in Latin-1"),
+    ("texts/000001.txt", "a".encode("utf-16"), "texts/000001.txt: not UTF-8: byte 0xff .*; it looks like UTF-16"),
+])
+def test_texts_that_are_not_utf8_are_refused_by_file_line_and_byte(tmp_path, name, content, message):
+    root = layout(tmp_path / "set")
+    (root / name).write_bytes(content)
+    with pytest.raises(LayoutError, match=message):
+        import_t2m_gpt(root)
+
+
+def test_tokens_may_be_texts_beside_arrays(tmp_path):
+    root = layout(tmp_path / "set", "TOKENS")
+    (root / "TOKENS" / "000001.npy").unlink()
+    (root / "TOKENS" / "000001.txt").write_text("4 5 6\n")
+    assert codes(import_t2m_gpt(root).rows[0]) == [4, 5, 6]
+    for path in list((root / "TOKENS").glob("*.npy")):
+        path.with_suffix(".txt").write_text("\n".join(map(str, np.load(path)[0])))
+        path.unlink()
+    imported = import_t2m_gpt(root)  # the folder is found by texts alone, and texts/ is not taken for it
+    assert len(imported.rows) == 5 and codes(imported.rows[3]) == list(range(205, 212))
+
+
+def test_a_level_is_taken_and_markers_go_before_a_caption_is_cut_by_time(tmp_path):
+    root = layout(tmp_path / "set")
+    for place, name in enumerate(("000001", "M000001", "000002", "000009")):
+        base = np.concatenate([[512], np.arange(20) + 100 * place, [513]])
+        np.save(root / "VQVAE" / f"{name}.npy", np.stack([base, base + 1000, base + 2000], 1))
+    with pytest.raises(LayoutError, match=r"3 files such as .*000001.npy \(22, 3\): .*probably 22 steps with 3 levels"):
+        import_t2m_gpt(root)
+    imported = import_t2m_gpt(root, edits=Edits(0, frozenset({512, 513})))
+    assert [codes(row) for row in imported.rows] == [codes(row) for row in import_t2m_gpt(layout(tmp_path / "b")).rows]
+    assert imported.facts[1:] == [
+        "level 0 of 3 taken, the others left: arrays (T, levels) such as 000001.npy (22, 3)",
+        "taken out: code 512 from 3 motions, code 513 from 3 motions"]
+
+
+def test_a_motion_of_nothing_but_dropped_codes_is_counted(tmp_path):
+    root = layout(tmp_path / "set")
+    np.save(root / "VQVAE" / "M000001.npy", np.array([512, 513]))
+    imported = import_t2m_gpt(root, edits=Edits(drop=frozenset({512, 513})))
+    assert len(imported.rows) == 4 and imported.skipped["motions of nothing but codes to drop"] == ["M000001.npy"]
 
 
 def test_pickles_are_not_opened(tmp_path):
@@ -151,6 +240,74 @@ def test_the_qiqi_layout_is_read_with_its_splits(tmp_path):
         import_qiqi(tmp_path / "set")
     with pytest.raises(LayoutError, match="none of train.json"):
         import_qiqi(tmp_path)
+
+
+def test_qiqi_rows_without_a_motion_share_no_clip(tmp_path):
+    root = qiqi(tmp_path / "set")
+    rows = [{"input": f"walk {place}", "output": f"{place},1", "motion": motion}
+            for place, motion in enumerate([None, None, " ", 7, "8"])] + [{"input": "run", "output": "9"}]
+    (root / "train.json").write_text(json.dumps(rows))
+    (root / "val.json").write_text("[]")
+    imported = import_qiqi(root)
+    assert [row.get("clip_id") for row in imported.rows] == [None, None, None, "7", "8", None]
+    assert "6 rows of 2 clips read, 4 of the rows without a clip_id" in imported.summary()
+
+
+def test_qiqi_codes_are_edited_too(tmp_path):
+    imported = import_qiqi(qiqi(tmp_path / "set"), Edits(drop=frozenset({207}), subtract=80))
+    assert [row["motion_tokens"] for row in imported.rows] == ["1 1", "1 1"]
+    assert imported.facts == ["taken out: code 207 from 2 motions", "80 subtracted from every code: now 1 to 1"]
+    with pytest.raises(LayoutError, match="train.json row 0 has the code 81, expected 100 or more"):
+        import_qiqi(tmp_path / "set", Edits(subtract=100))
+
+
+def marked(path: Path, lowest: int = 0) -> list[dict]:
+    """A dataset in JSON Lines with a blank line, the codes 900 and 901 around every motion, and all optional fields."""
+    rows = [{"text_query": f"c{n}", "motion_tokens": [900, lowest + n, lowest + 7 * n % 20, 901], "participant_id": "A",
+             "clip_id": f"k{n}", "split": "val" if n else "train", "fps": 20} for n in range(20)]
+    path.write_text("\n\n".join(map(json.dumps, rows)))
+    return rows
+
+
+def test_the_command_of_the_warning_takes_the_markers_out(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = marked(tmp_path / "my.jsonl")
+    (warning,) = [w.message for w in read_rows("my.jsonl", 512).warnings if w.kind == "markers"]
+    arguments = warning.split("import_tokens.py ")[1].split()
+    assert run_script(import_tokens, *arguments) == 0
+    assert "code 900 from 20 motions, code 901 from 20 motions" in (summary := capsys.readouterr().out)
+    assert "unknown fields, not kept: fps" in summary
+    report = read_rows("new.json", 512)
+    assert report.warnings == report.errors == [] and [
+        {"text_query": row.text_query, "motion_tokens": [900, *row.codes.tolist(), 901], "clip_id": row.clip_id,
+         "participant_id": row.participant_id, "split": row.split, "fps": 20} for row in report.rows] == rows
+
+
+def test_the_command_of_the_warning_subtracts(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    marked(tmp_path / "my.jsonl", lowest=40_000)
+    (warning,) = [w.message for w in read_rows("my.jsonl", 512).warnings if w.kind == "vocabulary-ids"]
+    arguments = warning.split("import_tokens.py ")[1].split()
+    assert run_script(import_tokens, *arguments) == 1  # the markers are less than what is subtracted
+    assert "my.jsonl: line 1 has the code 900, expected 40000 or more" in capsys.readouterr().err
+    assert not (tmp_path / "new.json").exists()
+    assert run_script(import_tokens, *arguments, "--drop_codes", "900,901") == 0
+    assert "40000 subtracted from every code: now 0 to 19" in capsys.readouterr().out
+    assert read_rows("new.json", 512).codebook_size == 20
+
+
+def test_an_error_names_the_line_of_json_lines(tmp_path):
+    rows = marked(tmp_path / "my.jsonl")
+    for row in rows:
+        row["motion_tokens"] = [900]
+    rows[9]["motion_tokens"] = [3]
+    (tmp_path / "my.jsonl").write_text("\n\n".join(map(json.dumps, rows)))
+    with pytest.raises(LayoutError, match="my.jsonl: line 19 has the code 3, expected 4 or more"):
+        import_tokens.import_json(tmp_path / "my.jsonl", Edits(subtract=4))
+    rows[11] |= {"clip_id": "k10", "split": "test"}
+    (tmp_path / "my.jsonl").write_text("\n\n".join(map(json.dumps, rows)))
+    with pytest.raises(LayoutError, match="my.jsonl: line 21: its clip is in the splits test and val"):
+        export_t2m_gpt(tmp_path / "my.jsonl", tmp_path / "back")
 
 
 def content(rows) -> list[tuple]:
@@ -188,6 +345,38 @@ def test_captions_and_ids_that_the_layout_cannot_hold_are_made_to_fit(tmp_path):
         export_t2m_gpt(tmp_path / "my.json", tmp_path / "new")
 
 
+def test_a_refused_or_broken_export_leaves_nothing_and_can_be_repeated(tmp_path, monkeypatch):
+    rows = [{"text_query": f"c{n}", "motion_tokens": [n // 2], "split": ["train", "train", "train", "test"][n]}
+            for n in range(4)]
+    (tmp_path / "my.json").write_text(json.dumps(rows))
+    with pytest.raises(LayoutError, match="row 2: its clip is in the splits test and train, expected one"):
+        export_t2m_gpt(tmp_path / "my.json", tmp_path / "back")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["my.json"]
+    rows[3]["split"] = "train"
+    (tmp_path / "my.json").write_text(json.dumps(rows))
+    (tmp_path / "back").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(import_tokens, "_text_line", lambda row: 1 / 0)  # as if killed in the middle
+        with pytest.raises(ZeroDivisionError):
+            export_t2m_gpt(tmp_path / "my.json", tmp_path / "back")
+    assert list((tmp_path / "back").iterdir()) == []
+    export_t2m_gpt(tmp_path / "my.json", tmp_path / "back")
+    assert len(import_t2m_gpt(tmp_path / "back").rows) == 4
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["back", "my.json"]
+
+
+def test_naming_many_clips_takes_no_quadratic_time():
+    class Id(str):
+        folded = 0
+
+        def casefold(self):
+            Id.folded += 1
+            return super().casefold()
+
+    assert import_tokens._names([Id(f"clip{n}") for n in range(100)]) == [f"clip{n}" for n in range(100)]
+    assert Id.folded <= 300
+
+
 def test_the_command_writes_a_good_dataset(tmp_path, capsys):
     root, output = layout(tmp_path / "set"), tmp_path / "out" / "my.json"
     assert run_script(import_tokens, "--layout", "t2m_gpt", "--root", str(root), "--output", str(output)) == 0
@@ -199,8 +388,18 @@ def test_the_command_writes_a_good_dataset(tmp_path, capsys):
 @pytest.mark.parametrize("arguments, message", [
     (["--layout", "t2m_gpt"], "--root is missing"), (["--export", "t2m_gpt"], "--data is missing"),
     (["--layout", "t2m_gpt", "--root", ".", "--unit", "0"], "--unit 0, expected"),
-    (["--layout", "t2m_gpt", "--root", "nowhere"], "nowhere has none of train.txt")])
+    (["--layout", "t2m_gpt", "--root", "nowhere"], "nowhere has none of train.txt"),
+    (["--layout", "json", "--root", "nowhere"], "--data is missing"),
+    (["--layout", "json", "--data", "nowhere", "--level", "0"], "--level is for --layout t2m_gpt"),
+    (["--layout", "qiqi", "--root", ".", "--subtract", "-1"], "expected 0 or more"),
+    (["--export", "t2m_gpt", "--data", "nowhere", "--subtract", "1"], "--subtract are for --layout")])
 def test_what_cannot_be_done_is_refused(tmp_path, capsys, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     assert run_script(import_tokens, *arguments, "--output", "x.json") == 1
     assert message in capsys.readouterr().err and not (tmp_path / "x.json").exists()
+
+
+@pytest.mark.parametrize("text", ["", "512 513", "512,", "-1", "a"])
+def test_codes_to_drop_are_integers_between_commas(tmp_path, capsys, text):
+    assert run_script(import_tokens, "--layout", "json", "--data", "a", "--output", "b", f"--drop_codes={text}") == 2
+    assert "expected codes such as 512,513" in capsys.readouterr().err

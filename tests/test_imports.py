@@ -26,7 +26,7 @@ ROOMS = {
     "motion": "digests json_files",
     "viewer": "motion",
     "sample": "motion",
-    "dataset": "json_files templates",
+    "dataset": "digests json_files templates",
     "network": "json_files",
     "data": "dataset",
     "collators": "templates",

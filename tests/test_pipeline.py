@@ -314,7 +314,7 @@ def test_a_prompts_file_is_answered_in_its_order_with_its_duplicates(tiny_run, t
     assert json.loads(only)["text_query"] == "a person jumps\u2028and bows"
     path.write_bytes(b"a person \xfc")
     assert run_script(inference, "--model_path", str(tiny_run / "stage3_t2m_sft"), "--prompts_file", str(path)) == 1
-    assert "prompts.txt: not UTF-8 (byte 9)" in capsys.readouterr().err
+    assert "prompts.txt: not UTF-8: byte 0xe9 at byte offset 9, line 2" in capsys.readouterr().err
     path.write_text("a person jumps\n\nbows\n")
     assert run_script(inference, "--prompts_file", str(path)) == 1
     assert "line 2 is empty" in capsys.readouterr().err

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from motion_llm.dataset.rows import Row, caption_key
+from motion_llm.json_files import read_text
 
 NEUTRAL = "neutral"  # the style of a caption that names none
 LEAST_REWORDINGS = {"actions": 3, "styles": 2}
@@ -179,9 +180,9 @@ def _motion(row: Row) -> set:
 def read_wordings(path: str | Path) -> Wordings:
     """Raises WordingError naming the file and the entry, OSError where it cannot be read."""
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise WordingError(f"{path} is no JSON in UTF-8: {error}") from None
+        content = json.loads(read_text(path, WordingError))
+    except json.JSONDecodeError as error:
+        raise WordingError(f"{path} is no JSON: {error}") from None
     if not isinstance(content, dict) or set(content) != set(FIELDS):
         fields = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
         raise WordingError(f"{path}: found {fields or 'nothing'}, expected an object with {', '.join(FIELDS)}")

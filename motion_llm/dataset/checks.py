@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from motion_llm.dataset.caption_rules import LONGEST_CAPTION, caption_problem, mistaken_characters
 from motion_llm.dataset.reader import SHOWN, Constant, Invalid, RepeatedKeys, show
 from motion_llm.dataset.rows import SPLITS, Columns, Row, Texts, offsets
 from templates import NO_PARTICIPANT
@@ -61,14 +62,13 @@ class Findings:
 def _text(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
         raise Invalid("text", show(value))
-    if not any(char.isprintable() and not char.isspace() for char in value):
-        raise Invalid("text", f"{show(value)}, in which nothing can be seen")
-    _refuse_half_characters(value, "text")
+    if problem := caption_problem(value):
+        raise Invalid("text", f"{show(value)} {problem}")
     return value
 
 
 def _refuse_half_characters(value: str, kind: str) -> None:
-    """Half a character is a lone surrogate such as "\\ud83d": no tokenizer takes it, no UTF-8 file can store it."""
+    """Half a character is a lone surrogate such as "\\ud83d": no UTF-8 file can store it."""
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -264,7 +264,8 @@ def _whole_chunk(records: list[Any], start: int, largest: int) -> Columns | None
         return None
     try:
         for text in texts:
-            if not (type(text) is str and text.isprintable() and not text.isspace() and text):
+            if not (type(text) is str and text.isprintable() and not text.isspace()
+                    and 0 < len(text) <= LONGEST_CAPTION):
                 _text(text)
         return Columns(np.arange(start, start + len(records)), Texts.of(texts), codes.astype(np.int32),
                        offsets(counts).astype(np.int32), Texts.of(_identifiers(participants, "participant")),
@@ -299,6 +300,7 @@ class Checker:
             self._count_unknown_fields(records)
         self._count_types(records)
         self._check_positions(columns)
+        self._check_characters(columns)
         self.checked += len(records)
         return columns
 
@@ -329,6 +331,15 @@ class Checker:
                     place = next(place for place, value in enumerate(values) if type(value) is kind)
                     before, first, example = self.types[name].get(kind, (0, self.checked + place, values[place]))
                     self.types[name][kind] = before + count, first, example
+
+    def _check_characters(self, columns: Columns) -> None:
+        data = columns.texts.data
+        if not ((data[:-1] == 0xC2) & (data[1:] < 0xA0)).any():  # in UTF-8, the characters that are looked for
+            return
+        for place in range(len(columns)):
+            row = columns.row(place)
+            if characters := mistaken_characters(row.text_query):
+                self.findings.add("mistaken-character", row.index, f"{characters!r} in {show(row.text_query)}")
 
     def _check_positions(self, columns: Columns) -> None:
         codes, text_bytes = np.diff(columns.ends), np.diff(columns.texts.ends)

@@ -1,6 +1,5 @@
 """The rows and their split as a memory-mapped Arrow table on disk, so that later starts need not read the file."""
 
-import hashlib
 import json
 import logging
 import os
@@ -15,6 +14,7 @@ import numpy as np
 from motion_llm.dataset.report import Problem, Report, raise_on_errors
 from motion_llm.dataset.rows import Columns, Rows, Texts
 from motion_llm.dataset.splits import KINDS, PARTS, Split, sample
+from motion_llm.digests import digest_of
 
 if TYPE_CHECKING:
     import pyarrow
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TABLE, INFO = "rows.arrow", "fingerprint.json"
-_VERSION = 3  # raise it when the table, the checks or the split change, so that older prepared data is replaced
+_VERSION = 4  # raise it when the table, the checks or the split change, so that older prepared data is replaced
 _REPORT_FIELDS = ("path", "max_seq_len", "form", "fingerprint", "codebook_size", "codebook_size_is_set", "codes_used",
                   "ignored_fields", "file_sha256")
 
@@ -47,7 +47,7 @@ def prepare(report: Report, split: Split, folder: str | Path, made_with: Mapping
     partial_folder.mkdir()
     _write_table(partial_folder / TABLE, report.rows, split)
     info = {"version": _VERSION, "made_with": dict(made_with), "sizes": split.sizes(),
-            "table_bytes": (partial_folder / TABLE).stat().st_size, "text": text,
+            "table_sha256": digest_of(partial_folder / TABLE), "text": text,
             "warnings": [asdict(problem) for problem in report.warnings],
             **{name: getattr(report, name) for name in _REPORT_FIELDS}}
     (partial_folder / INFO).write_text(json.dumps(info, indent=1), encoding="utf-8")
@@ -129,17 +129,15 @@ def prepared_info(folder: str | Path) -> dict[str, Any]:
 
 
 def prepared_matches(folder: str | Path, path: str | Path, made_with: Mapping[str, Any]) -> bool:
-    """Whether the folder holds the table of the file at `path`, made with these settings; the file must have the same
-    bytes as then (by its sha256)."""
+    """Whether the folder holds the table of the file at `path`, made with these settings; the file and the table must
+    have the same bytes as then (by their sha256)."""
     folder = Path(folder)
     try:
         info = prepared_info(folder)
-        if not isinstance(info, dict) or (info.get("version"), info.get("path"), info.get("made_with"),
-                                          info.get("table_bytes")) != (_VERSION, str(path), dict(made_with),
-                                                                       (folder / TABLE).stat().st_size):
+        if not isinstance(info, dict) or (info.get("version"), info.get("path"), info.get("made_with")) != (
+                _VERSION, str(path), dict(made_with)):
             return False
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == info.get("file_sha256")
+        return (digest_of(Path(path)), digest_of(folder / TABLE)) == (info.get("file_sha256"), info.get("table_sha256"))
     except (OSError, json.JSONDecodeError):  # missing or damaged: it can be prepared again
         return False
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from motion_llm.json_files import not_utf8
+
 BLOCK = 1 << 22  # bytes read at once; 16,000 rows of 250 bytes, and about ten times as much memory
 AHEAD = 64  # characters read after an error: more than a message shows, and than any escape or constant's name has
 SHOWN = 10  # rows, keys or lines at most that a message names
@@ -131,10 +133,8 @@ class Window:
         return True
 
     def _not_utf8(self, piece: bytes, place: int, start: int) -> Invalid:
-        utf16 = "; it looks like UTF-16" if start == 0 and piece[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
         line = self._lines_read + piece.count(b"\n", 0, place)
-        return Invalid("encoding", f"not UTF-8: byte 0x{piece[place]:02x} at byte offset {start + place}, line {line}"
-                                   f"{utf16}; save the file as UTF-8")
+        return Invalid("encoding", not_utf8(piece[place], start + place, line))
 
     def drop(self, end: int) -> None:
         """Remove the text before `end`."""

@@ -2,6 +2,7 @@
 
 import textwrap
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 
@@ -45,6 +46,15 @@ class Report:
     codebook_size_is_set: bool = False
     codes_used: int = 0
     ignored_fields: dict[str, int] = field(default_factory=dict)
+
+    def name_of(self, index: int) -> str:
+        """How messages name the row at this position in the file: "row 17", or "line 18" for JSON Lines, for which the
+        file is read again, as blank lines are no rows."""
+        if self.form != "JSON Lines":
+            return f"row {index}"
+        with open(self.path, encoding="utf-8-sig", newline="\n") as file:
+            numbers = (number for number, line in enumerate(file, 1) if line.strip())
+            return f"line {next(islice(numbers, index, None))}"
 
 
 def raise_on_errors(report: Report) -> None:

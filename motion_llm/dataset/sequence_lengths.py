@@ -1,6 +1,6 @@
 """Which rows fit the positions of a model: an exact check with its tokenizer."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,9 +22,10 @@ class Unfit:
     first: list[str] = field(default_factory=list)
 
 
-def find_unfit(chunks: Iterable[Columns], template: MotionTemplate, tasks: set[str], positions: int) -> Unfit:
-    """Check every row in each of the tasks against `positions`. Raises ValueError for a caption that cannot be encoded
-    without control ids."""
+def find_unfit(chunks: Iterable[Columns], template: MotionTemplate, tasks: set[str], positions: int,
+               name_of: Callable[[int], str] = "row {}".format) -> Unfit:
+    """Check every row in each of the tasks against `positions`. name_of: how the texts name the row at a position in
+    the file, see Report.name_of(). Raises ValueError for a caption that cannot be encoded without control ids."""
     unfit = Unfit()
     for chunk in chunks:
         places = _uncertain(chunk, template, tasks, positions)
@@ -38,8 +39,8 @@ def find_unfit(chunks: Iterable[Columns], template: MotionTemplate, tasks: set[s
             unfit.count, unfit.largest = unfit.count + 1, max(unfit.largest, int(longest[i]))
             if unfit.count <= SHOWN:
                 task = max(task for task in tasks if needed[task][i] == longest[i])
-                unfit.first.append(f"row {chunk.index[places[i]]} needs {longest[i]} in {task} ({codes[i]} motion "
-                                   f"tokens, {texts[i][:40]!r})")
+                unfit.first.append(f"{name_of(int(chunk.index[places[i]]))} needs {longest[i]} in {task} ({codes[i]} "
+                                   f"motion tokens, {texts[i][:40]!r})")
     return unfit
 
 

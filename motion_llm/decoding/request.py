@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from motion_llm.dataset.caption_rules import caption_problem
 from motion_llm.dataset.lengths import LengthLimits
 from templates import MASKED
 
@@ -17,7 +18,6 @@ TASKS = {  # task -> its name in messages
 # Field of a request -> the setting that is used where the field is None.
 SAMPLING_SETTINGS = {"temperature": "GEN_TEMPERATURE", "top_p": "GEN_TOP_P", "top_k": "GEN_TOP_K",
                      "end_logit_slope": "GEN_END_LOGIT_SLOPE", "guidance": "GEN_GUIDANCE"}
-LONGEST_TEXT = 2_000  # characters of a caption; the longest of HumanML3D has about 600
 LEAST_TEMPERATURE = 0.01  # below it the scores divided by it overflow, and the likeliest code is certain anyway
 MOST_TOKENS = 1_000_000
 
@@ -79,14 +79,8 @@ def parse_codes(motion_tokens: str | Sequence, lost: bool = False) -> tuple[int,
 def _checked_text(text: object) -> None:
     if not isinstance(text, str) or not text.strip():
         raise GenerationError(f"the prompt is {text!r}, expected a sentence")
-    if len(text) > LONGEST_TEXT:
-        raise GenerationError(f"the prompt has {len(text)} characters, expected at most {LONGEST_TEXT}: shorten it")
-    for position, character in enumerate(text):
-        if 0xD800 <= ord(character) <= 0xDFFF:
-            raise GenerationError(f"the prompt {text!r} holds half a character (a lone surrogate) at {position}")
-        if (ord(character) < 32 and character not in "\t\n\r") or 127 <= ord(character) < 160:
-            raise GenerationError(f"the prompt {text!r} holds the control character {character!r} at {position}: "
-                                  "remove it")
+    if problem := caption_problem(text):
+        raise GenerationError(f"the prompt {problem}")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from motion_llm.json_files import read_text
 from motion_llm.motion import humanml3d
 from motion_llm.motion.kinematics import turned_up
 from motion_llm.motion.skeleton import Motion, MotionError, Skeleton
@@ -44,9 +45,9 @@ def read_joints(path: str | Path, fps: float = humanml3d.FPS, skeleton_path: str
 def read_skeleton(path: str | Path) -> tuple[list[str], list[int]]:
     """Names and parents of a JSON file such as {"names": ["hips", "spine"], "parents": [-1, 0]}."""
     try:
-        skeleton = json.loads(Path(path).read_text(encoding="utf-8"))
+        skeleton = json.loads(read_text(path, MotionError))
         names, parents = skeleton["names"], skeleton["parents"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise MotionError(f'{path}: {str(error)[:100]!r}, expected JSON such as {{"names": ["hips"], "parents": [-1]}}'
                           ) from error
     if not (isinstance(names, list) and isinstance(parents, list) and len(names) == len(parents)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from motion_llm.json_files import read_text
 from motion_llm.motion.features import rest_pose
 from motion_llm.motion.kinematics import (
     ancestors,
@@ -33,8 +34,8 @@ def read_map(path: str | Path) -> dict[str, str]:
     """Names of a clip's joints -> names of the other figure's, from a JSON object. Raises MotionError, OSError."""
     expected = 'expected JSON such as {"pelvis": "Hips"}, names of the clip\'s joints to names of the other figure\'s'
     try:
-        names = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except ValueError as error:
+        names = json.loads(read_text(path, MotionError))
+    except json.JSONDecodeError as error:
         raise MotionError(f"{path}: {error}, {expected}") from None
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise MotionError(f"{path}: {expected}")

@@ -40,6 +40,12 @@ def test_the_rows_that_do_not_fit_are_those_that_render_too_long(template, tasks
         f"row {row.index} needs {need} in {task}" for row, need, task in too_long[:SHOWN]]
 
 
+def test_rows_are_named_as_the_caller_says(template):
+    chunk = Columns.of([Row(4, "a", np.full(9, 7, np.int32))])
+    unfit = find_unfit([chunk], template, {"t2m"}, 5, lambda index: f"line {index + 3}")
+    assert unfit.first[0].startswith("line 7 needs")
+
+
 def test_captions_that_surely_fit_are_not_encoded(template, monkeypatch):
     encoded = []
     counts = template.encode_text.counts
