@@ -275,6 +275,10 @@ def load(folder: str | Path, device: str | None = None):
     Raises ModelError for a folder that is damaged or does not fit its base.
     """
     content = read_motion_config(folder)
+    if "files" in content:
+        check_digests(Path(folder), content["files"], ModelError)
+    else:
+        log.info("%s was saved before folders kept digests of their files: they are not checked", folder)
     config = ModelConfig(**content["model"])
     vocabulary = MotionVocabulary.from_dict(content["vocabulary"])
     model = build(config, vocabulary.codebook_size, vocabulary.participants, device)
@@ -283,10 +287,6 @@ def load(folder: str | Path, device: str | None = None):
                          f"this {config.model_name} starts them at {model.vocabulary.first_motion_id}")
     from peft import set_peft_model_state_dict
 
-    if "files" in content:
-        check_digests(Path(folder), content["files"], ModelError)
-    else:
-        log.info("%s was saved before folders kept digests of their files: they are not checked", folder)
     path = Path(folder) / ADAPTER_WEIGHTS
     saved = read_weights(path)
     expected = sum(p.requires_grad for p in model.network.parameters())

@@ -172,7 +172,7 @@ def test_a_second_run_in_the_same_folder_is_refused(tiny_run, tiny_arguments, ca
     ("settings.json", '{"settings": nul', "settings.json is broken"),
     ("settings.json", '{"settings": null}', "settings.json is damaged"),
     ("stage3_t2m_sft/motion_config.json", "{}", "motion_config.json has no stage"),
-    ("stage3_t2m_sft/adapter_model.safetensors", "x", "adapter_model.safetensors are broken"),
+    ("stage3_t2m_sft/adapter_model.safetensors", "x", "adapter_model.safetensors is not the file that was saved there"),
 ])
 def test_damaged_files_of_a_run_are_named(tiny_run, tiny_arguments, tmp_path, capsys, file, content, message):
     copy = tmp_path / "output"
@@ -182,11 +182,41 @@ def test_damaged_files_of_a_run_are_named(tiny_run, tiny_arguments, tmp_path, ca
     assert message in capsys.readouterr().err
 
 
+def older(folder: Path, copy: Path) -> Path:
+    """A copy of a stage's folder as it was before digests of the files were kept."""
+    shutil.copytree(folder, copy)
+    content = json.loads((copy / "motion_config.json").read_text())
+    content.pop("files")
+    (copy / "motion_config.json").write_text(json.dumps(content))
+    return copy
+
+
+def test_weights_that_are_broken_are_named_in_an_older_folder_too(tiny_run, tmp_path, capsys):
+    copy = older(tiny_run / "stage3_t2m_sft", tmp_path / "stage3_t2m_sft")
+    assert answers_of(copy, capsys) == answers_of(tiny_run / "stage3_t2m_sft", capsys)
+    (copy / "adapter_model.safetensors").write_text("x")
+    assert run_script(inference, "--model_path", str(copy), "--prompt", "a person jumps") == 1
+    assert "adapter_model.safetensors are broken" in capsys.readouterr().err
+
+
+def answers_of(folder: Path, capsys) -> str:
+    assert run_script(inference, "--model_path", str(folder), "--prompt", "a person jumps", "--seed", "1") == 0
+    return capsys.readouterr().out
+
+
+def test_the_weights_of_another_stage_are_refused_before_a_model_is_built(tiny_run, tmp_path, capsys):
+    copy = tmp_path / "stage3_t2m_sft"
+    shutil.copytree(tiny_run / "stage3_t2m_sft", copy)
+    shutil.copyfile(tiny_run / "stage1_mlm" / "adapter_model.safetensors", copy / "adapter_model.safetensors")
+    assert run_script(inference, "--model_path", str(copy), "--prompt", "a person jumps") == 1
+    message = capsys.readouterr().err
+    assert "adapter_model.safetensors is not the file that was saved there" in message and "Unsloth" not in message
+
+
 def test_missing_adapter_values_are_noticed(tiny_run, tmp_path, capsys):
     from safetensors.torch import load_file, save_file
 
-    copy = tmp_path / "stage3_t2m_sft"
-    shutil.copytree(tiny_run / "stage3_t2m_sft", copy)
+    copy = older(tiny_run / "stage3_t2m_sft", tmp_path / "stage3_t2m_sft")
     weights = load_file(copy / "adapter_model.safetensors")
     weights.pop(next(name for name in weights if "lora_A" in name))
     save_file(weights, copy / "adapter_model.safetensors")
@@ -258,7 +288,7 @@ def test_a_clip_that_fits_by_words_but_not_by_tokens_is_refused_before_training(
     arguments = [*tiny_arguments, "--data_json_path", str(path), "--work_dir", str(tmp_path / "o")]
     assert run_script(train_pipeline, *arguments) == 1
     message = capsys.readouterr().err
-    assert re.search(r"long.json: 1 rows .* do not fit MAX_SEQ_LEN 128: row 3 needs \d+ in ", message)
+    assert re.search(r"long.json: 1 rows do not fit MAX_SEQ_LEN 128: row 3 needs \d+ in ", message)
     # Nothing was written yet, so the same folder can be used with a larger MAX_SEQ_LEN, as the message advises.
     arguments += ["--max_seq_len", "400", "--epochs_s2", "0", "--epochs_s3", "0"]
     assert run_script(train_pipeline, *arguments) == 0
@@ -314,7 +344,7 @@ def test_a_prompts_file_is_answered_in_its_order_with_its_duplicates(tiny_run, t
     assert json.loads(only)["text_query"] == "a person jumps\u2028and bows"
     path.write_bytes(b"a person \xfc")
     assert run_script(inference, "--model_path", str(tiny_run / "stage3_t2m_sft"), "--prompts_file", str(path)) == 1
-    assert "prompts.txt: not UTF-8: byte 0xe9 at byte offset 9, line 2" in capsys.readouterr().err
+    assert "prompts.txt: not UTF-8: byte 0xfc at byte offset 9, line 1" in capsys.readouterr().err
     path.write_text("a person jumps\n\nbows\n")
     assert run_script(inference, "--prompts_file", str(path)) == 1
     assert "line 2 is empty" in capsys.readouterr().err
