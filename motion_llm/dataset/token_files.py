@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from motion_llm.arrays import load_npy
 from motion_llm.dataset.report import count_of
 from motion_llm.json_files import read_text
 
@@ -113,10 +114,7 @@ def macos_files(*folders: Path) -> list[str]:
 
 
 def _load(path: Path) -> np.ndarray:
-    try:
-        return np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise LayoutError(f"{path} cannot be read as an array without pickled objects ({error})") from None
+    return load_npy(path, LayoutError)
 
 
 _codes_line = re.compile(r"\d{1,9}(?:[\s,]+\d{1,9})*", re.ASCII).fullmatch
@@ -125,7 +123,8 @@ _codes_line = re.compile(r"\d{1,9}(?:[\s,]+\d{1,9})*", re.ASCII).fullmatch
 def _holds_codes(path: Path) -> bool:
     if path.suffix == ".npy":
         return bool(np.issubdtype(_load(path).dtype, np.integer))
-    lines = path.read_bytes().decode("utf-8", "replace").removeprefix("\ufeff").split()  # may be captions of any kind
+    text = path.read_bytes().decode("utf-8", "replace").removeprefix("\ufeff")  # may be captions of any kind
+    lines = [line.strip().strip(",").strip() for line in text.splitlines() if line.strip()]
     return bool(lines) and all(map(_codes_line, lines))
 
 

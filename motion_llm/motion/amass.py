@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from motion_llm.arrays import Archive
 from motion_llm.motion import humanml3d
 from motion_llm.motion.kinematics import forward_kinematics, turned_up
 from motion_llm.motion.skeleton import Motion, MotionError, Skeleton
@@ -73,41 +74,21 @@ def read_amass(path: str | Path, fps: float | None = None, body_model: str | Pat
         raise MotionError(f"{path}: {error}") from None
 
 
-class _Archive:
-    """Single arrays of an .npz file; what is pickled in it is never read."""
+class _Archive(Archive):
+    """The arrays of an .npz file, as numbers."""
 
     def __init__(self, path: Path):
-        self.path = path
         try:
-            self.file = np.load(path, allow_pickle=False)
-        except (ValueError, EOFError, zipfile.BadZipFile) as error:
-            self.fail(f"no .npz file, or damaged ({str(error)[:100]})")
-        if not isinstance(self.file, np.lib.npyio.NpzFile):
-            self.fail("a single array, expected an .npz file of several")
-        self.names = set(self.file.files)
-
-    def __enter__(self) -> "_Archive":
-        return self
-
-    def __exit__(self, *error) -> None:
-        self.file.close()
+            super().__init__(path, MotionError)
+        except zipfile.BadZipFile as error:
+            raise MotionError(f"{path}: no .npz file, or damaged ({str(error)[:100]})") from None
 
     def fail(self, text: str):
         raise MotionError(f"{self.path}: {text}")
 
-    def array(self, name: str) -> np.ndarray:
-        if name not in self.names:
-            self.fail(f"no {name} among {', '.join(sorted(self.names))[:120]}")
-        try:
-            return self.file[name]
-        except ValueError:
-            self.fail(f"{name} is pickled, which is not read for safety: save it as a plain array")
-        except (EOFError, zipfile.BadZipFile) as error:
-            self.fail(f"{name} is damaged ({str(error)[:100]})")
-
     def numbers(self, name: str, shape: tuple[int | None, ...] | None = None) -> np.ndarray:
         """Finite numbers, float64. shape: as expected; None in it stands for any size."""
-        numbers = self.array(name)
+        numbers = self[name]
         fits = shape is None or numbers.ndim == len(shape) and all(
             expected in (None, size) for size, expected in zip(numbers.shape, shape, strict=True))
         if numbers.dtype.kind not in "fiu" or not numbers.size or not fits:
@@ -144,7 +125,7 @@ def _shaped(file: _Archive, body_model: str | Path) -> tuple[tuple[str, ...], tu
     """Names, parents and rest positions (J, 3) of a body model's joints, in the shape of the file's person."""
     body_path = str(body_model)
     if "{gender}" in body_path or "{GENDER}" in body_path:
-        gender = file.array("gender").flat[0]
+        gender = file["gender"].flat[0]
         gender = (gender.decode("ascii", "replace") if isinstance(gender, bytes) else str(gender)).lower()
         if gender not in ("female", "male", "neutral"):
             file.fail(f"gender is {gender[:40]!r}, expected female, male or neutral")
@@ -161,8 +142,8 @@ def _shaped(file: _Archive, body_model: str | Path) -> tuple[tuple[str, ...], tu
                           f"{', '.join(f'{kind} ({len(joints)})' for kind, joints in MODELS.items())}")
     if "betas" in file.names:
         betas = file.numbers("betas").reshape(-1)
-        if file.array("betas").ndim > 1 and len(file.array("betas")) > 1:
-            file.fail(f"betas {file.array('betas').shape}, expected one shape for all frames")
+        if file["betas"].ndim > 1 and len(file["betas"]) > 1:
+            file.fail(f"betas {file['betas'].shape}, expected one shape for all frames")
         count = min(len(betas), shapes.shape[2])
         if betas[count:].any():
             _say_once("%s has %d shape directions, fewer than the motions' betas: the rest are left out", body_path,

@@ -3,13 +3,13 @@
 import hashlib
 import logging
 import shutil
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from motion_llm.arrays import load_npz
 from motion_llm.digests import check_digests, digests_of
 from motion_llm.json_files import read_json, write_json
 from motion_llm.motion.clip_files import Survey, survey, with_bar
@@ -230,11 +230,11 @@ def _read_config(path: Path) -> dict:
 
 def _read_codebook(path: Path, codes: int) -> np.ndarray:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with load_npz(path, ValueError) as arrays:
             codebook = arrays["codebook"]
     except FileNotFoundError:
         raise CodecError(f"{path} is missing: the folder is damaged") from None
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError) as error:
         raise CodecError(f"{path} is damaged: {error}") from None
     if codebook.ndim != 2 or len(codebook) != codes or codebook.dtype.kind != "f" or not np.isfinite(codebook).all():
         raise CodecError(f"{path} is damaged: {codebook.dtype} {codebook.shape}, expected {codes} rows of numbers")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from motion_llm.arrays import load_npy
 from motion_llm.motion.checkpoint import Checkpoint, StoredTensor, Stub
 from motion_llm.motion.codec import CodecError
 from motion_llm.motion.humanml3d import FEATURES, FPS, joints_from_features, skeleton_of
@@ -61,12 +62,9 @@ class HumanML3DCodec:
 
 def read_numbers(path: Path, dimensions: int) -> np.ndarray:
     """A .npy file of (263,) numbers or, for 2 dimensions, (T, 263). Raises CodecError naming the file."""
-    try:
-        numbers = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise CodecError(f"{path} is no .npy file of numbers (pickles are not read)") from error
-    if not isinstance(numbers, np.ndarray) or numbers.ndim != dimensions or numbers.shape[-1] != FEATURES:
-        raise CodecError(f"{path} holds {getattr(numbers, 'shape', 'several arrays')}, expected {FEATURES} numbers"
+    numbers = load_npy(path, CodecError)
+    if numbers.ndim != dimensions or numbers.shape[-1] != FEATURES:
+        raise CodecError(f"{path} holds {numbers.shape}, expected {FEATURES} numbers"
                          + (" a frame" if dimensions > 1 else ""))
     if numbers.dtype.kind != "f" or not np.isfinite(numbers).all():
         raise CodecError(f"{path} holds values that are not finite numbers")

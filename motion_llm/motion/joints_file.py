@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from motion_llm.arrays import load_npy
 from motion_llm.json_files import read_text
 from motion_llm.motion import humanml3d
 from motion_llm.motion.kinematics import turned_up
@@ -58,12 +59,7 @@ def read_skeleton(path: str | Path) -> tuple[list[str], list[int]]:
 
 def _numbers(path: Path) -> np.ndarray:
     """The array of a .npy file, as float64."""
-    try:
-        numbers = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise MotionError(f"{path}: no .npy file of numbers ({str(error)[:100]}); pickles are not read") from error
-    if not isinstance(numbers, np.ndarray):
-        raise MotionError(f"{path}: an archive of several arrays, expected one .npy array")
+    numbers = load_npy(path, MotionError)
     if numbers.dtype.kind not in "fiu" or not numbers.size:
         raise MotionError(f"{path}: {numbers.dtype} {numbers.shape}, expected numbers (T, J, 3), metres with y up")
     return numbers.astype(float)

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from motion_llm.arrays import load_npy, load_npz
+
 NEIGHBOURS = {1: 1.0, 2: 0.5, 3: 0.33}  # distance in tokens -> weight
 ENOUGH_TOKENS = 2_000_000  # of the clips; more tokens do not change the statistics
 DIMENSIONS = 64
@@ -54,10 +56,12 @@ def codebook_vectors(path: str | Path, codebook_size: int) -> torch.Tensor:
     if not path.is_file():
         raise ValueError(f"CODEBOOK_PATH {path}: there is no such file")
     try:
-        loaded = np.load(path, allow_pickle=False)
-        arrays = {"": loaded} if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        # numpy's own message would advise to load a pickle
+        if zipfile.is_zipfile(path):
+            with load_npz(path, ValueError) as archive:
+                arrays = {name: archive[name] for name in sorted(archive.names)}
+        else:
+            arrays = {"": load_npy(path, ValueError)}
+    except (ValueError, OSError) as error:
         raise ValueError(f"CODEBOOK_PATH {path}: it is no .npy or .npz file of numbers (no pickles)") from error
     fitting = [name for name, array in arrays.items() if array.ndim > 1 and array.shape[0] >= codebook_size
                and np.issubdtype(array.dtype, np.number)]
