@@ -21,6 +21,7 @@ from motion_llm.motion.captions import encode_captions
 from motion_llm.motion.clip_files import MotionFiles
 from motion_llm.motion.codec import CODES, CONFIG_FILE, QUANTISERS, SEED, WINDOW, CodecError, MotionCodec, tokens_of
 from motion_llm.motion.files import READERS
+from motion_llm.motion.kinematics import UP
 from motion_llm.motion.skeleton import MotionError
 from motion_llm.viewer.figure import Clip
 from motion_llm.viewer.files import WRITERS, write
@@ -49,8 +50,8 @@ def _parser() -> argparse.ArgumentParser:
     for command in (fit, encode):
         command.add_argument("--motions", required=True, metavar="FOLDER", help=f"a folder, with its folders, of "
                              f"{', '.join(READERS)} files")
-        command.add_argument("--up", choices=["y", "z"], help="the axis that points up in the files. Default: y, and z "
-                             "for formats that are always so")
+        command.add_argument("--up", choices=UP, help="the axis that points up in the files (write --up=-y for a y "
+                             "that points down). Default: y, and z for .npz")
         command.add_argument("--rate", type=float, metavar="FPS", help="frames a second of .npy files, which do not "
                              "say it. Default: 20, as HumanML3D's")
         command.add_argument("--skeleton", metavar="FILE", help="JSON of names and parents, for .npy files of joints "
@@ -71,6 +72,8 @@ def run(args: argparse.Namespace) -> str:
 
 
 def _fit(args: argparse.Namespace) -> str:
+    if Path(args.output).is_file():
+        raise CodecError(f"{args.output} is a file, expected a new folder")
     if (Path(args.output) / CONFIG_FILE).exists():  # other files alone are what a killed fit left
         raise CodecError(f"{args.output} holds a codec already: choose another --output, or remove it")
     motions = MotionFiles(args.motions, **_reading(args))
@@ -81,6 +84,9 @@ def _fit(args: argparse.Namespace) -> str:
 
 
 def _encode(args: argparse.Namespace) -> str:
+    if Path(args.output).exists() and Path(args.output).samefile(args.captions):
+        raise CodecError(f"--output {args.output} is the file of the captions, which would be lost: choose another "
+                         "name")
     rows = encode_captions(MotionCodec.load(args.codec), args.motions, args.captions, **_reading(args))
     Path(args.output).write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return f"{args.output}: {len(rows)} rows"

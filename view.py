@@ -11,7 +11,6 @@ clips stand side by side, each with its --caption. The implementation is in moti
 """
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,19 +18,21 @@ from pathlib import Path
 
 from motion_llm.command_line import exit_status, start_log
 from motion_llm.motion.bvh import SCALE, read_bvh
-from motion_llm.motion.clip_files import LIKELY_HEIGHTS
 from motion_llm.motion.codec import MotionCodec, tokens_of
+from motion_llm.motion.features import Layout
 from motion_llm.motion.files import READERS, read_motion
+from motion_llm.motion.humanml3d import FPS
 from motion_llm.motion.joints_file import read_joints, read_skeleton
+from motion_llm.motion.kinematics import UP
 from motion_llm.motion.rest_pose import REST_POSES
 from motion_llm.motion.retarget import read_map, retargeted
 from motion_llm.motion.skeleton import Motion, MotionError
-from motion_llm.viewer.figure import Clip, figure_of
+from motion_llm.motion.survey import Measures, check_jumps, check_sizes, check_upright
+from motion_llm.viewer.figure import Clip
 from motion_llm.viewer.files import WRITERS, check_rest_pose, write, write_figure, write_joints
 from motion_llm.viewer.page import NotebookView, page, write_page
 from motion_llm.viewer.video import VideoError, write_gif, write_mp4
 
-log = logging.getLogger("view")
 __all__ = ["Clip", "NotebookView", "VideoError", "page", "read_joints", "read_skeleton", "write", "write_figure",
            "write_gif", "write_joints", "write_mp4", "write_page"]  # for notebooks
 
@@ -51,9 +52,10 @@ def _parser() -> argparse.ArgumentParser:
                             "given several times")
     flags.add_argument("--caption", action="append", default=[],
                        help="of each clip: first those of --tokens, then of --bvh, --joints and --motion")
-    flags.add_argument("--fps", type=float, default=20.0,
-                       help="frames a second of files that do not name them (default %(default)s)")
-    flags.add_argument("--up", choices=("y", "z"), help="the files' axis that points up (default y, of .npz z)")
+    flags.add_argument("--fps", type=float, help="frames a second of files that do not name them (default of .npy: "
+                                                 f"{FPS:g})")
+    flags.add_argument("--up", choices=UP, help="the files' axis that points up; --up=-y for a y that points down "
+                                                "(default y, of .npz z)")
     flags.add_argument("--body_model", metavar="MODEL.npz", help="SMPL's body model, for .npz files")
     flags.add_argument("--skeleton", metavar="SKELETON.json",
                        help="names and parents of the joints, if they are not HumanML3D's 22")
@@ -78,9 +80,10 @@ def clips_of(args: argparse.Namespace) -> list[Clip]:
         codec = MotionCodec.load(args.codec)
         motions = [(codec.decode(tokens_of(text)), text, f"{len(tokens_of(text))} tokens, ") for text in args.tokens]
     recordings = [(path, read_bvh(path, args.scale, args.up or "y")) for path in args.bvh]
-    recordings += [(path, read_joints(path, args.fps, args.skeleton, args.up or "y")) for path in args.joints]
+    rate = FPS if args.fps is None else args.fps
+    recordings += [(path, read_joints(path, rate, args.skeleton, args.up or "y")) for path in args.joints]
     recordings += [(path, _read(path, args)) for path in args.motion]
-    _warn_of_size(recordings)
+    _look_at(recordings)
     motions += [(motion, Path(path).stem, "") for path, motion in recordings]
     if len(args.caption) > len(motions):
         raise MotionError(f"{len(args.caption)} captions for {len(motions)} clips")
@@ -93,20 +96,18 @@ def _read(path: str, args: argparse.Namespace) -> Motion:
     return read_motion(path, args.scale, args.fps, args.skeleton, args.body_model, args.up)
 
 
-def _warn_of_size(recordings: Sequence[tuple[str, Motion]]) -> None:
-    """Logs a warning for a file whose figure has an unlikely size, measured along its bones in the frames, which a
-    wrong scale makes. Only BVH files have a scale."""
+def _look_at(recordings: Sequence[tuple[str, Motion]]) -> None:
+    """Logs warnings for figures of an unlikely size, that lie, stand on their heads or jump."""
     for path, motion in recordings:
-        if Path(path).suffix.lower() != ".bvh":
-            continue
-        size = figure_of(motion).size
-        if not LIKELY_HEIGHTS[0] <= size <= LIKELY_HEIGHTS[1]:
-            log.warning("%s: the figure is about %.3g m high: is --scale right?", path, size)
+        measures = Measures.of(motion, Layout.of(motion.skeleton))
+        check_sizes([measures.size], [path])
+        check_upright([measures], [path])
+        check_jumps([measures], [path])
 
 
 def _on_another_figure(clips: list[Clip], args: argparse.Namespace) -> list[Clip]:
     figure, names = _read(args.to, args), {} if args.map is None else read_map(args.map)
-    _warn_of_size([(args.to, figure)])
+    _look_at([(args.to, figure)])
     moved = []
     for clip in clips:
         try:
@@ -126,6 +127,11 @@ def run(args: argparse.Namespace) -> str:
     """The text to print. Raises MotionError, CodecError, VideoError, OSError."""
     if args.map is not None and args.to is None:
         raise MotionError(f"--map {args.map} is for --to, a file of another figure")
+    if args.fps is not None and not 0 < args.fps < 1e5:
+        raise MotionError(f"--fps {args.fps:g}, expected frames a second, more than 0 and less than 100,000")
+    for path in (*args.bvh, *args.joints, *args.motion, *[args.to] * (args.to is not None)):
+        if Path(args.output).exists() and Path(path).exists() and Path(args.output).samefile(path):
+            raise MotionError(f"--output {args.output} is a file that is read, and would be lost: choose another name")
     check_rest_pose(args.output, args.rest_pose)
     clips = clips_of(args)
     write(args.output, clips, args.rest_pose)

@@ -17,7 +17,10 @@ from motion_llm.motion.kinematics import forward_kinematics, turned_up
 from motion_llm.motion.skeleton import Motion, MotionError, Skeleton
 
 log = logging.getLogger(__name__)
-RATES = "mocap_framerate", "mocap_frame_rate"  # in AMASS's files for SMPL-H, and for SMPL-X
+OTHER_NAMES = {"global_orient": "root_orient", "body_pose": "pose_body", "transl": "trans",  # the package smplx
+               "smpl_poses": "poses", "smpl_trans": "trans"}  # AIST++
+MOST_TURN = 4 * np.pi  # radians; a rotation is less than one turn, and AMASS has some of almost two
+RATES = "mocap_framerate", "mocap_frame_rate", "framerate", "fps"  # AMASS's for SMPL-H, for SMPL-X; others'
 ROOT, BODY = humanml3d.NAMES[:1], humanml3d.NAMES[1:]
 HANDS = tuple(f"{side}_{finger}{joint}" for side in ("left", "right")
               for finger in ("index", "middle", "pinky", "ring", "thumb") for joint in (1, 2, 3))
@@ -45,10 +48,13 @@ def read_amass(path: str | Path, fps: float | None = None, body_model: str | Pat
     with _Archive(path) as file:
         turns = _turns(file)
         frames = len(turns["pelvis"])
+        if (largest := max(float(np.linalg.norm(turn, axis=1).max()) for turn in turns.values())) > MOST_TURN:
+            file.fail(f"a rotation by {largest:.3g}, expected axes times angles in radians: are these degrees?")
         trans = file.numbers("trans", (frames, 3))
-        rate = next((float(file.numbers(name).flat[0]) for name in RATES if name in file.names), fps)
+        rate = next((_rate(file, name) for name in RATES if name in file.names), fps)
         if rate is None:
-            file.fail(f"without {' or '.join(RATES)}: the frames a second must be given (--rate of codec.py)")
+            file.fail(f"without {' or '.join(RATES[:2])}: the frames a second must be given (--rate of codec.py, "
+                      "--fps of view.py)")
         if body_model is None:
             _say_once("%s: without --body_model, the 22 joints of a mean figure; hands and shape are left out",
                       "AMASS, SMPL-X")
@@ -74,6 +80,18 @@ def read_amass(path: str | Path, fps: float | None = None, body_model: str | Pat
         raise MotionError(f"{path}: {error}") from None
 
 
+def _rate(file: "_Archive", name: str) -> float:
+    """Frames a second, which some files hold as text."""
+    value = file[name]
+    if value.dtype.kind in "US" and value.size == 1:
+        text = value.flat[0].decode("latin-1") if value.dtype.kind == "S" else str(value.flat[0])
+        try:
+            return float(text)
+        except ValueError:
+            file.fail(f"{name} is {text[:40]!r}, expected frames a second")
+    return float(file.numbers(name).flat[0])
+
+
 class _Archive(Archive):
     """The arrays of an .npz file, as numbers."""
 
@@ -82,6 +100,14 @@ class _Archive(Archive):
             super().__init__(path, MotionError)
         except zipfile.BadZipFile as error:
             raise MotionError(f"{path}: no .npz file, or damaged ({str(error)[:100]})") from None
+
+        # Other packages' names of the same arrays, where ours are not there.
+        self.own_names = {ours: theirs for theirs, ours in OTHER_NAMES.items()
+                          if theirs in self.names and ours not in self.names}
+        self.names |= set(self.own_names)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return super().__getitem__(self.own_names.get(name, name))
 
     def fail(self, text: str):
         raise MotionError(f"{self.path}: {text}")
@@ -103,7 +129,11 @@ class _Archive(Archive):
 def _turns(file: _Archive) -> dict[str, np.ndarray]:
     """Joint -> axes times angles (T, 3), of the joints that the file has rotations of."""
     if "poses" in file.names:
-        poses = file.numbers("poses", (None, None))
+        poses = file.numbers("poses")
+        if poses.ndim == 3 and poses.shape[2] == 3:
+            poses = poses.reshape(len(poses), -1)
+        if poses.ndim != 2:
+            file.fail(f"poses {poses.shape}, expected (T, 3 J) or (T, J, 3): axes times angles of J joints")
         if poses.shape[1] not in WHOLE:
             file.fail(f"poses {poses.shape}, expected (T, {', '.join(map(str, sorted(WHOLE)))}): SMPL's, SMPL-H's or "
                       "SMPL-X's rotations")

@@ -5,8 +5,9 @@
     Bvh.read("clip.bvh").write("same.bvh")   # keeps the units, channels, end sites and frame time
 """
 
+import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -23,7 +24,9 @@ from motion_llm.motion.kinematics import (
 )
 from motion_llm.motion.skeleton import Motion, MotionError, Skeleton
 
+log = logging.getLogger(__name__)
 SCALE = 0.01  # metres a unit: BVH files are in centimetres
+LARGEST = 1e9  # degrees or the file's units; values above it lose their joints in float32
 NEAR_RATE = 1e-4  # relative; frame times are written with few digits: 0.0333333 means 30 frames a second
 PLACES = 6  # decimals that are written: 10 nm in centimetres, a millionth of a degree
 TIME_PLACES, MOST_PLACES = 9, 20  # decimals of the frame time
@@ -53,7 +56,7 @@ class Bvh:
 
     def motion(self, scale: float = SCALE, up: str = "y") -> Motion:
         """The motion in metres, as read_bvh gives it. Raises MotionError for an invalid scale or axis."""
-        return _motion(self, [self.values], len(self.values), scale, up)
+        return _motion(self, lambda: [self.values], len(self.values), scale, up)
 
     @property
     def fps(self) -> float:
@@ -129,27 +132,34 @@ def read_bvh(path: str | Path, scale: float = SCALE, up: str = "y") -> Motion:
     up: the file's axis that points up, "y" or "z". Position channels replace a joint's offset; where the file has no
     offset, the rest pose gets their mean. Raises MotionError with file and line; OSError."""
     reader = BvhReader(Path(path))
-    return _motion(reader, reader.chunks(), reader.most_frames, scale, up)
+    try:
+        return _motion(reader, lambda: BvhReader(Path(path)).chunks(), reader.most_frames, scale, up, str(path))
+    except MotionError as error:
+        raise error if str(error).startswith(str(path)) else MotionError(f"{path}: {error}") from None
 
 
-def _motion(figure: Bvh | BvhReader, chunks: Iterable[np.ndarray], most_frames: int, scale: float, up: str) -> Motion:
-    """chunks: the values (n, C) of the frames, at most most_frames together."""
+def _motion(figure: Bvh | BvhReader, chunks: Callable[[], Iterable[np.ndarray]], most_frames: int, scale: float,
+            up: str, name: str = "a motion", unplaced: Container[int] = ()) -> Motion:
+    """chunks: gives the values (n, C) of the frames, at most most_frames together. unplaced: joints whose position
+    channels do not count."""
     _check_scale(scale)
     count, offsets = len(figure.names), figure.offsets * scale
     turning: dict[str, list] = {}  # order of axes -> (joint, columns) of the joints that turn in this order
     placed = []  # (joint, axis, column)
     column = 0
     for joint, channels in enumerate(figure.channels):
-        columns = {name: column + i for i, name in enumerate(channels)}
+        columns = {channel: column + i for i, channel in enumerate(channels)}
         column += len(channels)
-        turns = [name for name in channels if name.endswith("rotation")]
-        turning.setdefault("".join(name[0] for name in turns), []).append((joint, [columns[name] for name in turns]))
-        placed += [(joint, "XYZ".index(name[0]), columns[name]) for name in channels if name.endswith("position")]
+        turns = [channel for channel in channels if channel.endswith("rotation")]
+        turning.setdefault("".join(channel[0] for channel in turns), []).append(
+            (joint, [columns[channel] for channel in turns]))
+        placed += [(joint, "XYZ".index(channel[0]), columns[channel]) for channel in channels
+                   if channel.endswith("position") and joint not in unplaced]
     placed_joints, placed_axes, placed_columns = np.array(placed, dtype=int).reshape(-1, 3).T
     joints = np.empty((most_frames, count, 3), np.float32)
     rotations = np.empty((most_frames, count, 3, 3), np.float32)
-    frames, sums = 0, np.zeros((count, 3))
-    for values in chunks:
+    frames, sums, longest = 0, np.zeros((count, 3)), np.zeros(count)  # longest: bone of each joint, in any frame
+    for values in chunks():
         local = np.empty((len(values), count, 3, 3))
         for order, members in turning.items():
             columns = np.array([columns for _, columns in members], dtype=int)
@@ -157,10 +167,20 @@ def _motion(figure: Bvh | BvhReader, chunks: Iterable[np.ndarray], most_frames: 
         translations = np.broadcast_to(offsets, (len(values), count, 3)).copy()
         translations[:, placed_joints, placed_axes] = values[:, placed_columns] * scale
         sums += translations.sum(0)
+        longest = np.maximum(longest, np.abs(translations).max((0, 2)))
         end = frames + len(values)
+        if np.abs(values).max() > LARGEST:
+            frame = frames + int(np.abs(values).max(1).argmax())
+            raise MotionError(f"frame {frame} (from 0) holds {np.abs(values).max():g}, expected degrees and units "
+                              f"below {LARGEST:g}: lost markers?")
         joints[frames:end], rotations[frames:end] = turned_up(
             forward_kinematics(local, translations, figure.parents), local, up)
         frames = end
+    collapsed = [joint for joint in range(1, count) if longest[joint] == 0 and offsets[joint].any()]
+    if collapsed:  # programs that mean: added to the offset
+        log.warning("%s: %d joints such as %s have an offset, and position channels that are 0 in all frames: the "
+                    "offset counts", name, len(collapsed), figure.names[collapsed[0]])
+        return _motion(figure, chunks, most_frames, scale, up, name, set(collapsed))
     boneless = (np.arange(count) > 0) & ~offsets.any(1)
     offsets[boneless] = sums[boneless] / frames
     skeleton = Skeleton(figure.names, figure.parents, turned_up(offsets, None, up)[0])

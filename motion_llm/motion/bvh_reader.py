@@ -38,7 +38,7 @@ class BvhReader:
         header, self.rest = self._header()
         # (word, line number) of everything before MOTION, and the index of the next one
         self.words = [(word, number) for number, line in enumerate(header.split("\n"), 1)
-                      for word in re.findall(r"[{}]|[^\s{}]+", line)]
+                      if not line.lstrip().startswith("#") for word in re.findall(r"[{}]|[^\s{}]+", line)]
         self.place, self.last_line = 0, header.count("\n") + 1
         self.names, self.name_lines, self.parents, self.end_sites = [], [], [], {}
         offsets, channels = self.hierarchy()
@@ -56,8 +56,13 @@ class BvhReader:
         try:
             text = content.decode("utf-8-sig" if line == 1 else "utf-8")
         except UnicodeDecodeError as error:
+            packed = {b"\x1f\x8b": "a file packed by gzip: unpack it", b"PK": "a zip archive: unpack it",
+                      b"\xff\xfe": "it looks like UTF-16: save the file as UTF-8",
+                      b"\x93NUMPY": "an array of numpy (.npy), which view.py takes with --joints"}
+            cure = next((text for first, text in packed.items() if line == 1 and content.startswith(first)),
+                        "save the file as UTF-8, or name the joint in plain letters")
             self.fail(line + _breaks(content[:error.start]), f"byte {content[error.start]:#04x}, expected text in "
-                      "UTF-8: save the file as UTF-8, or name the joint in plain letters")
+                      f"UTF-8: {cure}")
         if "\0" in text:
             self.fail(line + _breaks(content[:content.index(b"\0")]), "a zero byte, expected text: this is no BVH file")
         return text.replace("\r\n", "\n").replace("\r", "\n")
@@ -187,13 +192,16 @@ class BvhReader:
         self.expect("{")
         self.expect("OFFSET")
         offset = np.array([self.number(f"OFFSET {axis} of an end site") for axis in "xyz"])
+        if self.peek() == "channels" and self.peek(1) == "0":  # some programs give it the channels that it has
+            self.place += 2
         self.expect("}")
         return offset
 
     def channel_names(self, joint: str) -> tuple[str, ...]:
         word, line = self.next("the number of channels")
         if not re.fullmatch(r"[0-6]", word):
-            self.fail(line, f"{word!r} channels of {joint}, expected a number from 0 to 6")
+            self.fail(line, f"{word!r} channels of {joint}, expected a number from 0 to 6: positions and rotations; "
+                      "scales are not read")
         names = []
         for i in range(int(word)):
             name, line = self.next(f"channel {i + 1} of {word} of {joint}")
@@ -233,13 +241,14 @@ class BvhReader:
         self.at = self.last_line - 1  # number of the line that was read last
         count = self.announced(r"Frames\s*:\s*(\S+)", '"Frames: " and their number')
         self.count_line = self.at
-        if not re.fullmatch(r"[0-9]{1,9}", count) or not int(count):
+        if not re.fullmatch(r"[0-9]{1,9}(\.0*)?", count) or not float(count):
             self.fail(self.at, f"Frames: {count}, expected a whole number from 1 on")
-        self.count = int(count)
-        word = self.announced(r"Frame\s+Time\s*:\s*(\S+)", '"Frame Time: " and seconds')
+        self.count = int(float(count))
+        word = self.announced(r"Frame\s+Time\s*:\s*(\S+?)(?:\s*s)?", '"Frame Time: " and seconds')
         self.frame_time = _number(word)
         if self.frame_time is None or self.frame_time < SHORTEST:
-            self.fail(self.at, f"Frame Time: {word}, expected seconds, more than 0")
+            comma = "; decimals are written with a point" if "," in word else ""
+            self.fail(self.at, f"Frame Time: {word}, expected seconds, more than 0{comma}")
         if self.frame_time > LONGEST:
             rates = f"{word} frames a second are 'Frame Time: {1 / self.frame_time:.9f}'"
             milliseconds = f"{word} milliseconds 'Frame Time: {self.frame_time / 1000:.9f}'"
@@ -288,6 +297,8 @@ class BvhReader:
 
     def _values(self, text: str) -> np.ndarray:
         """All values of lines of text that follow line self.at."""
+        text = "\n".join("" if line.lstrip().startswith(("#", "\x1a")) else line for line in text.split("\n")) if (
+            "#" in text or "\x1a" in text) else text  # comments, and the mark of the end of a file
         content = text.encode() if text.isascii() else b"?"
         counts = _counts(content)
         values = np.empty(0)

@@ -7,11 +7,12 @@ from collections import Counter
 from pathlib import Path
 
 from motion_llm.json_files import read_text
-from motion_llm.motion.clip_files import Measures, MotionFiles, check_rates, check_sizes, check_upright, clip_id_of
+from motion_llm.motion.clip_files import MotionFiles, clip_id_of
 from motion_llm.motion.codec import CodecError, MotionCodec
 from motion_llm.motion.kinematics import body_size
 from motion_llm.motion.names import listed
 from motion_llm.motion.skeleton import Motion, MotionError
+from motion_llm.motion.survey import Measures, check_jumps, check_rates, check_sizes, check_upright
 
 log = logging.getLogger(__name__)
 TIMES, FRAMES = ("start", "end"), ("start_frame", "end_frame")  # in seconds; in frames of the file
@@ -31,12 +32,14 @@ def encode_captions(codec: MotionCodec, folder: str | Path, captions: str | Path
     files = MotionFiles(folder, **options)
     paths, encoded, measured = [], {}, {}
     for place, entry in enumerate(entries):
-        path = files.find(entry["file"])
-        if path is None:
-            raise CodecError(f"{captions}, row {place}: {files.folder / entry['file']} does not exist")
+        try:
+            i = files.find(entry["file"])
+        except MotionError as error:
+            raise CodecError(f"{captions}, row {place}: {error}") from None
+        path = files.paths[i]
         paths.append(path)
         if path not in encoded:
-            encoded[path], measured[path] = _encoded(codec, files, path)
+            encoded[path], measured[path] = _encoded(codec, files[i], path)
     _check_figures(codec, measured)
     rows = []
     for place, (entry, path) in enumerate(zip(entries, paths, strict=True)):
@@ -52,9 +55,8 @@ def encode_captions(codec: MotionCodec, folder: str | Path, captions: str | Path
     return rows
 
 
-def _encoded(codec: MotionCodec, files: MotionFiles, path: Path) -> tuple[tuple, tuple]:
-    """(codes, frames a second, seconds) of a file, and (its Measures, frames a second)."""
-    motion: Motion = files[files.paths.index(path)]
+def _encoded(codec: MotionCodec, motion: Motion, path: Path) -> tuple[tuple, tuple]:
+    """(codes, frames a second, seconds) of a file's motion, and (its Measures, frames a second)."""
     try:
         measures = Measures.of(motion, codec.layout)
         codes = codec.encode(motion)
@@ -71,6 +73,7 @@ def _check_figures(codec: MotionCodec, measured: dict[Path, tuple[Measures, floa
     expected = body_size([lengths[i] if i in body else 0.0 for i in range(len(lengths))], skeleton.parents)
     check_sizes([measure.size for measure in measures], names, expected)
     check_upright(measures, names)
+    check_jumps(measures, names)
     check_rates([fps for _, fps in measured.values()], codec.fps, names)
 
 
@@ -100,6 +103,13 @@ def _part(entry: dict, codes: list[int], fps: float, seconds: float, codec: Moti
 
 
 def _warn(entries: list[dict], seconds: dict[Path, float], paths: list[Path]) -> None:
+    late = [place for place, (entry, path) in enumerate(zip(entries, paths, strict=True))
+            if isinstance(entry.get("end"), int | float) and entry["end"] > seconds[path] + 0.5]
+    if late:
+        end, clip = entries[late[0]]["end"], paths[late[0]]
+        log.warning("%d captions end after their clips, such as row %d: %g s of %s, which has %.1f s: up to the clip's "
+                    "end. Are these frames? Then call them start_frame and end_frame", len(late), late[0], end,
+                    clip.name, seconds[clip])
     unknown = Counter(name for entry in entries for name in entry if name not in FIELDS)
     if unknown:
         log.warning("fields that are not used: %s; expected %s", listed(list(unknown)), ", ".join(FIELDS))
@@ -111,14 +121,22 @@ def _warn(entries: list[dict], seconds: dict[Path, float], paths: list[Path]) ->
 
 
 def _read_captions(path: Path) -> list[dict]:
+    text = read_text(path, CodecError)
     try:
-        rows = json.loads(read_text(path, CodecError))
-    except json.JSONDecodeError as error:
-        raise CodecError(f"{path} is broken: {error}") from None
-    if not isinstance(rows, list) or not rows:
+        if text.lstrip().startswith("{"):  # JSON Lines
+            rows = [json.loads(line) for line in text.split("\n") if line.strip()]
+        else:
+            rows = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise CodecError(f"{path} is broken: {error}; expected JSON, a list of objects such as "
+                         '{"file": "walk.bvh", "text_query": "a person walks"}') from None
+    if not isinstance(rows, list) or not rows or rows == [{}]:
         raise CodecError(f"{path}: expected a list of objects with file and text_query")
     for place, row in enumerate(rows):
         for name in ("file", "text_query"):
             if not isinstance(row, dict) or not isinstance(row.get(name), str) or not row[name].strip():
                 raise CodecError(f"{path}, row {place}: {str(row)[:80]}, expected an object with {name}, a text")
+        person = row.get("participant_id")
+        if isinstance(person, bool) or not isinstance(person, str | int | None):
+            raise CodecError(f"{path}, row {place}: participant_id is {str(person)[:60]}, expected text or an integer")
     return rows

@@ -1,27 +1,22 @@
-"""The motions of a folder: its files, read one at a time, and what they have in common."""
+"""The motions of a folder: its files, read one at a time."""
 
+import difflib
 import logging
+import os
+import posixpath
 import unicodedata
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from motion_llm.motion.features import NO_SIDES, Layout, joint_order, staying, travelling_centre
 from motion_llm.motion.files import READERS, is_motion_file, read_motion
-from motion_llm.motion.kinematics import SAME_RATE, ancestors, body_size
 from motion_llm.motion.names import listed
-from motion_llm.motion.skeleton import Motion, MotionError, Skeleton
+from motion_llm.motion.skeleton import Motion, MotionError
 
 log = logging.getLogger(__name__)
-SPEAKING = [logging.getLogger(f"motion_llm.motion.{name}") for name in ("bvh_reader", "amass", "pose_file")]
-LIKELY_HEIGHTS = 0.3, 3.0  # metres
-LIKELY_RATES = 10.0, 480.0  # frames a second of captured motion
-OTHER_SIZE, OTHER_UNIT = 1.25, 2.0  # times as large: people of several sizes; another unit of length
+SPEAKING = [logging.getLogger(f"motion_llm.motion.{name}") for name in ("bvh", "bvh_reader", "amass", "pose_file")]
+UNREAD = (".fbx", ".c3d", ".glb", ".gltf", ".trc", ".amc", ".asf", ".vmd", ".mot", ".pkl", ".bvh.gz", ".usd", ".blend")
 FEW = 3  # messages of one kind on a folder's files
-SAMPLED = 200  # frames of a clip that its bone lengths and its extents are measured on
 
 
 class MotionFiles(Sequence[Motion]):
@@ -35,12 +30,17 @@ class MotionFiles(Sequence[Motion]):
         self.folder, self.options, self._once = Path(folder), options, _Once()
         if not self.folder.is_dir():
             raise MotionError(f"{folder} is no folder, expected one with {', '.join(READERS)} files")
-        paths = sorted(path for path in self.folder.rglob("*") if is_motion_file(path) and path.is_file())
-        hidden = [path for path in paths if any(part.startswith(".") for part in path.relative_to(self.folder).parts)]
-        self.paths = [path for path in paths if path not in set(hidden)]
+        files = sorted(_files_below(self.folder))
+        hidden = {path for path in files if is_motion_file(path)
+                  and any(part.startswith(".") for part in path.relative_to(self.folder).parts)}
+        self.paths = [path for path in files if is_motion_file(path) and path not in hidden]
         if hidden:
             log.warning("%s: %d files whose names start with a dot are left out (%s)", folder, len(hidden),
-                        listed([path.name for path in hidden]))
+                        listed(sorted(path.name for path in hidden)))
+        other = [path.name for path in files if path.name.lower().endswith(UNREAD)]
+        if other:
+            log.warning("%s: %d files of formats that are not read are left out (%s)", folder, len(other),
+                        listed(other))
         if not self.paths:
             raise MotionError(f"{folder} has no motions: no file in it or in its folders ends with "
                               f"{', '.join(READERS)}")
@@ -63,13 +63,34 @@ class MotionFiles(Sequence[Motion]):
             for reader in SPEAKING:
                 reader.removeFilter(self._once)
 
-    def find(self, name: str) -> Path | None:
-        """The file of a name below the folder, whose Unicode spelling may be another; None if there is none."""
+    def find(self, name: str) -> int:
+        """The index of the file with a name or id below the folder. The name's Unicode spelling may be another, its
+        suffix may be missing, and its folders may stand between backslashes. Raises MotionError, with a likely name."""
+        wanted = unicodedata.normalize("NFC", posixpath.normpath(name.replace("\\", "/")))
+        names = [unicodedata.normalize("NFC", path.relative_to(self.folder).as_posix()) for path in self.paths]
+        for candidates in (names, self.ids):
+            if wanted in candidates:
+                return candidates.index(wanted)
         if (self.folder / name).is_file():
-            return self.folder / name
-        spelled = unicodedata.normalize("NFC", name)
-        return next((path for path in self.paths
-                     if unicodedata.normalize("NFC", path.relative_to(self.folder).as_posix()) == spelled), None)
+            raise MotionError(f"{self.folder / name} is no motion file in {self.folder} and its folders, expected a "
+                              f"name that ends with {', '.join(READERS)}")
+        close = difflib.get_close_matches(wanted.lower(), [other.lower() for other in names], 1, 0.6)
+        likely = [other for other in names if close and other.lower() == close[0]]
+        hint = f"; did you mean {likely[0]}?" if likely else f"; there are {listed(names)}"
+        raise MotionError(f"{self.folder / name} does not exist{hint}")
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """All files in a folder and the folders in it, also behind links; no folder twice."""
+    seen = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        yield from (Path(parent) / name for name in names)
 
 
 def clip_id_of(path: Path) -> str:
@@ -94,125 +115,6 @@ class _Once(logging.Filter):
         if self.kinds[record.msg] == FEW:
             record.msg, record.args = message + " (the same of other files is not said)", ()
         return self.kinds[record.msg] <= FEW
-
-
-@dataclass(frozen=True)
-class Measures:
-    """Of a motion. size: about the standing height of its figure in metres, from its bones. extents (3,): of the body
-    along x, y and z in most frames, metres. still, travels (J,) bool: see staying."""
-
-    size: float
-    extents: np.ndarray
-    still: np.ndarray
-    travels: np.ndarray
-
-    @staticmethod
-    def of(motion: Motion, layout: Layout) -> "Measures":
-        """The joints' order is the layout's. Raises MotionError for another figure."""
-        joints = motion.joints[:, joint_order(motion, layout)]
-        few = joints[::max(1, len(joints) // SAMPLED)].astype(float)
-        parents = np.array(layout.skeleton.parents)
-        bones = np.median(np.linalg.norm(few - few[:, np.maximum(parents, 0)], axis=-1), axis=0)
-        body = list(layout.body)
-        bones[[joint for joint in range(len(parents)) if joint not in body[1:]]] = 0
-        return Measures(body_size(bones, layout.skeleton.parents), np.median(np.ptp(few[:, body], axis=1), axis=0),
-                        *staying(joints))
-
-
-@dataclass(frozen=True)
-class Survey:
-    """layout: of the mean skeleton. fps: frames a second of most motions. frames: of all together, at that rate."""
-
-    layout: Layout
-    fps: float
-    frames: int
-
-
-def survey(motions: Iterable[Motion], names: Sequence[str]) -> Survey:
-    """What motions of one figure have in common. names: of the motions, for messages.
-
-    Logs what is unlikely: sizes, rates, figures that lie. Raises MotionError for another figure than the first one,
-    and for figures whose unit of length is another.
-    """
-    layout, offsets, rates, measures = None, [], [], []
-    for motion, name in zip(motions, names, strict=True):
-        layout = layout or Layout.of(motion.skeleton)
-        try:
-            measures.append(Measures.of(motion, layout))
-        except MotionError as error:
-            raise MotionError(f"{name}: {error}, as in {names[0]}") from None
-        offsets.append(motion.skeleton.offsets[joint_order(motion, layout)])
-        rates.append((motion.fps, len(motion)))
-    check_sizes([measure.size for measure in measures], names)
-    check_upright(measures, names)
-    fps = Counter(rate for rate, _ in rates).most_common(1)[0][0]
-    check_rates([rate for rate, _ in rates], fps, names)
-    first = layout.skeleton
-    centre = travelling_centre(first.parents, np.array([measure.still for measure in measures]),
-                               np.array([measure.travels for measure in measures]))
-    if centre != layout.centre:
-        log.info("the body hangs on %s: %s stays in its place while it travels", first.names[centre],
-                 first.names[layout.centre])
-    mean = np.mean(offsets, 0)
-    # A file's rest pose often stands where the clip begins.
-    mean[[*ancestors(centre, first.parents), centre]] *= (0, 1, 0)
-    layout = Layout.of(Skeleton(first.names, first.parents, mean), centre)
-    if layout.mirror is None:
-        log.info("no mirror images are learned: %s", NO_SIDES)
-    return Survey(layout, fps, sum(round(count * fps / rate) for rate, count in rates))
-
-
-def check_sizes(sizes: Sequence[float], names: Sequence[str], expected: float | None = None) -> None:
-    """sizes: of figures, metres. expected: a codec's; by default the median of the likely ones. Raises MotionError for
-    a figure in another unit of length, and logs a warning for others that differ, and for an unlikely size."""
-    low, high = LIKELY_HEIGHTS
-    likely = [size for size in sizes if low <= size <= high]
-    usual = expected or float(np.median(likely or sizes))
-    ratios = np.array(sizes) / usual
-    odd = [i for i, ratio in enumerate(ratios) if not 1 / OTHER_UNIT <= ratio <= OTHER_UNIT]
-    if odd:
-        factor = 10 ** round(float(np.log10(1 / ratios[odd[0]])))
-        unit = f"in another unit ({factor:g} times --scale?)" if factor != 1 else "another figure, or of a child"
-        where = "the codec's figure is" if expected else "the others are"
-        raise MotionError(f"{listed([names[i] for i in odd])[:200]}: the figure is about {_metres(sizes[odd[0]])} m "
-                          f"high, {where} {_metres(usual)} m: {unit}; keep such files in a folder of their own")
-    other = [i for i, ratio in enumerate(ratios) if not 1 / OTHER_SIZE <= ratio <= OTHER_SIZE]
-    if other:
-        log.warning("%d of %d figures are of another size than %s m, such as %s with %s m: all are decoded to one size",
-                    len(other), len(sizes), _metres(usual), names[other[0]], _metres(sizes[other[0]]))
-    if not low <= usual <= high:
-        log.warning("the figure is about %s m high: is --scale right?", _metres(usual))
-
-
-def check_upright(measures: Sequence[Measures], names: Sequence[str]) -> None:
-    """Logs a warning for figures that lie in most frames: those of a file whose z points up do."""
-    lying = [i for i, measure in enumerate(measures)
-             if measure.extents[2] > max(1.3 * measure.extents[1], measure.size / 2)]
-    if lying:
-        _, height, depth = measures[lying[0]].extents
-        log.warning("%d of %d figures lie along z, such as that of %s: %s m along z, %s m along y. If z points up in "
-                    "these files, read them with --up z", len(lying), len(measures), names[lying[0]], _metres(depth),
-                    _metres(height))
-
-
-def check_rates(rates: Sequence[float], usual: float, names: Sequence[str]) -> None:
-    """Logs a warning for files at another rate than usual, and for rates that no capture has."""
-    other: dict[float, list[str]] = defaultdict(list)
-    for rate, name in zip(rates, names, strict=True):
-        if abs(rate - usual) > SAME_RATE * usual:
-            other[rate].append(name)
-    if other:
-        parts = [f"{len(files)} at {rate:g} ({listed(files)[:100]})" for rate, files in list(other.items())[:3]]
-        log.warning("%d files at %g frames a second, %s: all are resampled to one rate",
-                    len(rates) - sum(map(len, other.values())), usual, ", ".join(parts))
-    unlikely = [i for i, rate in enumerate(rates) if not LIKELY_RATES[0] <= rate <= LIKELY_RATES[1]]
-    if unlikely:
-        log.warning("%d files say %g frames a second, such as %s: is that right?", len(unlikely), rates[unlikely[0]],
-                    names[unlikely[0]])
-
-
-def _metres(value: float) -> str:
-    return np.format_float_positional(float(value), precision=2, fractional=False, trim="-")
 
 
 def with_bar(motions: Iterable[Motion], count: int, title: str) -> Iterator[Motion]:

@@ -12,11 +12,12 @@ import numpy as np
 from motion_llm.arrays import load_npz
 from motion_llm.digests import check_digests, digests_of
 from motion_llm.json_files import read_json, write_json
-from motion_llm.motion.clip_files import Survey, survey, with_bar
+from motion_llm.motion.clip_files import with_bar
 from motion_llm.motion.features import Layout, features_of, joints_from_features, mirror_features
 from motion_llm.motion.kinematics import resampled, with_rotations
 from motion_llm.motion.kmeans import KMeans
 from motion_llm.motion.skeleton import Motion, MotionError, Skeleton
+from motion_llm.motion.survey import Survey, survey
 
 log = logging.getLogger(__name__)
 CONFIG_FILE, CODEBOOK_FILE, WEIGHTS_FILE = "codec.json", "codebook.npz", "weights.safetensors"
@@ -87,6 +88,8 @@ class MotionCodec:
             raise CodecError("no motions to fit a codec to")
         if codes < 2 or window < 1:
             raise CodecError(f"{codes} codes of {window} frames: expected 2 codes or more, of 1 frame or more")
+        if fps is not None and not 0 < fps < 1e5:
+            raise MotionError(f"{fps} frames a second: expected more than 0, and less than 100,000")
         count, names = len(motions), names or [f"motion {i}" for i in range(len(motions))]
         common = survey(with_bar(motions, count, "reading"), names)
         layout, fps = common.layout, common.fps if fps is None else fps
@@ -99,7 +102,7 @@ class MotionCodec:
         windows = sum(max(len(clip) - window + 1, 0) for clip in clips)
         if windows < codes:
             raise CodecError(f"{count} motions hold {windows} windows of {window} frames, expected at least as "
-                             f"many as codes, {codes}")
+                             f"many as codes, {codes}: take more or longer clips, or fewer --codes")
         log.info("fitting %d codes of %d frames (%s) to %d motions, %.0f seconds at %g frames a second%s", codes,
                  window, kind, len(chosen), sum(map(len, clips)) / fps / (2 if layout.mirror else 1), fps,
                  ", and their mirror images" if layout.mirror else "")

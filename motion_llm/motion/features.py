@@ -11,6 +11,7 @@ from motion_llm.motion.skeleton import Motion, MotionError, Skeleton
 
 APART = 1e-3  # metres; joints nearer than this to each other give no direction
 NO_SIDES = "left and right cannot be told: no two names differ by their side alone, as LeftArm and RightArm do"
+NEAREST = 100  # joints to the root, of which two give a heading where names tell no sides
 TRAVEL = 0.02  # metres
 ROOT = 3  # features before those of the joints: velocity to the left, velocity ahead, rate of turning
 
@@ -122,6 +123,8 @@ def _across(skeleton: Skeleton, pairs: Sequence[tuple[int, int]], axes: list[int
 
 def _across_floor(skeleton: Skeleton, body: Sequence[int]) -> tuple[int, int] | None:
     """Any two joints that are apart on the floor: they give a heading, though not the one in which the body faces."""
+    if len(body) > NEAREST:
+        body = sorted(body, key=lambda joint: len(ancestors(joint, skeleton.parents)))[:NEAREST]
     return _across(skeleton, [(a, b) for i, a in enumerate(body) for b in body[i + 1:]], [0, 2])
 
 

@@ -47,7 +47,8 @@ READERS: dict[str, Callable[[Path, Hints], Motion]] = {
     ".pose": _pose,
 }
 
-NO_MOTIONS = ("shape.npz", "*_stagei.npz")  # beside AMASS's motions: the shape of a person
+# Beside motions: the shape of a person (AMASS), the mean and deviation of features (HumanML3D).
+NO_MOTIONS = ("shape.npz", "*_stagei.npz", "[Mm]ean.npy", "[Ss]td.npy")
 
 
 def is_motion_file(path: Path) -> bool:

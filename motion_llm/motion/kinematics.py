@@ -10,6 +10,7 @@ from motion_llm.motion.skeleton import Motion, MotionError, Skeleton
 AXES = "XYZ"
 PRIOR = 1e-7  # weight of no rotation where a joint's children leave a twist open; too small to change anything else
 STILL, ROUNDED = 1e-6, 4e-7  # metres, and what float32 makes of each: a joint this near to its rest offset is there
+UP = ("y", "z", "-y")  # axes that point up in files
 SAME_RATE = 1e-3  # relative; frame rates that differ by less count as equal
 
 
@@ -141,13 +142,15 @@ def body_size(bones: np.ndarray, parents: Sequence[int]) -> float:
 
 
 def turned_up(joints: np.ndarray, rotations: np.ndarray | None, up: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """Joints (..., J, 3) and local rotations (..., J, 3, 3) of a recording whose axis `up` ("y" or "z") points up, with
-    y up: (x, y, z) -> (x, z, -y) for z. All frames turn, those of the rest pose too, so offsets turn as joints do."""
+    """Joints (..., J, 3) and local rotations (..., J, 3, 3) of a recording whose axis `up`, one of UP, points up; then
+    y does: (x, y, z) -> (x, z, -y) for z, and (x, -y, -z) for -y, as in the coordinates of a camera. All frames turn,
+    those of the rest pose too, so offsets turn as joints do."""
     if up == "y":
         return joints, rotations
-    if up != "z":
-        raise MotionError(f"up is {up!r}, expected y or z")
-    turn = np.array([(1, 0, 0), (0, 0, 1), (0, -1, 0)], dtype=joints.dtype)
+    if up not in UP:
+        raise MotionError(f"up is {up!r}, expected {', '.join(UP)}")
+    turn = np.array({"z": [(1, 0, 0), (0, 0, 1), (0, -1, 0)], "-y": [(1, 0, 0), (0, -1, 0), (0, 0, -1)]}[up],
+                    dtype=joints.dtype)
     return joints @ turn.T, None if rotations is None else turn @ rotations @ turn.T
 
 

@@ -10,16 +10,22 @@ SHOWN = 6  # names at most in a message
 
 def joint_keys(names: Sequence[str]) -> list[str]:
     """The names by which joints of two files are compared: in one Unicode spelling, and without a namespace
-    (mixamorig:Hips, mixamorig1:Hips) if they are still different names without it."""
+    (mixamorig:Hips, mixamorig1:Hips, or Character1_ before all of them) if they are still different names without it.
+    """
     spelled = [unicodedata.normalize("NFC", name) for name in names]
     bare = [name.rpartition(":")[2].strip() for name in spelled]
+    first = bare[0].split("_")[0]
+    is_side = any(first.lower() in sides for sides in SIDES)  # a figure of one hand is not that of the other
+    if len(bare) > 1 and not is_side and all(name.startswith(first + "_") for name in bare):
+        bare = [name.removeprefix(first + "_") for name in bare]
     return bare if all(bare) and len(set(bare)) == len(set(spelled)) else spelled
 
 
 def listed(names: Sequence[str]) -> str:
     """Names for a message: the first ones, and how many more there are."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(name[:40] for name in names[:SHOWN]) + more
+    shown = names[:SHOWN if sum(map(len, names[:SHOWN])) <= 90 else 2]
+    more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
+    return ", ".join(name[:40] for name in shown) + more
 
 
 def _words(name: str) -> list[str]:

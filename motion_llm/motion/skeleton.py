@@ -23,9 +23,11 @@ class Skeleton:
         if not count or len(self.parents) != count or self.offsets.shape != (count, 3):
             raise MotionError(f"a skeleton of {count} names, {len(self.parents)} parents and offsets "
                               f"{self.offsets.shape}: expected J of each, and (J, 3)")
-        if self.parents[0] != -1 or not all(0 <= parent < i for i, parent in enumerate(self.parents) if i):
-            raise MotionError(f"parents {self.parents}: expected -1 for the first joint alone, and a parent before its "
-                              "children")
+        wrong = [i for i, parent in enumerate(self.parents) if parent not in (range(i) if i else (-1,))]
+        if wrong:
+            raise MotionError(f"parents: joint {wrong[0]} ({self.names[wrong[0]][:40]}) has the parent "
+                              f"{self.parents[wrong[0]]}, expected -1 for the first joint alone, and a parent before "
+                              "its children")
 
 
 @dataclass(frozen=True)

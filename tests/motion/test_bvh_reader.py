@@ -140,7 +140,7 @@ def test_a_file_with_z_up_is_turned(tmp_path):
         above = original.joints[:, parents[joint]]
         assert np.linalg.norm(original.joints[:, joint] - above, axis=-1) == pytest.approx(
             np.linalg.norm(motion.skeleton.offsets[joint]), abs=1e-6)
-    with pytest.raises(MotionError, match="up is 'w', expected y or z"):
+    with pytest.raises(MotionError, match="up is 'w', expected y, z, -y"):
         read_bvh(path, up="w")
 
 
@@ -163,3 +163,37 @@ def test_a_frame_over_several_lines_in_many_blocks(tmp_path, monkeypatch):
     monkeypatch.setattr(bvh_reader, "BLOCK", 32)
     path = written(tmp_path, re.sub(r"^((?:\S+ ){7})", r"\1\n", PAIR, flags=re.MULTILINE))
     assert np.array_equal(read_bvh(path).joints, joints_of(tmp_path, PAIR))
+
+
+@pytest.mark.parametrize(("old", "new"), [
+    ("        OFFSET 8 0 0\n", "        OFFSET 8 0 0\n        CHANNELS 0\n"), ("Frames: 3", "Frames: 3.0"),
+    ("Frame Time: 0.05", "Frame Time: 0.05 s"), ("HIERARCHY", "# exported on a Monday\nHIERARCHY"),
+    ("32 34\n", "32 34\n# end\n"), ("32 34\n", "32 34\n\x1a"),
+])
+def test_harmless_additions_are_read(tmp_path, old, new):
+    assert old in PAIR
+    assert np.array_equal(joints_of(tmp_path, PAIR.replace(old, new)), joints_of(tmp_path, PAIR))
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (b"\x1f\x8b\x08\x00", "a file packed by gzip: unpack it"), (b"\xff\xfeH\x00", "it looks like UTF-16"),
+    (b"\x93NUMPY", "an array of numpy"),
+    (PAIR.replace("1 90 2", "1 1e45 2").encode(), r"frame 1 \(from 0\) holds 1e\+45"),
+    (PAIR.replace("CHANNELS 6", "CHANNELS 9").encode(), "scales are not read"),
+    (PAIR.replace("0.05", "0,05").encode(), "0,05, expected seconds, more than 0; decimals are written with a point"),
+])
+def test_what_is_wrong_is_told_with_the_file_and_a_cure(tmp_path, content, message):
+    (tmp_path / "clip.bvh").write_bytes(content)
+    with pytest.raises(MotionError, match=r"clip\.bvh.*" + message):
+        read_bvh(tmp_path / "clip.bvh")
+
+
+def test_position_channels_that_are_all_0_do_not_collapse_the_figure(tmp_path, caplog):
+    """As some programs write what they mean to be added to the offset."""
+    text = PAIR.replace("CHANNELS 3 Z", "CHANNELS 6 Xposition Yposition Zposition Z")
+    lines = text.rstrip().split("\n")
+    for i in (-3, -2, -1):
+        values = lines[i].split()
+        lines[i] = " ".join(values[:6] + sum((["0", "0", "0"] + values[6 + 3 * j:9 + 3 * j] for j in range(4)), []))
+    assert joints_of(tmp_path, "\n".join(lines)) == pytest.approx(joints_of(tmp_path, PAIR), abs=1e-6)
+    assert "clip.bvh: 4 joints such as LeftArm have an offset, and position channels that are 0" in caplog.text

@@ -83,3 +83,24 @@ def test_a_clip_in_another_unit_than_the_codec_is_refused(codec, tmp_path):
     with pytest.raises(MotionError, match=r"m\.bvh: the figure is about 0\.017 m high, the codec's figure is 1\.7 m"):
         rows_of(codec, tmp_path, entry("m.bvh"))
     assert rows_of(codec, tmp_path, entry("m.bvh"), scale=1.0)[0]["clip_id"] == "m"
+
+
+def test_captions_may_be_json_lines(codec, folder):
+    rows = [entry(), entry(start=1)]
+    (folder / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert encode_captions(codec, folder, folder / "captions.jsonl") == rows_of(codec, folder, *rows)
+    (folder / "captions.csv").write_text("file,text_query\ntake.bvh,a walk\n")
+    with pytest.raises(CodecError, match=r"captions\.csv is broken: .*expected JSON, a list of objects such as"):
+        encode_captions(codec, folder, folder / "captions.csv")
+
+
+def test_an_end_after_the_clip_is_said(codec, folder, caplog):
+    rows_of(codec, folder, entry(start=0, end=2))
+    assert "end after their clips" not in caplog.text
+    rows_of(codec, folder, entry(start=0, end=60))
+    assert "row 0: 60 s of take.bvh, which has 2.0 s" in caplog.text and "start_frame" in caplog.text
+
+
+def test_a_participant_that_is_no_name_is_refused_by_row(codec, folder):
+    with pytest.raises(CodecError, match=r"row 1: participant_id is \{'id': 1\}, expected text or an integer"):
+        rows_of(codec, folder, entry(), entry(participant_id={"id": 1}))

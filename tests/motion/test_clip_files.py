@@ -1,5 +1,6 @@
 """clip_files.py: a folder of motions is read a file at a time, and what its files do not have in common is said."""
 
+import json
 import re
 import unicodedata
 from pathlib import Path
@@ -9,9 +10,10 @@ import pytest
 from walker import NAMES, PARENTS, WALKER, walk, walks
 
 from motion_llm.motion.bvh import SCALE, write_bvh
-from motion_llm.motion.clip_files import MotionFiles, survey
+from motion_llm.motion.clip_files import MotionFiles
 from motion_llm.motion.codec import MotionCodec
 from motion_llm.motion.skeleton import Motion, MotionError, Skeleton
+from motion_llm.motion.survey import survey
 
 
 def folder_of(tmp_path: Path, **motions: Motion) -> Path:
@@ -53,8 +55,35 @@ def test_a_folder_without_motions_says_what_it_looked_for(tmp_path):
 def test_a_name_is_found_in_either_unicode_spelling(tmp_path):
     folder_of(tmp_path, **{unicodedata.normalize("NFD", "lächeln"): walk(8)})
     files = MotionFiles(tmp_path)
-    assert files.find(unicodedata.normalize("NFC", "lächeln.bvh")) == files.paths[0]
-    assert files.ids == ["lächeln"] and files.find("andere.bvh") is None
+    assert files.find(unicodedata.normalize("NFC", "lächeln.bvh")) == 0 and files.ids == ["lächeln"]
+
+
+@pytest.mark.parametrize(("name", "found"), [
+    ("S 01/Walk 0.bvh", "S 01/Walk 0"), ("S 01\\Walk 0.bvh", "S 01/Walk 0"), ("S 01/../idle.bvh", "idle"),
+    ("idle", "idle"), ("S 01/Walk 0", "S 01/Walk 0"),
+    ("S 01/walk 0.bvh", r"walk 0.bvh does not exist; did you mean S 01/Walk 0.bvh\?"),
+    ("idel.bvh", "did you mean idle.bvh"), ("zzz.bvh", "does not exist; there are S 01/Walk 0.bvh, idle.bvh"),
+    ("notes.txt", "is no motion file in"), ("../outside.bvh", "outside.bvh is no motion file in .* and its folders"),
+])
+def test_a_name_in_captions_is_found_or_told_what_it_may_be(tmp_path, name, found):
+    files = MotionFiles(folder_of(tmp_path / "clips", **{"S 01__Walk 0": walk(8), "idle": walk(8)}))
+    (tmp_path / "clips" / "notes.txt").touch()
+    write_bvh(tmp_path / "outside.bvh", walk(8))
+    if found in files.ids:
+        assert files.ids[files.find(name)] == found
+    else:
+        with pytest.raises(MotionError, match=found):
+            files.find(name)
+
+
+def test_links_are_followed_once_and_other_formats_are_said(tmp_path, caplog):
+    folder = folder_of(tmp_path / "clips", near=walk(8))
+    folder_of(tmp_path / "elsewhere", deep=walk(8))
+    (folder / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "round").symlink_to(folder)
+    (folder / "take.fbx").touch()
+    assert MotionFiles(folder).ids == ["link/deep", "near"]
+    assert "1 files of formats that are not read are left out (take.fbx)" in caplog.text
 
 
 def larger(motion: Motion, factor: float) -> Motion:
@@ -88,7 +117,7 @@ def test_the_size_does_not_come_from_the_rest_pose(tmp_path, caplog):
 def test_files_at_other_rates_are_said(tmp_path, caplog):
     folder_of(tmp_path, a=walk(), b=walk(), fast=walk(fps=120), slow=walk(fps=2))
     assert surveyed(tmp_path).fps == 30
-    assert "2 files at 30 frames a second, 1 at 120 (fast), 1 at 2 (slow): all are resampled" in caplog.text
+    assert "2 files at 30, 1 at 120 (fast), 1 at 2 (slow) frames a second: all are resampled to 30" in caplog.text
     assert "1 files say 2 frames a second, such as slow" in caplog.text
 
 
@@ -103,6 +132,30 @@ def test_figures_that_lie_are_said_and_turned_up(tmp_path, caplog):
     caplog.clear()
     assert surveyed(tmp_path, up="z").layout.skeleton.offsets == pytest.approx(WALKER.offsets, abs=1e-6)
     assert caplog.text == ""
+
+
+def test_figures_on_their_heads_are_said_and_turned_up(tmp_path, caplog):
+    """As from the coordinates of a camera, whose y points down."""
+    figure = Skeleton(tuple("head" if name == "spine" else name for name in NAMES), PARENTS, WALKER.offsets)
+    down = walk().joints * (1, -1, -1)
+    np.save(tmp_path / "clip.npy", down)
+    (tmp_path / "skeleton.json").write_text(json.dumps({"names": figure.names, "parents": figure.parents}))
+    surveyed(tmp_path)
+    assert "1 of 1 figures stand on their heads, such as that of clip" in caplog.text and "--up=-y" in caplog.text
+    caplog.clear()
+    files = MotionFiles(tmp_path, up="-y")
+    survey(files, files.ids)
+    assert caplog.text == "" and files[0].joints == pytest.approx(walk().joints, abs=1e-6)
+
+
+def test_a_body_that_jumps_is_said(tmp_path, caplog):
+    """A frame at the origin before the recording, as many programs write it."""
+    motion = walk(start=(5.0, 0, 0))
+    joints = np.concatenate([motion.joints[:1] - (5, 0, 0), motion.joints])
+    rotations = np.concatenate([motion.rotations[:1], motion.rotations])
+    folder_of(tmp_path, good=walk(), jump=Motion(joints, 30, WALKER, rotations))
+    surveyed(tmp_path)
+    assert "1 of 2 figures jump, such as that of jump: 150 m/s before frame 1" in caplog.text
 
 
 def test_a_codec_of_a_folder_is_that_of_its_motions(tmp_path):

@@ -316,7 +316,7 @@ def test_fit_warns_of_a_figure_of_an_unlikely_height(clips, tmp_path, caplog, sc
     assert main(["fit", "--motions", str(clips), "--codes", "16", "--kind", "kmeans", "--scale", scale,
                  "--output", str(tmp_path / "codec")]) == 0
     warnings = [record.message for record in caplog.records if "high" in record.message]
-    assert warnings == ([f"the figure is about {height} m high: is --scale right?"] if height else [])
+    assert warnings == ([f"a.bvh: the figure is about {height} m high: is --scale right?"] if height else [])
 
 
 @pytest.mark.parametrize(("captions", "message"), [

@@ -29,6 +29,11 @@ def test_namespaces_and_spellings_do_not_tell_joints_apart():
     assert joint_keys(two_figures) == two_figures  # without the namespace they would be one
 
 
+def test_a_prefix_of_all_names_is_a_namespace():
+    assert joint_keys(["Character1_Hips", "Character1_Spine"]) == joint_keys(["mixamorig:Hips", "mixamorig:Spine"])
+    assert joint_keys(["left_thumb", "left_index"]) == ["left_thumb", "left_index"]  # not the other hand's
+
+
 def test_a_message_lists_a_few_names():
     assert listed([f"joint{i}" for i in range(500)]) == (
         "joint0, joint1, joint2, joint3, joint4, joint5 and 494 more")

@@ -19,7 +19,7 @@ def test_a_motion_knows_its_frames_and_seconds():
     ((), (), np.zeros((0, 3)), "a skeleton of 0 names"),
     (("a", "b"), (-1,), np.zeros((2, 3)), "2 names, 1 parents"),
     (("a", "b"), (-1, 0), np.zeros((3, 3)), "offsets (3, 3)"),
-    (("a", "b"), (-1, -1), np.zeros((2, 3)), "parents (-1, -1)"),
+    (("a", "b"), (-1, -1), np.zeros((2, 3)), "parents: joint 1 (b) has the parent -1, expected -1 for the first joint"),
     (("a", "b", "c"), (-1, 2, 0), np.zeros((3, 3)), "a parent before its children"),
 ])
 def test_a_skeleton_that_is_none_is_refused(names, parents, offsets, message):

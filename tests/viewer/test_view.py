@@ -208,7 +208,7 @@ def test_the_command_writes_a_page(tmp_path, capsys):
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--output", "clip.avi"], "expected a name that ends with .html, .gif, .mp4, .bvh, .glb, .npz, .npy"),
-    (["--output", "clip.html", "--fps", "0"], "0.0 frames a second"),
+    (["--output", "clip.html", "--fps", "0"], "--fps 0, expected frames a second"),
     (["--output", "clip.html", "--caption", "a", "--caption", "b"], "2 captions for 1 clips"),
     (["--output", "nowhere/clip.html"], "nowhere"),
 ])
@@ -312,10 +312,9 @@ def test_a_t_pose_of_a_figure_without_sides_is_refused_with_the_reason(tmp_path,
 @pytest.mark.parametrize(("scale", "warned"), [(1.0, True), (0.01, False), (0.0001, True)])
 def test_a_figure_of_an_unlikely_size_is_warned_of(scale, warned, tmp_path, caplog):
     clip = bvh(tmp_path, "clip", scale)  # read as centimetres: 1.4 cm, 1.4 m and 140 m high
-    with caplog.at_level("WARNING", "view"):
-        assert run_script(view, "--bvh", clip, "--output", str(tmp_path / "x.npy")) == 0
+    assert run_script(view, "--bvh", clip, "--output", str(tmp_path / "x.npy")) == 0
     assert [bool(re.search("clip.bvh: the figure is about .* m high: is --scale right", record.getMessage()))
-            for record in caplog.records if record.name == "view"] == [True] * warned
+            for record in caplog.records if "high" in record.getMessage()] == [True] * warned
 
 
 def test_files_of_any_kind_are_shown(tmp_path):
