@@ -8,7 +8,11 @@ NOISY = ("datasets", "httpx", "transformers", "accelerate")  # libraries whose l
 
 
 def start_log(level: int = logging.INFO) -> None:
-    """Log this project's messages to stderr, as stdout carries the results."""
+    """Log this project's messages to stderr, as stdout carries the results. On a console that cannot show a character,
+    such as a Japanese caption on one that is not UTF-8, both write its escape instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a test or a notebook may have put something else there
+            stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=level, stream=sys.stderr, format="%(message)s")
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.WARNING)

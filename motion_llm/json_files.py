@@ -1,8 +1,12 @@
 """JSON and text files: written atomically, and read with errors that name the file. Every wing may use it."""
 
 import json
+import math
+import re
 import shutil
 from pathlib import Path
+
+MOST_BYTES = 2**30  # of a JSON file that is no dataset; lengths of 50,000 captions take 10 MB
 
 
 def write_json(path: Path, content: object) -> None:
@@ -13,15 +17,63 @@ def write_json(path: Path, content: object) -> None:
 
 
 def read_json(path: Path, error: type[ValueError] = ValueError) -> dict:
-    """A JSON object from a file. Raises `error` naming the file where it is broken or holds something else."""
+    """A JSON object from a file. Raises `error` naming the file where it is broken, larger than MOST_BYTES, nested too
+    deep or holds something else."""
+    if Path(path).stat().st_size > MOST_BYTES:
+        raise error(f"{path} has {Path(path).stat().st_size:,} bytes, expected at most {MOST_BYTES:,}")
     text = read_text(path, error)
     try:
         content = json.loads(text)
-    except ValueError as reason:
-        raise error(f"{path} is broken: {reason}") from None
+    except (ValueError, RecursionError) as reason:  # RecursionError: brackets in brackets, a hundred thousand deep
+        raise error(f"{path} is broken: {str(reason)[:200]}") from None
     if not isinstance(content, dict):
         raise error(f"{path} holds a {type(content).__name__}, expected an object")
     return content
+
+
+def check_form(content: object, form: object, place: str, error: type[ValueError]) -> None:
+    """Raises `error`, naming the place and what is there, where content is not of the form.
+
+    A form is a type (a number may be whole where float is meant), a range of integers, a slice for numbers from its
+    start to its stop, a pattern of text, [form] for a list, {str: form} for an object of any names, or {"name": form}
+    for one with these names.
+    place: of the content, such as "motion_config.json: model".
+    """
+    if isinstance(form, list | dict) and not isinstance(content, type(form)):
+        kind = "a list" if isinstance(form, list) else "an object"
+        raise error(f"{place} is {_shown(content)}, expected {kind}")
+    if isinstance(form, list):
+        for i, item in enumerate(content):
+            check_form(item, form[0], f"{place}, item {i}", error)
+    elif isinstance(form, dict):
+        if missing := [name for name in form if isinstance(name, str) and name not in content]:
+            raise error(f"{place} has no {missing[0]}")
+        for name, value in content.items():
+            if (of_value := form.get(name, form.get(str))) is not None:
+                check_form(value, of_value, f"{place} {name[:60]}", error)
+    elif isinstance(form, re.Pattern):
+        if not isinstance(content, str) or not form.fullmatch(content):
+            raise error(f"{place} is {_shown(content)}, expected text such as {form.pattern[:60]}")
+    elif isinstance(form, slice):
+        if isinstance(content, bool) or not isinstance(content, int | float) or not form.start <= content <= form.stop:
+            raise error(f"{place} is {_shown(content)}, expected a number from {form.start:g} to {form.stop:g}")
+    elif isinstance(form, range):
+        # A float is compared with every integer of a range.
+        if isinstance(content, bool) or not isinstance(content, int) or content not in form:
+            raise error(f"{place} is {_shown(content)}, expected an integer from {form.start} to {form.stop - 1:,}")
+    else:
+        number = form is float and isinstance(content, int) and abs(content) < 1e300
+        if isinstance(content, bool) and form is not bool or not (isinstance(content, form) or number):
+            names = {str: "text", float: "a number", bool: "true or false", type(None): "null"}
+            raise error(f"{place} is {_shown(content)}, expected {names[form]}")
+        if form is float and not math.isfinite(content):
+            raise error(f"{place} is {content}, expected a finite number")
+
+
+def _shown(content: object) -> str:
+    """A value in a few characters."""
+    return f"a list of {len(content)}" if isinstance(content, list) else (
+        f"an object of {len(content)}" if isinstance(content, dict) else repr(content)[:60])
 
 
 def read_text(path: Path, error: type[ValueError] = ValueError) -> str:

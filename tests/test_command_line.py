@@ -1,3 +1,8 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from motion_llm.command_line import exit_status
@@ -32,3 +37,10 @@ def test_a_defect_keeps_its_traceback():
 
 def test_a_command_names_its_own_status():
     assert [exit_status("view.py", lambda: None), exit_status("view.py", lambda: 1)] == [0, 1]
+
+
+def test_a_console_that_is_not_utf8_gets_an_escape_instead_of_an_error():
+    code = "from motion_llm.command_line import start_log; start_log(); print('\u6b69\u304f walks')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=Path(__file__).parent.parent,
+                          env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stdout.split()) == (0, [b"\\u6b69\\u304f", b"walks"])

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from motion_llm.dataset.rows import caption_key
 from motion_llm.digests import check_digests, digests_of
-from motion_llm.json_files import read_json, write_json
+from motion_llm.json_files import check_form, read_json, write_json
 from motion_llm.network.base import read_weights
 from motion_llm.network.folder import ModelError
 
@@ -29,6 +29,10 @@ log = logging.getLogger(__name__)
 Codes = Sequence[int]
 WEIGHTS, INFO = "evaluator.safetensors", "evaluator.json"
 _VERSION = 1  # raise it when the network, its training or text_features change, so that saved evaluators are replaced
+_SIZE = range(1, 2_000_000)
+_SIZES = ("codebook_size", "dimensions", "width", "buckets", "batch", "steps", "checks", "patience")
+EVALUATOR_FORM = {"config": dict.fromkeys(_SIZES, _SIZE) | dict.fromkeys(("lr", "temperature", "lost"), float)
+                  | {"seed": range(2**64)}, "facts": {}, "history": [{}]}
 MOST_CLIPS, MOST_CAPTIONS = 50_000, 1_000  # clips to train on; captions that held-out clips are ranked among
 LONGEST = 512  # codes of a clip that are used; the rest is cut off
 
@@ -184,9 +188,12 @@ class Evaluator:
         folder = Path(folder)
         if not (folder / INFO).is_file():
             raise ModelError(f"{folder} has no {INFO}, so no evaluator was saved there")
-        content = read_json(folder / INFO)
+        content = read_json(folder / INFO, ModelError)
         if content.get("version") != _VERSION:
             raise ModelError(f"{folder / INFO} is of version {content.get('version')}, expected {_VERSION}")
+        check_form(content, EVALUATOR_FORM, str(folder / INFO), ModelError)
+        if unknown := [name for name in content["config"] if name not in EVALUATOR_FORM["config"]]:
+            raise ModelError(f"{folder / INFO}: config has {unknown[0][:60]}, which is unknown")
         check_digests(folder, content.get("files", {}), ModelError)
         evaluator = cls(EvaluatorConfig(**content["config"]))
         weights, expected = read_weights(folder / WEIGHTS), evaluator._state()

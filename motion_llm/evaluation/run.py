@@ -123,7 +123,7 @@ def _claim(output: Path, clip_facts: Mapping, fresh: bool) -> None:
         if not (output / REQUEST).is_file():
             raise EvaluationError(f"{output} holds {', '.join(existing)} but no {REQUEST}, so they may not be an "
                                   "evaluation's: choose another --output, or move them away")
-        earlier = read_json(output / REQUEST)
+        earlier = read_json(output / REQUEST, EvaluationError)
         changed = [f"{name}: {earlier.get(name)} before, {value} now" for name, value in clip_facts.items()
                    if earlier.get(name) != value]
         if changed:

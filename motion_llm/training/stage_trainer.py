@@ -21,7 +21,7 @@ from transformers import Trainer, TrainerCallback
 from collators import EpochBatches, micro_batches
 from model import read_weights, sum_nll
 from motion_llm.digests import damage, digests_of
-from motion_llm.json_files import read_json, write_json
+from motion_llm.json_files import check_form, read_json, write_json
 
 log = logging.getLogger(__name__)
 
@@ -223,13 +223,16 @@ class StageTrainer(Trainer):
         folder = Path(resume_from_checkpoint)
         check_checkpoint(folder)
         self.model.load_trainable_state(read_weights(folder / WEIGHTS))
-        self.clock.resume(read_json(folder / TIME_USED)["seconds"])
+        content = read_json(folder / TIME_USED, TrainingError)
+        check_form(content, {"seconds": float}, str(folder / TIME_USED), TrainingError)
+        self.clock.resume(content["seconds"])
 
 
 def check_checkpoint(folder: Path) -> None:
     """Raises TrainingError for a checkpoint with a damaged or missing file: Trainer would go on without an optimizer's
     state, to other weights."""
     digests = read_json(folder / DIGESTS, TrainingError) if (folder / DIGESTS).is_file() else {}
+    check_form(digests, {str: str}, str(folder / DIGESTS), TrainingError)
     gone = [name for name in CHECKPOINT_FILES if not (folder / name).is_file() or not (folder / name).stat().st_size]
     if wrong := f"{gone[0]} is missing or empty" if gone else damage(folder, digests):
         raise TrainingError(f"{folder} is damaged: {wrong}. Remove the folder, and the same command goes on without it")

@@ -50,7 +50,7 @@ def check_work_folder(run: Run, fresh: bool, differences: Callable[[Mapping, Map
                                 "of this program is known to have left them: choose another --work_dir, or move them "
                                 "away")
         return
-    earlier = read_json(run.folder / SETTINGS_FILE)
+    earlier = read_json(run.folder / SETTINGS_FILE, PipelineError)
     if not isinstance(earlier.get("settings"), dict) or "data_fingerprint" not in earlier:
         raise PipelineError(f"{run.folder / SETTINGS_FILE} is damaged, or was not written by this program: choose "
                             "another --work_dir")
