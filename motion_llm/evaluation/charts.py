@@ -66,20 +66,21 @@ class _Frame:
                          f'{spelled(value)}</text>')
         for value in ticks(self.low_x, self.high_x):
             x = self.x(value)
-            parts.append(f'<text class="tick" x="{x:.1f}" y="{HEIGHT - _BOTTOM + 14}" text-anchor="middle">'
+            parts.append(f'<text class="tick" x="{x:.1f}" y="{HEIGHT - _BOTTOM + 18}" text-anchor="middle">'
                          f'{spelled(value)}</text>')
         parts.append(f'<line class="axis" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{HEIGHT - _BOTTOM}" '
                      f'y2="{HEIGHT - _BOTTOM}"/>')
         middle_x, middle_y = (_LEFT + WIDTH - _RIGHT) / 2, (_TOP + HEIGHT - _BOTTOM) / 2
-        parts.append(f'<text class="label" x="{middle_x}" y="{HEIGHT - 6}" text-anchor="middle">'
+        parts.append(f'<text class="label" x="{middle_x}" y="{HEIGHT - 5}" text-anchor="middle">'
                      f'{escape(x_label)}</text>')
-        parts.append(f'<text class="label" x="11" y="{middle_y}" text-anchor="middle" '
-                     f'transform="rotate(-90 11 {middle_y})">{escape(y_label)}</text>')
+        parts.append(f'<text class="label" x="14" y="{middle_y}" text-anchor="middle" '
+                     f'transform="rotate(-90 14 {middle_y})">{escape(y_label)}</text>')
         return parts
 
 
-def _svg(title: str, parts: Sequence[str], width: int = WIDTH, height: int = HEIGHT) -> str:
-    return (f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">'
+def _svg(title: str, parts: Sequence[str], width: int = WIDTH, height: int = HEIGHT, told: str = "") -> str:
+    """told: what a screen reader says instead of the title."""
+    return (f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(told or title)}">'
             f'<title>{escape(title)}</title>{"".join(parts)}</svg>')
 
 
@@ -155,7 +156,8 @@ def dot_plot(title: str, marks: Sequence[Mark], from_zero: bool = True) -> str:
             parts.append(f'<line class="interval c{mark.colour}" x1="{place(mark.low):.1f}" '
                          f'x2="{place(mark.high):.1f}" y1="{y}" y2="{y}"/>')
         parts.append(f'<circle class="dot c{mark.colour}" cx="{place(mark.value):.1f}" cy="{y}" r="4.5"/>')
-    return _svg(title, parts, width, height)
+    told = f"{title}: " + ", ".join(f"{mark.name} {mark.shown}" for mark in marks)
+    return _svg(title, parts, width, height, told)
 
 
 def legend(names: Sequence[tuple[str, int]]) -> str:

@@ -101,8 +101,7 @@ def _tables(table: Table) -> str:
     parts = ["<h2>Figures</h2>"]
     for split in SPLITS[::-1]:
         if any(table[MODEL][split][name].n for name in group_metrics("text to motion")):
-            parts.append(f'<div class="card wide long"><h3>{titles[split]}</h3><table class="figures">'
-                         f'{_figures(table, "text to motion", split)}</table></div><br>')
+            parts.append(_table_card(titles[split], _figures(table, "text to motion", split), "figures") + "<br>")
     parts.append('<p class="note">↑ higher is better, ↓ lower, ≈ best where real clips have it. Intervals are over '
                  "captions for means over clips; for figures of the whole set (FID, KID, Diversity, divergences, "
                  "codebook, distinct) over the samples, so they cover how much generating varies, but not the choice "
@@ -111,17 +110,24 @@ def _tables(table: Table) -> str:
     return "".join(parts)
 
 
+def _table_card(title: str, lines: str, name: str = "") -> str:
+    """A titled table; lines: its rows as HTML. Where it is wider than the screen it scrolls, with the keyboard too."""
+    return (f'<div class="card long"><h3>{escape(title)}</h3><div class="wide" tabindex="0" role="region" '
+            f'aria-label="{escape(title)}"><table class="{name}">{lines}</table></div></div>')
+
+
 def _figures(table: Table, group: str, split: str, title: str = "") -> str:
     """HTML table rows: a head whose first cell is the title, and each metric of the group that has a value."""
     others = group_rows(table, group)
-    lines = [f'<tr><th>{escape(title)}</th><th class="mine">model</th><th>95 % interval</th>'
-             + "".join(f"<th>{escape(SHORT[row])}</th>" for row in others) + "<th>n</th></tr>"]
+    lines = [f'<tr><th scope="col">{escape(title) or "metric"}</th><th scope="col" class="mine">model</th>'
+             + "".join(f'<th scope="col">{escape(name)}</th>'
+                       for name in ("95 % interval", *(SHORT[row] for row in others), "n")) + "</tr>"]
     for name in group_metrics(group):
         if all(table[row][split][name].value is None for row in (MODEL, *others)):
             continue
         metric, estimate = METRICS[name], table[MODEL][split][name]
         lines.append(
-            f'<tr><td><span class="arrow">{ARROWS[metric.better]}</span>{escape(metric.title)}</td>'
+            f'<tr><th scope="row"><span class="arrow">{ARROWS[metric.better]}</span>{escape(metric.title)}</th>'
             f'<td class="mine">{value_text(estimate, name)}</td><td class="soft">{interval_text(estimate, name)}</td>'
             + "".join(f"<td>{value_text(table[row][split][name], name)}</td>" for row in others)
             + f"<td>{estimate.n or ''}</td></tr>")
@@ -138,8 +144,7 @@ def _other_tasks(table: Table, details: Mapping) -> str:
         body = "".join(_figures(table, group, split, f"{split} captions") for split in SPLITS[::-1]
                        if any(table[MODEL][split][name].n for name in group_metrics(group)))
         names = "; ".join(f"{SHORT[row]}: {TITLES[row]}" for row in group_rows(table, group))
-        cards.append(f'<div class="card wide long"><h3>{about}, by {escape(by)}</h3><table class="figures">{body}'
-                     f'</table></div><p class="note">{escape(names)}.</p>')
+        cards.append(_table_card(f"{about}, by {by}", body, "figures") + f'<p class="note">{escape(names)}.</p>')
     entries = details["captions_said"]
     few = min(SHOWN_CLIPS, len(entries) // 2) or 1
     if entries:
@@ -152,8 +157,9 @@ def _other_tasks(table: Table, details: Mapping) -> str:
 
 def _captions_card(title: str, entries: Sequence[Mapping]) -> str:
     clips = "".join(
-        f'<div class="clip"><p>{escape(entry["said"]) or "(nothing)"} <span class="soft">({_kind(entry)}chrF '
-        f'{entry["chrf"]:.0f})</span></p><p class="codes"><b>data</b>{escape("; ".join(entry["captions"]))}</p>'
+        f'<div class="clip"><p><bdi>{escape(entry["said"]) or "(nothing)"}</bdi> '
+        f'<span class="soft">({_kind(entry)}chrF {entry["chrf"]:.0f})</span></p>'
+        f'<p class="codes"><b>data</b><bdi>{escape("; ".join(entry["captions"]))}</bdi></p>'
         f'<p class="codes"><b>motion</b>{escape(entry["motion"])}</p></div>' for entry in entries)
     return f'<div class="card long"><h3>{title}</h3>{clips}</div>'
 
@@ -225,7 +231,7 @@ def _extremes(captions: Sequence[Mapping]) -> str:
     """The worst and the best captions, each with its worst clip and the real clip nearest to it."""
     def card(title: str, entries: Sequence[Mapping]) -> str:
         clips = "".join(
-            f'<div class="clip"><p>{escape(entry["name"])} <span class="soft">({_kind(entry)}distance '
+            f'<div class="clip"><p><bdi>{escape(entry["name"])}</bdi> <span class="soft">({_kind(entry)}distance '
             f'{entry["normalised_edit_distance"]:.2f})</span></p>'
             f'<p class="codes"><b>generated</b>{escape(entry["clip"]) or "(no codes)"}</p>'
             f'<p class="codes"><b>real</b>{escape(entry["real"])}</p></div>' for entry in entries)
@@ -248,25 +254,25 @@ def _breakdown(details: Mapping) -> str:
                ("r_precision_top3", "top 3", 2), ("expected_length", "real length", 0), ("length", "generated", 0),
                ("length_accuracy", "within 10 %", 2), ("novelty", "novelty", 2)]
 
-    def card(title: str, entries: Sequence[Mapping], kinds: bool = False) -> str:
+    def card(title: str, first: str, entries: Sequence[Mapping], kinds: bool = False) -> str:
         if not entries:
             return ""
         present = [column for column in columns if any(entry.get(column[0]) is not None for entry in entries)]
         names = ["split"] * kinds + [name for _, name, _ in present]
-        head = "<tr><th></th>" + "".join(f"<th>{name}</th>" for name in names) + "</tr>"
+        head = "<tr>" + "".join(f'<th scope="col">{name}</th>' for name in (first, *names)) + "</tr>"
         lines = "".join(
-            f'<tr><td class="text">{escape(str(entry["name"]))}</td>'
+            f'<tr><th scope="row" class="text" dir="auto">{escape(str(entry["name"]))}</th>'
             + (f'<td>{escape(str(entry["kind"] or ""))}</td>' if kinds else "")
             + "".join("<td>-</td>" if entry.get(key) is None else f"<td>{entry[key]:.{digits}f}</td>"
                       for key, _, digits in present) + "</tr>" for entry in entries)
-        return f'<div class="card wide long"><h3>{title}</h3><table>{head}{lines}</table></div><br>'
+        return _table_card(title, head + lines) + "<br>"
 
     captions = details["captions"]
     more = (f'<p class="note">The {SHOWN_CAPTIONS} worst of {len(captions):,}; all are in details.json.</p>'
             if len(captions) > SHOWN_CAPTIONS else "")
-    return ("<h2>Where it fails</h2>" + card("By length of the real clip", details["lengths"])
-            + card("By participant", details["participants"])
-            + card("By caption, worst first", captions[:SHOWN_CAPTIONS], kinds=True) + more)
+    return ("<h2>Where it fails</h2>" + card("By length of the real clip", "length", details["lengths"])
+            + card("By participant", "participant", details["participants"])
+            + card("By caption, worst first", "caption", captions[:SHOWN_CAPTIONS], kinds=True) + more)
 
 
 def _facts(details: Mapping) -> str:
@@ -282,5 +288,5 @@ def _facts(details: Mapping) -> str:
     pairs += [(name, value) for name, value in details["request"].items() if value is not None]
     pairs += [(name, version) for name, version in details["versions"].items()]
     pairs += [(name, value) for name, value in details["settings"].items()]
-    entries = "".join(f"<dt>{escape(str(name))}</dt><dd>{escape(str(value))}</dd>" for name, value in pairs)
+    entries = "".join(f"<dt>{escape(str(name))}</dt><dd><bdi>{escape(str(value))}</bdi></dd>" for name, value in pairs)
     return f'<h2>Data, settings and versions</h2><div class="card long"><dl class="facts">{entries}</dl></div>'

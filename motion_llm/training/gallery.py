@@ -12,6 +12,7 @@ from motion_llm.decoding.request import MotionRequest
 from motion_llm.viewer.page import write_page
 
 CAPTIONS = 6
+DOT = "\u00a0\u00b7 "  # stays on the line of what is before it
 
 
 def write_gallery(path: str | Path, generator: MotionGenerator, rows: Sequence[Mapping], seed: int) -> list[str]:
@@ -27,8 +28,8 @@ def write_gallery(path: str | Path, generator: MotionGenerator, rows: Sequence[M
     clips = []
     for row, result in zip(chosen, results, strict=True):
         label = "generated" if row["kind"] == "seen" else "generated, new caption"
-        clips += [generator.clip(result.codes, row["text_query"], f"{label} \u00b7 "),
-                  generator.clip(row["codes"], row["text_query"], "real, through the codec \u00b7 ")]
+        clips += [generator.clip(result.codes, row["text_query"], f"{label}{DOT}"),
+                  generator.clip(row["codes"], row["text_query"], f"real, through the codec{DOT}")]
     write_page(path, clips, group=2)
     return [row["text_query"] for row in chosen]
 

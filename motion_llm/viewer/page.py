@@ -17,7 +17,8 @@ EMPTY = '<script type="application/json" id="clips">[]</script>'  # in the templ
 
 def page(clips: list[Clip], group: int = 1) -> str:
     """One HTML file with the clips side by side: 57 kB for 10 seconds of 22 joints at 20 frames a second, 92 kB at 60.
-    group: this many consecutive clips belong together and stay in one row. Raises MotionError for no clips."""
+    group: this many consecutive clips belong together: they stay beside each other, and a caption that they have in
+    common stands once, above them. Raises MotionError for no clips."""
     data = json.dumps([page_data(clip, figure) for clip, figure in zip(clips, figures_of(clips), strict=True)])
     data = data.replace("<", "\\u003c")  # so that a caption cannot end the script element
     template = TEMPLATE_PATH.read_text(encoding="utf-8").replace('data-group="1"', f'data-group="{group}"')

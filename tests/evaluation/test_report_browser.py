@@ -1,0 +1,115 @@
+"""The report in a real browser: whole texts on every screen and on paper, tables that the keyboard scrolls, no request,
+no error. Needs the package playwright and a Chromium: the one that the variable CHROMIUM names, or the distribution's.
+"""
+
+import os
+import shutil
+
+import pytest
+import test_report_page
+
+playwright = pytest.importorskip("playwright.sync_api", reason="no browser tests: the package playwright is missing")
+CHROMIUM = os.environ.get("CHROMIUM") or next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no browser tests: no Chromium; name one by CHROMIUM=path")
+
+SCREENS = [(360, 780), (768, 1024), (1280, 720), (1300, 1400), (1440, 900), (1920, 1080), (2560, 1440)]
+CAPTIONS = {"short": "sit", "long": "a person walks slowly forward in a circle and then sits down again " * 3,
+            "from right to left": "شخص يمشي إلى الأمام ببطء ثم يجلس على كرسي", 
+            "wide": "一个人慢慢地向前走，然后停下来" * 3,
+            "one word": "w" * 200}
+PROBLEMS = """() => {
+  const found = [], root = document.documentElement, box = (element) => element.getBoundingClientRect();
+  const within = (a, b) =>
+    a.left >= b.left - 1 && a.right <= b.right + 1 && a.top >= b.top - 1 && a.bottom <= b.bottom + 1;
+  if (root.scrollWidth > innerWidth) found.push(`the page is ${root.scrollWidth} wide`);
+  for (const element of document.querySelectorAll("h1, h2, h3, p, dt, dd, th, td, bdi, svg, .card")) {
+    const holder = element.closest("td, th") ? element.closest("table") : document.querySelector("main");
+    if (!within(box(element), box(holder))) found.push(`${element.tagName} ${element.textContent.slice(0, 20)}: cut`);
+  }
+  for (const cell of document.querySelectorAll("th, td")) {
+    const range = document.createRange();
+    range.selectNodeContents(cell);
+    if (box(range).right > box(cell).right + 1) found.push(`${cell.textContent.slice(0, 20)}: covers the next cell`);
+  }
+  for (const svg of document.querySelectorAll("svg")) {
+    const texts = [...svg.querySelectorAll("text")];
+    texts.forEach((text, i) => {
+      const a = box(text);
+      if (!within(a, box(svg))) found.push(`${text.textContent}: outside its chart`);
+      const pixels = parseFloat(getComputedStyle(text).fontSize) * box(svg).width / svg.viewBox.baseVal.width;
+      if (pixels < 8.5) found.push(`${text.textContent}: ${pixels} pixels`);
+      for (const other of texts.slice(i + 1)) {
+        const b = box(other);
+        if (a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 2 && b.top < a.bottom - 2) {
+          found.push(`${text.textContent} on ${other.textContent}`);
+        }
+      }
+    });
+  }
+  return found;
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])  # as root in a container
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def opened(browser, tmp_path, monkeypatch):
+    """open(caption, width, height, colours) -> the report; afterwards it has asked for nothing and told of no error."""
+    contexts, told, addresses = [], [], []
+
+    def open_page(caption: str, width: int, height: int, colours: str = "light"):
+        monkeypatch.setattr(test_report_page, "NASTY", caption)
+        test_report_page.page(tmp_path)
+        contexts.append(browser.new_context(viewport={"width": width, "height": height}, color_scheme=colours))
+        page = contexts[-1].new_page()
+        page.on("console", lambda message: told.append(message.text))
+        page.on("pageerror", lambda error: told.append(str(error)))
+        page.on("request", lambda request: addresses.append(request.url))
+        page.goto((tmp_path / "report.html").as_uri())
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert told == [] and set(addresses) == {(tmp_path / "report.html").as_uri()}
+
+
+@pytest.mark.parametrize("caption", CAPTIONS)
+def test_texts_are_whole_on_every_screen_and_on_paper(opened, caption):
+    page, found = opened(CAPTIONS[caption], *SCREENS[0]), {}
+    for width, height in SCREENS:
+        page.set_viewport_size({"width": width, "height": height})
+        found[width, height] = page.evaluate(PROBLEMS)
+    page.set_viewport_size({"width": 718, "height": 1040})  # A4 less Chromium's margins
+    page.emulate_media(media="print")
+    assert found == {screen: [] for screen in SCREENS} and page.evaluate(PROBLEMS) == []
+
+
+def test_the_keyboard_scrolls_a_wide_table(opened):
+    page = opened("sit", 360, 780)
+    tables = page.get_by_role("region", name="All captions", exact=True)
+    tables.focus()
+    assert page.evaluate("() => document.activeElement.className") == "wide"
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("() => document.activeElement.scrollLeft > 0")
+
+
+def test_a_screen_reader_hears_rows_columns_and_charts(opened):
+    page = opened("sit", 1280, 720)
+    assert page.get_by_role("columnheader", name="95 % interval").count() >= 3
+    assert page.get_by_role("rowheader", name="sit", exact=True).count() >= 1
+    assert page.get_by_role("img", name="R-Precision top 3 ↑: model 0.123").count() == 1
+
+
+@pytest.mark.parametrize("colours", ["light", "dark"])
+def test_it_follows_light_and_dark(opened, colours):
+    light = opened("sit", 1280, 720, colours).evaluate("""() => getComputedStyle(document.body).backgroundColor
+        .match(/\\d+/g).every((c) => c > 128)""")
+    assert light == (colours == "light")

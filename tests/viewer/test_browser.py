@@ -1,0 +1,232 @@
+"""The viewer's page in a real browser: whole texts and figures on every screen and on paper, keys, no request or error.
+
+Needs the package playwright and a Chromium: the one that the variable CHROMIUM names, or the distribution's.
+"""
+
+import os
+import re
+import shutil
+
+import pytest
+from walker import walk
+
+from motion_llm.viewer.figure import Clip
+from motion_llm.viewer.page import write_page
+
+playwright = pytest.importorskip("playwright.sync_api", reason="no browser tests: the package playwright is missing")
+CHROMIUM = os.environ.get("CHROMIUM") or next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no browser tests: no Chromium; name one by CHROMIUM=path")
+
+SCREENS = [(1920, 1080), (360, 780), (768, 1024), (1280, 720), (1300, 1400), (1440, 900), (2560, 1440)]
+SHORT, LONG = "sit", ("a person walks slowly forward in a wide circle, stops for a moment, looks around over the left "
+                      "shoulder, lifts both hands up high above the head and then sits down on a chair, very tired")
+RIGHT_TO_LEFT = "شخص يمشي إلى الأمام ببطء ثم يجلس على كرسي"
+WIDE = "一个人慢慢地向前走，然后停下来，举起双手，再坐到椅子上"
+PAGES = {  # name -> (clips, clips in a group, caption)
+    "the gallery": (12, 2, "the person jumps with arms and legs apart"), "twelve long": (12, 1, LONG),
+    "pairs of long": (12, 2, LONG), "twelve short": (12, 1, SHORT), "one short": (1, 1, SHORT),
+    "one long": (1, 1, LONG),
+    "from right to left, odd": (5, 2, RIGHT_TO_LEFT), "wide characters": (3, 1, WIDE), "one word": (2, 2, "w" * 200),
+}
+
+# What a person would see to be wrong, as a list of texts.
+PROBLEMS = """() => {
+  const found = [], box = (element) => element.getBoundingClientRect();
+  const inside = (a, b) =>
+    a.left >= b.left - 1 && a.right <= b.right + 1 && a.top >= b.top - 1 && a.bottom <= b.bottom + 1;
+  const apart = (a, b) =>
+    a.right <= b.left + 1 || b.right <= a.left + 1 || a.bottom <= b.top + 1 || b.bottom <= a.top + 1;
+  const shown = (element) => box(element).width > 0;
+  const texts = [...document.querySelectorAll("figcaption span")].filter(shown);
+  const brush = document.createElement("canvas").getContext("2d"), root = document.documentElement;
+  const canvases = [...document.querySelectorAll("canvas")], controls = document.querySelector(".controls");
+  if (root.scrollWidth > innerWidth) found.push("the page is wider than the window");
+  for (const text of texts) {
+    const style = getComputedStyle(text), holder = text.parentElement, said = text.textContent.slice(0, 20);
+    brush.font = `${style.fontWeight} ${style.fontSize} ${style.fontFamily}`;
+    const lines = box(text).height / parseFloat(style.lineHeight);
+    const room = holder.clientWidth - parseFloat(getComputedStyle(holder).paddingLeft) * 2;
+    const needed = brush.measureText(text.textContent).width / room;
+    if (lines > 1.4 * needed + 1.5) found.push(`${said}: ${lines} lines, where ${needed} would do`);
+    if (!inside(box(text), box(text.closest("figure"))) || text.scrollWidth > text.clientWidth + 1) {
+      found.push(`${said}: cut`);
+    }
+    for (const other of [...texts, ...canvases]) {
+      if (other !== text && !apart(box(text), box(other))) found.push(`${said}: covered`);
+    }
+    if (root.scrollHeight <= innerHeight && shown(controls) && !apart(box(text), box(controls))) {
+      found.push(`${said}: under the controls`);
+    }
+  }
+  for (const control of controls.children) {
+    if (shown(control) && !inside(box(control), box(controls))) found.push(`${control.id}: cut`);
+  }
+  if (panels.some((panel) => !panel.seen)) draw(true);  // also what is scrolled away
+  const copy = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+  canvases.forEach((canvas, i) => {
+    const height = 200, width = Math.round(height * canvas.width / canvas.height);  // a small copy is quick to search
+    Object.assign(copy.canvas, { width, height });
+    copy.drawImage(canvas, 0, 0, width, height);
+    const { data } = copy.getImageData(0, 0, width, height);
+    let pixels = 0, top = height, bottom = 0, left = width, right = 0;
+    for (let at = 0; at < width * height; at++) {  // blue and orange limbs
+      if (Math.abs(data[4 * at] - data[4 * at + 2]) < 70) continue;
+      const x = at % width, y = (at - x) / width;
+      pixels++;
+      top = Math.min(top, y); bottom = Math.max(bottom, y); left = Math.min(left, x); right = Math.max(right, x);
+    }
+    const high = (bottom - top) * box(canvas).height / height;
+    if (pixels < 0.005 * width * height || high < 75) found.push(`figure ${i}: ${pixels} pixels, ${high} high`);
+    if (left < 1 || top < 1 || right > width - 2 || bottom > height - 2) found.push(`figure ${i}: cut`);
+    const stretch = box(canvas).width / box(canvas).height / canvas.width * canvas.height;
+    if (Math.abs(stretch - 1) > 0.03) found.push(`figure ${i}: stretched by ${stretch}`);
+  });
+  return found;
+}"""
+SETTLE = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+CONTRAST = """(selector) => {  // of a text to what is behind it, by WCAG 2
+  const element = document.querySelector(selector), colour = (text) => text.match(/[\\d.]+/g).map(Number);
+  let behind = element;
+  while (colour(getComputedStyle(behind).backgroundColor)[3] === 0) behind = behind.parentElement;
+  const light = (text) => colour(text).slice(0, 3).map((c) => c / 255)
+    .map((c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0.05);
+  const [a, b] = [light(getComputedStyle(element).color), light(getComputedStyle(behind).backgroundColor)];
+  return Math.max(a, b) / Math.min(a, b);
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])  # as root in a container
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def opened(browser, tmp_path):
+    """open(name, width, height, colours) -> the page PAGES[name]; afterwards it has asked for nothing and told of no
+    error."""
+    contexts, told, addresses = [], [], []
+
+    def open_page(name: str, width: int, height: int, colours: str = "light"):
+        count, group, caption = PAGES[name]
+        notes = ("generated, new caption\u00a0\u00b7 20 tokens, 4.0 s",
+                 "real, through the codec\u00a0\u00b7 16 tokens, 3.2 s")
+        path = tmp_path / "page.html"
+        write_page(path, [Clip(walk(30, phase=i), caption, notes[i % 2]) for i in range(count)], group)
+        contexts.append(browser.new_context(viewport={"width": width, "height": height}, color_scheme=colours,
+                                            reduced_motion="reduce", device_scale_factor=0.5))  # draws faster
+        page = contexts[-1].new_page()
+        page.on("console", lambda message: told.append(message.text))
+        page.on("pageerror", lambda error: told.append(str(error)))
+        page.on("request", lambda request: addresses.append(request.url))
+        page.goto(path.as_uri() + "#t=0.5&paused")
+        page.evaluate(SETTLE)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert told == [] and {address.split("#")[0] for address in addresses} == {(tmp_path / "page.html").as_uri()}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_texts_are_whole_and_figures_drawn_on_every_screen(opened, name):
+    page, found = opened(name, *SCREENS[0]), {}
+    for width, height in SCREENS:
+        page.set_viewport_size({"width": width, "height": height})
+        page.evaluate(SETTLE)
+        found[width, height] = page.evaluate(PROBLEMS)
+    assert found == {screen: [] for screen in SCREENS}
+
+
+def test_clips_of_a_group_have_their_common_caption_once_and_others_their_own(opened):
+    def captions(name):
+        return opened(name, 1280, 720).locator(".caption").all_inner_texts()
+    assert captions("pairs of long") == [LONG] * 6 and captions("twelve long") == [LONG] * 12
+
+
+def test_text_from_right_to_left_begins_at_the_right(opened):
+    page = opened("from right to left, odd", 1280, 720)
+    caption = page.locator(".caption").first
+    assert caption.evaluate("(e) => getComputedStyle(e).direction") == "rtl"
+    assert page.locator(".note").first.evaluate("(e) => getComputedStyle(e).direction") == "ltr"
+
+
+@pytest.mark.parametrize("screen", [(360, 780), (1280, 720)])
+def test_a_page_too_long_for_the_window_scrolls_to_figures_that_are_drawn(opened, screen):
+    page = opened("twelve long", *screen)
+    last = page.locator("canvas").last
+    last.scroll_into_view_if_needed()
+    page.wait_for_function("() => scrollY > 0 && panels.at(-1).seen && panels.at(-1).width > 60")
+    page.evaluate(SETTLE)
+    colours = last.evaluate("(canvas) => new Set(new Uint32Array(canvas.getContext('2d')"
+                            ".getImageData(0, 0, canvas.width, canvas.height).data.buffer)).size")
+    assert colours > 500
+    controls, note = page.locator(".controls").bounding_box(), page.locator(".note").last
+    assert controls["y"] + controls["height"] == pytest.approx(screen[1], abs=1)  # they stay on the screen
+    page.evaluate("() => scrollTo(0, document.documentElement.scrollHeight)")
+    note = note.bounding_box()
+    assert note["y"] + note["height"] <= page.locator(".controls").bounding_box()["y"]
+
+
+@pytest.mark.parametrize("colours", ["light", "dark"])
+def test_texts_stand_out_in_light_and_dark(opened, colours):
+    page = opened("the gallery", 1280, 720, colours)
+    assert page.evaluate("() => document.documentElement.dataset.theme") == colours
+    for selector in (".caption", ".note", "#time", ".sides", "#hint"):
+        assert page.evaluate(CONTRAST, selector) >= 4.5, selector
+    assert page.evaluate(PROBLEMS) == []
+
+
+@pytest.mark.parametrize("screen", [(360, 780), (1280, 720)])
+def test_the_keyboard_reaches_every_control_and_each_has_a_name(opened, screen):
+    page, reached = opened("the gallery", *screen), []
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("() => document.activeElement.id || document.activeElement.tagName"))
+        if reached[-1] == "hint":
+            break
+    assert reached == ["CANVAS"] * 12 + ["play", "scrub", "speed", "loop", "theme", "hint"]
+    for role, name in (("button", "Play"), ("slider", "Time"), ("combobox", "Speed"), ("button", "Loop"),
+                       ("button", "Light or dark"), ("button", "Help")):
+        assert page.get_by_role(role, name=name, exact=True).is_visible(), name
+    names = [page.locator("canvas").nth(i).get_attribute("aria-label") for i in (0, 1)]
+    assert PAGES["the gallery"][2] in names[0] and names[0] != names[1]
+    page.keyboard.press("Enter")
+    page.evaluate(SETTLE)
+    box = page.locator("#help").bounding_box()
+    assert box["x"] >= 0 and box["y"] >= 0 and box["x"] + box["width"] <= screen[0]
+    assert box["y"] + box["height"] <= page.locator(".controls").bounding_box()["y"] + 1
+    page.keyboard.press("Escape")
+    assert not page.locator("#help").is_visible()
+    page.locator("#play").focus()
+    page.keyboard.press("Space")
+    assert page.get_by_role("button", name="Pause", exact=True).is_visible()
+
+
+@pytest.mark.parametrize("name", ["the gallery", "twelve long", "one long", "from right to left, odd"])
+def test_paper_has_every_figure_and_text(opened, name):
+    page = opened(name, 360, 780, "dark")
+    page.evaluate("""() => addEventListener("beforeprint", () => {  // after the page's own
+      const copy = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+      window.printed = panels.map(({ canvas }) => {
+        copy.drawImage(canvas, 0, 0);
+        return copy.getImageData(0, 0, 1, 1).data[0];
+      });
+    })""")
+    content = page.pdf(format="A4")
+    assert min(page.evaluate("() => printed")) > 240  # light, scrolled away or not
+    assert page.evaluate("() => document.documentElement.dataset.theme") == "dark"  # again
+    pictures = [size for picture in re.findall(rb"<<[^>]*/Subtype /Image[^>]*>>", content)
+                if min(size := [int(n) for n in re.findall(rb"/(?:Width|Height) (\d+)", picture)]) > 60]
+    assert len(pictures) >= PAGES[name][0]
+    page.set_viewport_size({"width": 718, "height": 1040})  # A4 less Chromium's margins
+    page.evaluate("() => dispatchEvent(new Event('beforeprint'))")
+    page.emulate_media(media="print")
+    page.evaluate(SETTLE)
+    assert page.evaluate(PROBLEMS) == [] and not page.locator(".controls").is_visible()
+    assert page.evaluate(CONTRAST, ".caption") >= 10  # black on white
