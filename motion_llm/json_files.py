@@ -36,7 +36,7 @@ def check_form(content: object, form: object, place: str, error: type[ValueError
 
     A form is a type (a number may be whole where float is meant), a range of integers, a slice for numbers from its
     start to its stop, a pattern of text, [form] for a list, {str: form} for an object of any names, or {"name": form}
-    for one with these names.
+    for one with these names; "name?" may be missing.
     place: of the content, such as "motion_config.json: model".
     """
     if isinstance(form, list | dict) and not isinstance(content, type(form)):
@@ -46,10 +46,10 @@ def check_form(content: object, form: object, place: str, error: type[ValueError
         for i, item in enumerate(content):
             check_form(item, form[0], f"{place}, item {i}", error)
     elif isinstance(form, dict):
-        if missing := [name for name in form if isinstance(name, str) and name not in content]:
+        if missing := [name for name in form if isinstance(name, str) and name[-1] != "?" and name not in content]:
             raise error(f"{place} has no {missing[0]}")
         for name, value in content.items():
-            if (of_value := form.get(name, form.get(str))) is not None:
+            if (of_value := form.get(name, form.get(f"{name}?", form.get(str)))) is not None:
                 check_form(value, of_value, f"{place} {name[:60]}", error)
     elif isinstance(form, re.Pattern):
         if not isinstance(content, str) or not form.fullmatch(content):

@@ -34,7 +34,8 @@ def test_a_run_ends_with_a_gallery_of_six_captions_each_beside_its_real_clip(run
     assert len(clips) == 12 and 'data-group="2"' in page
     for generated, real in zip(clips[::2], clips[1::2], strict=True):
         assert generated["caption"] == real["caption"]
-        assert generated["note"].startswith("generated") and real["note"].startswith("real, through the codec ")
+        assert generated["note"].startswith("generated")
+        assert real["note"].startswith("real, through the codec\u00a0\u00b7 ")
     assert len({clip["caption"] for clip in clips}) == 6
 
 

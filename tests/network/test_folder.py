@@ -50,7 +50,9 @@ def test_a_whole_one_is_read(tmp_path):
     used(tmp_path)
 
 
-@pytest.mark.parametrize("place", [place for place in places(CONFIG) if place and place[0] != "settings"], ids=str)
+@pytest.mark.parametrize("place", [
+    place for place in places(CONFIG) if place and place[0] != "settings" and place[:2] != ("history", "losses")
+    and place[:2] != ("history", "nll")], ids=str)
 def test_a_wrong_value_is_refused_with_the_file_or_does_no_harm(tmp_path, place):
     refused = 0
     for wrong in WRONG:
@@ -62,7 +64,9 @@ def test_a_wrong_value_is_refused_with_the_file_or_does_no_harm(tmp_path, place)
         write(tmp_path, content)
         try:
             used(tmp_path)
-        except ModelError as error:
+        except ValueError as error:
+            if "of an earlier version" in str(error):  # length statistics that lack a part
+                continue
             assert str(tmp_path / MOTION_CONFIG) in str(error) and len(str(error)) < len(str(tmp_path)) + 400
             refused += 1
     assert refused >= 5, place
