@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from data import read_rows
-from model import load
+from model import load_for_decoding
 from motion_llm.dataset.lengths import LengthLimits, LengthModel
 from motion_llm.dataset.report import raise_on_errors
 from motion_llm.dataset.rows import caption_key
@@ -73,7 +73,7 @@ class MotionGenerator:
             raise GenerationError(f"{model_path} was exported for serving engines: use engine=\"vllm\", or the stage's "
                                   "folder that it was made from")
         else:
-            model = load(model_path, device)
+            model = load_for_decoding(model_path, device)
         self.template, self.tokenizer, self.vocabulary = model.template, model.tokenizer, model.vocabulary
         if dataset_path is None:
             self.length_model = LengthModel.from_dict(content["length_model"], caption_key)
@@ -84,7 +84,7 @@ class MotionGenerator:
             self._make_decoder(model)
 
     def _make_decoder(self, model) -> None:
-        network = model.merged().eval()
+        network = model.merged()
         self.motion, self.text = self._alphabets(network)
         self.decoder = Decoder(decoding_network(network, self.settings["MAX_SEQ_LEN"]), self.settings["EVAL_BATCH"])
 

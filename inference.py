@@ -32,11 +32,8 @@ def __getattr__(name: str):
     raise AttributeError(name)
 
 
-def _motion_generator_class(device: str | None = None):
-    from model import start_unsloth  # imports torch, which takes seconds
-
-    start_unsloth(device)
-    from generate import MotionGenerator  # imports transformers, which must follow Unsloth's start
+def _motion_generator_class():
+    from generate import MotionGenerator  # imports torch, which takes seconds
 
     return MotionGenerator
 
@@ -135,7 +132,7 @@ def _check_early(args: argparse.Namespace, model_path: str, content: dict) -> No
 
 
 def _generator(args: argparse.Namespace, settings: dict, model_path: str, overrides: dict):
-    generator = _motion_generator_class(args.device)(model_path, args.dataset_path, args.device)
+    generator = _motion_generator_class()(model_path, args.dataset_path, args.device)
     if args.tokens_per_second is not None:
         generator.settings["TOKENS_PER_SECOND"] = args.tokens_per_second
     for flag, name in SAMPLING_SETTINGS.items():

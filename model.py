@@ -2,10 +2,11 @@
 
 import contextlib
 import logging
+import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -15,16 +16,27 @@ from torch.nn import functional
 from collators import IGNORED, collate
 from motion_llm.digests import check_digests, digests_of
 from motion_llm.json_files import replace_folder, write_json
-from motion_llm.network.base import PROJECTIONS, ModelConfig, load_base, load_tokenizer, read_weights, start_unsloth
+from motion_llm.network.base import (
+    PROJECTIONS,
+    ModelConfig,
+    load_base,
+    load_tokenizer,
+    quieten_libraries,
+    read_weights,
+    start_unsloth,
+)
 from motion_llm.network.code_vectors import as_rows
 from motion_llm.network.folder import MOTION_CONFIG, ModelError, read_motion_config
+from motion_llm.network.folder_tokenizer import FolderTokenizer, count_tokens
 from motion_llm.network.fuse import fuse, unfuse
+from motion_llm.network.known_bases import UnknownToFastLoading
+from motion_llm.network.merged import MergedNetwork, base_folder, merged_network
 from templates import MotionTemplate, MotionVocabulary, new_tokens
 
 log = logging.getLogger(__name__)
 
-__all__ = ["ModelConfig", "ModelError", "MotionLanguageModel", "add_motion_tokens", "build", "load", "load_tokenizer",
-           "scale_logits", "start_unsloth", "sum_nll"]
+__all__ = ["ModelConfig", "ModelError", "MotionLanguageModel", "MergedModel", "add_motion_tokens", "build", "load",
+           "load_for_decoding", "load_tokenizer", "scale_logits", "start_unsloth", "sum_nll"]
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
@@ -200,7 +212,7 @@ class MotionLanguageModel(nn.Module):
         if self.model_config.load_in_4bit:
             _merge_unquantised(self.network)
         self.network = self.network.merge_and_unload()
-        return self.network
+        return self.network.eval()
 
     def save(self, folder: str | Path, extra: dict) -> None:
         """Adapter, new rows, tokenizer and `extra` (JSON) into `folder`, through a temporary folder that is renamed."""
@@ -269,16 +281,22 @@ def build(config: ModelConfig, codebook_size: int, participants: Sequence[str], 
     return model
 
 
-def load(folder: str | Path, device: str | None = None):
-    """The MotionLanguageModel saved in `folder`, on the base that is named there.
-
-    Raises ModelError for a folder that is damaged or does not fit its base.
-    """
+def _checked_config(folder: str | Path) -> dict:
+    """motion_config.json of a folder whose files are those that were saved. Raises ModelError for others."""
     content = read_motion_config(folder)
     if "files" in content:
         check_digests(Path(folder), content["files"], ModelError)
     else:
         log.info("%s was saved before folders kept digests of their files: they are not checked", folder)
+    return content
+
+
+def load(folder: str | Path, device: str | None = None):
+    """The MotionLanguageModel saved in `folder`, on the base that is named there.
+
+    Raises ModelError for a folder that is damaged or does not fit its base.
+    """
+    content = _checked_config(folder)
     config = ModelConfig(**content["model"])
     vocabulary = MotionVocabulary.from_dict(content["vocabulary"])
     model = build(config, vocabulary.codebook_size, vocabulary.participants, device)
@@ -295,3 +313,47 @@ def load(folder: str | Path, device: str | None = None):
         raise ModelError(f"{path} holds {len(saved)} tensors, of which {len(result.unexpected_keys)} have no place in "
                          f"the model; expected {expected}: it is damaged, or of another model")
     return model
+
+
+@dataclass(frozen=True)
+class MergedModel:
+    """A trained model that can only decode."""
+
+    network: MergedNetwork
+    tokenizer: FolderTokenizer
+    vocabulary: MotionVocabulary
+    template: MotionTemplate
+
+    def merged(self) -> MergedNetwork:
+        return self.network
+
+
+def load_for_decoding(folder: str | Path, device: str | None = None) -> MergedModel | MotionLanguageModel:
+    """The model saved in `folder`, with the parts that decoding needs: network (from `merged`), tokenizer, vocabulary
+    and template. On a CPU it is read without Unsloth and transformers, where all about it is known; elsewhere as `load`
+    does. Both give the same answers. Raises ModelError as `load` does.
+    """
+    forced = os.environ.get("UNSLOTH_FORCE_CPU") == "1"
+    if device == "cpu" or device is None and (forced or not torch.accelerator.is_available()):
+        try:
+            return _load_merged(folder)
+        except UnknownToFastLoading as reason:
+            log.info("loading takes longer, by way of Unsloth, because of %s", reason)
+    return load(folder, device)
+
+
+def _load_merged(folder: str | Path) -> MergedModel:
+    """Raises UnknownToFastLoading for what only `load` can read, or refuse with its reason."""
+    folder, content = Path(folder), _checked_config(folder)
+    quieten_libraries()
+    config, vocabulary = ModelConfig(**content["model"]), MotionVocabulary.from_dict(content["vocabulary"])
+    base = base_folder(config.model_name)
+    tokenizer, base_tokens = FolderTokenizer(folder), count_tokens(base)
+    if base_tokens != vocabulary.first_motion_id:
+        raise UnknownToFastLoading(f"{base_tokens} tokens in the base, where new ones start at "
+                                   f"{vocabulary.first_motion_id}")
+    spellings = new_tokens(vocabulary.codebook_size, vocabulary.participants)
+    if [tokenizer.token_to_id(token) for token in spellings] != list(vocabulary.new_ids):
+        raise UnknownToFastLoading(f"{folder}/tokenizer.json, which has other motion tokens")
+    network = merged_network(config, base, folder / ADAPTER_WEIGHTS, vocabulary.new_ids, len(tokenizer))
+    return MergedModel(network, tokenizer, vocabulary, MotionTemplate(tokenizer, vocabulary))

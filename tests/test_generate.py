@@ -1,13 +1,16 @@
 """generate.py: every task, every way to set a length, and refused requests; every answer is valid.
 
-generate.py is imported inside the tests: it imports transformers, which must follow Unsloth's start (tiny_run).
+generate.py is imported inside the tests, as its fixtures need Unsloth, which must be imported before transformers.
 """
 
 import importlib.util
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +18,7 @@ import torch
 from export import export
 from model import load, sum_nll
 from motion_llm.decoding.request import GenerationError, MotionRequest, MotionResult
+from motion_llm.network.folder_tokenizer import FolderTokenizer
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +141,34 @@ def test_captions_are_plain_words(multitask):
         multitask.caption("1 999")
     with pytest.raises(ValueError, match="200 motion tokens and 64 for the caption do not fit"):
         multitask.caption([1] * 200)
+
+
+# Loading
+
+
+def test_answers_are_those_of_the_usual_loading(generator, multitask, monkeypatch, tiny_run):
+    import generate
+
+    monkeypatch.setattr(generate, "load_for_decoding", load)
+    prompts = ["a person jumps", "a person waves with the left hand", "nobody knows"]
+    for fast, stage in ((generator, "stage3_t2m_sft"), (multitask, "stage2_multitask")):
+        usual = generate.MotionGenerator(tiny_run / stage)
+        assert isinstance(fast.tokenizer, FolderTokenizer) and not isinstance(usual.tokenizer, FolderTokenizer)
+        options = dict(participant_ids=["P001", None, "P002"], num_samples=4, seed=1)
+        assert fast.generate_batch(prompts, **options) == usual.generate_batch(prompts, **options)
+    motions = ["1 2 3", "4 5 6 7", "8 8"]
+    assert [multitask.caption(motion) for motion in motions] == [usual.caption(motion) for motion in motions]
+    assert multitask.denoise("5 ? 7 ?", seed=0) == usual.denoise("5 ? 7 ?", seed=0)
+
+
+def test_a_model_is_loaded_and_answers_without_slow_imports(tiny_run):
+    code = ("import sys; from inference import MotionGenerator; "
+            f"generator = MotionGenerator({str(tiny_run / 'stage3_t2m_sft')!r}, device='cpu'); "
+            "generator.generate('a person jumps', seed=0); "
+            "print({'unsloth', 'transformers', 'peft', 'trl', 'datasets', 'accelerate'} & set(sys.modules))")
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent, stdout=subprocess.PIPE,
+                          text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 # Denoise, inbetween, continue

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import LogitsProcessor
 
 from motion_llm.dataset.lengths import LengthLimits
 from motion_llm.decoding.request import GenerationError
@@ -66,8 +65,8 @@ def constrained_scores(scores: torch.Tensor, tokens: torch.Tensor, bounds: Bound
     return scores
 
 
-class LengthAwareMotionLogitsProcessor(LogitsProcessor):
-    """`constrained_scores` for `model.generate`.
+class LengthAwareMotionLogitsProcessor:
+    """`constrained_scores` for `model.generate`, which asks for no base class; importing theirs would take seconds.
 
     limits: one LengthLimits a row. prompt_length: positions before the answer, the same for all rows (padded on the
     left). allowed_codes (B, K) bool: the codes a row may use, at least one each; None for all.

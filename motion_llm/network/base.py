@@ -33,6 +33,14 @@ class ModelConfig:
     load_in_4bit: bool = False  # the frozen weights, by bitsandbytes
 
 
+def quieten_libraries() -> None:
+    """Settings of oneDNN and tokenizers, which they read at their first use."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # oneDNN caches a compiled product for each shape, 1024 of them by default. Clips have many lengths, so the cache
+    # would grow to half a gigabyte without being faster (docs/log.md).
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "100")
+
+
 def start_unsloth(device: str | None = None):
     """Import Unsloth and return its FastLanguageModel; to be called before anything imports transformers.
 
@@ -41,10 +49,7 @@ def start_unsloth(device: str | None = None):
     """
     os.environ["UNSLOTH_DISABLE_STATISTICS"] = "1"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # oneDNN caches a compiled product for each shape, 1024 of them by default. Clips have many lengths, so the cache
-    # would grow to half a gigabyte without being faster (docs/log.md).
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "100")
+    quieten_libraries()
     if device == "cpu":
         os.environ["UNSLOTH_FORCE_CPU"] = "1"
     if device == "cuda" and not torch.cuda.is_available():
@@ -138,7 +143,7 @@ def load_tokenizer(model_name: str):
 
 
 @contextlib.contextmanager
-def _broken_weights_as_model_error(path: str | Path):
+def broken_weights_as_model_error(path: str | Path):
     try:
         yield
     except SafetensorError as error:
@@ -147,7 +152,7 @@ def _broken_weights_as_model_error(path: str | Path):
 
 def read_weights(path: Path) -> dict:
     """Name to tensor of a safetensors file. Raises ModelError naming the file where it is broken."""
-    with _broken_weights_as_model_error(path):
+    with broken_weights_as_model_error(path):
         return load_file(path)
 
 
@@ -164,7 +169,7 @@ def load_base(config: ModelConfig, device: str | None):
     transformers.utils.logging.disable_progress_bar()
     # On a CPU eager attention is faster than SDPA for sequences as short as motions (docs/log.md).
     attention = {} if torch.cuda.is_available() and device != "cpu" else {"attn_implementation": "eager"}
-    with contextlib.redirect_stdout(sys.stderr), _broken_weights_as_model_error(source):
+    with contextlib.redirect_stdout(sys.stderr), broken_weights_as_model_error(source):
         network, tokenizer = fast_language_model.from_pretrained(
             source, max_seq_length=config.max_seq_len, load_in_4bit=config.load_in_4bit,
             use_gradient_checkpointing=False, dtype=None if config.dtype == "auto" else getattr(torch, config.dtype),

@@ -16,6 +16,7 @@ import torch
 from torch.nn import functional
 
 from motion_llm.network.folder import ModelError
+from motion_llm.network.merged import MergedNetwork
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,11 @@ PACKED_FOR = 32  # rows of x that oneDNN packs the weights for; other numbers of
 def packs_bfloat16() -> bool:
     """Whether oneDNN can pack bfloat16 weights for this processor; it cannot without AVX-512."""
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def kind_of(module) -> str:
+    """The name of a module's class in transformers, which the parts of merged.py carry as `kind`."""
+    return getattr(module, "kind", None) or type(module).__name__
 
 
 class Product:
@@ -59,7 +65,7 @@ class Norm:
     or Cohere's, which subtracts the mean first."""
 
     def __init__(self, norm):
-        name = type(norm).__name__
+        name = kind_of(norm)
         self.eps = getattr(norm, "variance_epsilon", None) or getattr(norm, "eps", None)
         self.weight = norm.weight.float() + (1 if name.startswith("Gemma") else 0)
         self.centred = name == "CohereLayerNorm"
@@ -124,7 +130,7 @@ class Layer:
     """One layer of a base."""
 
     def __init__(self, layer, config, rotation: str):
-        attention, mlp, kind = layer.self_attn, layer.mlp, type(layer).__name__
+        attention, mlp, kind = layer.self_attn, layer.mlp, kind_of(layer)
         self.heads, self.groups = config.num_attention_heads, config.num_key_value_heads
         self.width = attention.head_dim
         self.rotation = rotation
@@ -194,8 +200,8 @@ class Layer:
 
 
 class CachedNetwork:
-    """A merged transformers network, converted into layers that decode fast. It takes the weights: the transformers
-    network cannot be used afterwards. Raises ModelError for a base whose layers are unknown.
+    """A merged network of transformers or of merged.py, converted into layers that decode fast. It takes the weights:
+    the network cannot be used afterwards. Raises ModelError for a base whose layers are unknown.
 
     positions: of the longest sequence. A decoding in progress takes the network from `borrow`, with a cache that no
     other has, so that threads and streams may decode at the same time.
@@ -204,7 +210,7 @@ class CachedNetwork:
     @torch.no_grad()
     def __init__(self, network, positions: int):
         decoder, config = network.get_decoder(), network.config.get_text_config()
-        if unknown := {type(layer).__name__ for layer in decoder.layers} - set(KNOWN):
+        if unknown := {kind_of(layer) for layer in decoder.layers} - set(KNOWN):
             raise ModelError(f"the base's layers, {', '.join(sorted(unknown))}, are unknown; known are "
                              f"{', '.join(KNOWN)}")
         self.device, self.positions = decoder.embed_tokens.weight.device, positions
@@ -217,7 +223,8 @@ class CachedNetwork:
         for i, layer in enumerate(decoder.layers):
             kind = config.layer_types[i] if len(self.rotations) > 1 else next(iter(self.rotations))
             self.layers.append(Layer(layer, config, kind))
-            layer.to("meta")  # so that a base is not in memory twice
+            if isinstance(layer, torch.nn.Module):
+                layer.to("meta")  # so that a base is not in memory twice
         self.norm = Norm(decoder.norm)
         self.cache = None
         self._caches: list[torch.Tensor] = []  # of finished decodings, at most one; every borrowed copy has this list
@@ -232,7 +239,7 @@ class CachedNetwork:
         for kind in kinds:
             cos, sin = decoder.rotary_emb(dummy, positions, kind) if several else decoder.rotary_emb(dummy, positions)
             rotation = Rotation(cos[0].cpu(), sin[0].cpu(), config.num_attention_heads, self.groups,
-                                attention.scaling, type(decoder.layers[0]).__name__ in PARALLEL)
+                                attention.scaling, kind_of(decoder.layers[0]) in PARALLEL)
             rotation.cos, rotation.sin = rotation.cos.to(self.device), rotation.sin.to(self.device)
             rotations[kind] = rotation
         return rotations
@@ -332,9 +339,12 @@ class PlainNetwork:
 def decoding_network(network, positions: int) -> CachedNetwork | PlainNetwork:
     """A CachedNetwork where the base is known, else a PlainNetwork, with a warning.
 
+    network: of transformers, or a MergedNetwork, which can only become a CachedNetwork.
     Raises ModelError where CachedNetwork does not compute the same as the base, which would be a bug in this module.
     """
-    unknown = {type(layer).__name__ for layer in network.get_decoder().layers} - set(KNOWN)
+    if isinstance(network, MergedNetwork):
+        return CachedNetwork(network, positions)
+    unknown = {kind_of(layer) for layer in network.get_decoder().layers} - set(KNOWN)
     if unknown:
         log.warning("the base's layers (%s) are unknown to the fast decoding: every token computes its whole sequence "
                     "again, which is slow", ", ".join(sorted(unknown)))
