@@ -5,7 +5,6 @@ Every measurement says what it compares. It runs in this process, except the tra
 """
 
 import argparse
-import json
 import os
 import platform
 import sys
@@ -22,6 +21,7 @@ from motion_llm.benchmarks import train as bench_train
 from motion_llm.benchmarks import vllm as bench_vllm
 from motion_llm.benchmarks import wordings as bench_wordings
 from motion_llm.command_line import exit_status, start_log
+from motion_llm.json_files import write_json
 
 # A module for each command: add_arguments(parser), run(args, settings) -> figures (JSON-able), format_figures(figures)
 # -> text. They import torch only when they run.
@@ -75,8 +75,7 @@ def run(args: argparse.Namespace) -> None:
     figures = module.run(args, config.resolve(config.given(args)))
     print(module.format_figures(figures))
     if args.output:
-        content = {"command": sys.argv[1:], "machine": machine(), "figures": figures}
-        Path(args.output).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_json(args.output, {"command": sys.argv[1:], "machine": machine(), "figures": figures})
 
 
 if __name__ == "__main__":

@@ -10,12 +10,12 @@ read. The implementation is in motion_llm/motion/codec.py and captions.py.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from motion_llm.command_line import exit_status, start_log
+from motion_llm.command_line import exit_status, keep_inputs, start_log
+from motion_llm.json_files import write_json
 from motion_llm.motion.bvh import SCALE, write_bvh
 from motion_llm.motion.captions import encode_captions
 from motion_llm.motion.clip_files import MotionFiles
@@ -84,11 +84,9 @@ def _fit(args: argparse.Namespace) -> str:
 
 
 def _encode(args: argparse.Namespace) -> str:
-    if Path(args.output).exists() and Path(args.output).samefile(args.captions):
-        raise CodecError(f"--output {args.output} is the file of the captions, which would be lost: choose another "
-                         "name")
+    keep_inputs(args.output, args.captions)
     rows = encode_captions(MotionCodec.load(args.codec), args.motions, args.captions, **_reading(args))
-    Path(args.output).write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(args.output, rows)
     return f"{args.output}: {len(rows)} rows"
 
 

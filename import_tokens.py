@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from data import read_rows
-from motion_llm.command_line import exit_status, start_log
+from motion_llm.command_line import exit_status, keep_inputs, start_log
 from motion_llm.dataset.layouts import (
     HUMANML3D_FPS,
     HUMANML3D_UNIT,
@@ -30,6 +30,7 @@ from motion_llm.dataset.layouts import (
 from motion_llm.dataset.report import raise_on_errors
 from motion_llm.dataset.rows import SPLITS, Row
 from motion_llm.dataset.token_files import Edits, LayoutError
+from motion_llm.json_files import write_text
 
 LAYOUTS = ("t2m_gpt", "qiqi", "json")
 NO_LIMIT = 1_000_000  # positions: what fits a model is not known here
@@ -168,6 +169,7 @@ def run(args: argparse.Namespace) -> str:
         raise LayoutError("--level is for --layout t2m_gpt, the other files have no arrays")
     if args.export and (args.drop_codes or args.subtract):
         raise LayoutError("--drop_codes and --subtract are for --layout; --layout json edits a dataset of this project")
+    keep_inputs(args.output, args.data)
     if args.export:
         return export_t2m_gpt(args.data, args.output)
     edits = Edits(args.level, args.drop_codes, args.subtract)
@@ -177,12 +179,8 @@ def run(args: argparse.Namespace) -> str:
         imported = import_qiqi(args.root, edits) if args.layout == "qiqi" else import_json(args.data, edits)
     if not imported.rows:
         raise LayoutError(f"{args.data or args.root}: no row could be read\n{imported.summary()}")
-    output = Path(args.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    text = "[\n" + ",\n".join(json.dumps(row, ensure_ascii=False) for row in imported.rows) + "\n]\n"
-    temporary = output.with_name(f".{output.name}.saving")  # the output may be the input
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(output)
+    rows = ",\n".join(json.dumps(row, ensure_ascii=False) for row in imported.rows)
+    write_text(args.output, f"[\n{rows}\n]\n")
     return f"{args.output}: {imported.summary()}"
 
 

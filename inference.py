@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import config
-from motion_llm.command_line import exit_status, start_log
+from motion_llm.command_line import exit_status, keep_inputs, start_log
 from motion_llm.decoding.request import SAMPLING_SETTINGS, TASKS, GenerationError, MotionRequest
-from motion_llm.json_files import read_text
+from motion_llm.json_files import read_text, write_text
 from motion_llm.motion.rest_pose import REST_POSES
 from motion_llm.network.folder import CODEC_FOLDER, read_motion_config
 from motion_llm.viewer.files import WRITERS, check_rest_pose, write
@@ -116,6 +116,8 @@ def _check_early(args: argparse.Namespace, model_path: str, content: dict) -> No
     people = content["vocabulary"]["participants"]
     if args.participant_id is not None and args.participant_id not in people:
         raise ValueError(f"participant {args.participant_id!r} is unknown; there are {', '.join(people) or 'none'}")
+    if args.output is not None:
+        keep_inputs(args.output, args.prompts_file)
     if args.output is not None and Path(args.output).is_dir():
         raise ValueError(f"--output {args.output} is a folder, expected a file")
     check_rest_pose(args.output or "the output", args.rest_pose)
@@ -197,8 +199,7 @@ def print_and_save(args: argparse.Namespace) -> None:
     if args.stream:
         print()
     if args.output is not None and not _shows_motion(args):
-        Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-        Path(args.output).write_text(end.join(lines) + "\n", encoding="utf-8")
+        write_text(args.output, end.join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from motion_llm.command_line import exit_status, start_log
+from motion_llm.command_line import exit_status, keep_inputs, start_log
 from motion_llm.motion.bvh import SCALE, read_bvh
 from motion_llm.motion.codec import MotionCodec, tokens_of
 from motion_llm.motion.features import Layout
@@ -129,9 +129,7 @@ def run(args: argparse.Namespace) -> str:
         raise MotionError(f"--map {args.map} is for --to, a file of another figure")
     if args.fps is not None and not 0 < args.fps < 1e5:
         raise MotionError(f"--fps {args.fps:g}, expected frames a second, more than 0 and less than 100,000")
-    for path in (*args.bvh, *args.joints, *args.motion, *[args.to] * (args.to is not None)):
-        if Path(args.output).exists() and Path(path).exists() and Path(args.output).samefile(path):
-            raise MotionError(f"--output {args.output} is a file that is read, and would be lost: choose another name")
+    keep_inputs(args.output, *args.bvh, *args.joints, *args.motion, args.to, args.map, args.skeleton)
     check_rest_pose(args.output, args.rest_pose)
     clips = clips_of(args)
     write(args.output, clips, args.rest_pose)

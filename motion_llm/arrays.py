@@ -2,6 +2,8 @@
 
 import math
 import zipfile
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -27,21 +29,17 @@ def load_npy(path: str | Path, error: type[ValueError]) -> np.ndarray:
                     "expected one array of numbers") from None
 
 
-def load_npz(path: str | Path, error: type[ValueError]) -> "Archive":
-    """The arrays of an .npz file, each read when it is taken. Raises `error` naming the file; OSError."""
-    try:
-        return Archive(Path(path), error)
-    except zipfile.BadZipFile as reason:
-        raise error(f"{path}: no .npz file, or damaged ({str(reason)[:60]}); expected several named arrays") from None
-
-
 class Archive:
-    """names: of the arrays."""
+    """The arrays of an .npz file, each read when it is taken. names: of the arrays. Raises `error` naming the file."""
 
-    def __init__(self, path: Path, error: type[ValueError]):
-        self.path, self.error = path, error
-        self.zip = zipfile.ZipFile(path)
-        self.names = {name.removesuffix(".npy") for name in self.zip.namelist()}
+    def __init__(self, path: str | Path, error: type[ValueError]):
+        self.path, self.error = Path(path), error
+        try:
+            self.zip = zipfile.ZipFile(path)
+        except zipfile.BadZipFile as reason:
+            raise error(f"{path}: no .npz file, or damaged ({str(reason)[:60]}); expected several named "
+                        "arrays") from None
+        self.names = {name.removesuffix(".npy") for name in self.zip.namelist() if name.endswith(".npy")}
 
     def __enter__(self) -> "Archive":
         return self
@@ -52,22 +50,29 @@ class Archive:
     def __getitem__(self, name: str) -> np.ndarray:
         """Raises `error` for an array that is missing, pickled, damaged or larger than MOST_BYTES."""
         if name not in self.names:
-            raise self.error(f"{self.path}: no {name} among {', '.join(sorted(self.names))[:120] or 'no arrays'}")
+            self.fail(f"no {name} among {', '.join(sorted(self.names))[:120] or 'no arrays'}")
         info = self.zip.getinfo(f"{name}.npy")
+        shape, dtype = self._read(info, _header)
+        if dtype.hasobject:
+            self.fail(f"{name} is pickled, which is not read for safety: save it as a plain array")
+        size = math.prod(shape) * dtype.itemsize
+        if size > min(info.file_size, MOST_BYTES):
+            self.fail(f"{name} announces {shape} of {dtype}, {size:,} bytes; the file has {info.file_size:,}, and at "
+                      f"most {MOST_BYTES:,} are read")
+        return self._read(info, np.lib.format.read_array)
+
+    def _read(self, info: zipfile.ZipInfo, read: Callable):
         try:
             with self.zip.open(info) as member:
-                version = np.lib.format.read_magic(member)
-                shape, _, dtype = HEADERS[version](member)
-            if dtype.hasobject:
-                raise self.error(f"{self.path}: {name} is pickled, which is not read for safety: save it as a plain "
-                                 "array")
-            size = math.prod(shape) * dtype.itemsize
-            if size > info.file_size or size > MOST_BYTES:
-                raise self.error(f"{self.path}: {name} announces {shape} of {dtype}, {size:,} bytes; the file has "
-                                 f"{info.file_size:,}, and at most {MOST_BYTES:,} are read")
-            with self.zip.open(info) as member:
-                return np.lib.format.read_array(member, allow_pickle=False)
-        except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zipfile.zlib.error) as reason:
-            if isinstance(reason, self.error) and str(reason).startswith(str(self.path)):
-                raise
-            raise self.error(f"{self.path}: {name} is damaged ({str(reason)[:60]})") from None
+                return read(member)
+        except (ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as reason:
+            self.fail(f"{info.filename.removesuffix('.npy')} is damaged or locked ({str(reason)[:60]})")
+
+    def fail(self, text: str):
+        raise self.error(f"{self.path}: {text}")
+
+
+def _header(file) -> tuple[tuple[int, ...], np.dtype]:
+    """The shape and type that an array announces. KeyError for a version that no array of numbers has."""
+    shape, _, dtype = HEADERS[np.lib.format.read_magic(file)](file)
+    return shape, dtype

@@ -3,6 +3,7 @@
 import logging
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 NOISY = ("datasets", "httpx", "transformers", "accelerate")  # libraries whose logs tell the user nothing
 
@@ -16,6 +17,13 @@ def start_log(level: int = logging.INFO) -> None:
     logging.basicConfig(level=level, stream=sys.stderr, format="%(message)s")
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def keep_inputs(output: str | Path, *inputs: str | Path | None) -> None:
+    """Raises ValueError where --output is a file that the command reads, which would be lost."""
+    for path in inputs:
+        if path is not None and Path(output).exists() and Path(path).exists() and Path(output).samefile(path):
+            raise ValueError(f"--output {output} is a file that is read, and would be lost: choose another name")
 
 
 def exit_status(script: str, command: Callable[[], int | None], stopped: str = "stopped",

@@ -9,10 +9,17 @@ from pathlib import Path
 MOST_BYTES = 2**30  # of a JSON file that is no dataset; lengths of 50,000 captions take 10 MB
 
 
-def write_json(path: Path, content: object) -> None:
-    """Write to a temporary file and rename it, so that the file is always whole."""
+def write_json(path: str | Path, content: object) -> None:
+    """Write an object or a list as JSON; the file is always whole."""
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write to a temporary file and rename it, so that the file is always whole; folders above it are made."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.saving")
-    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
 
 
@@ -64,7 +71,7 @@ def check_form(content: object, form: object, place: str, error: type[ValueError
     else:
         number = form is float and isinstance(content, int) and abs(content) < 1e300
         if isinstance(content, bool) and form is not bool or not (isinstance(content, form) or number):
-            names = {str: "text", float: "a number", bool: "true or false", type(None): "null"}
+            names = {str: "text", float: "a number", bool: "true or false"}
             raise error(f"{place} is {_shown(content)}, expected {names[form]}")
         if form is float and not math.isfinite(content):
             raise error(f"{place} is {content}, expected a finite number")

@@ -4,7 +4,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from motion_llm.arrays import load_npy, load_npz
+from motion_llm.arrays import Archive, load_npy
 
 
 class Refused(ValueError):
@@ -24,9 +24,9 @@ def test_arrays_come_back(tmp_path):
     np.savez_compressed(tmp_path / "packed.npz", a=numbers)
     assert np.array_equal(load_npy(tmp_path / "a.npy", Refused), numbers)
     for name in ("plain", "packed"):
-        with load_npz(tmp_path / f"{name}.npz", Refused) as arrays:
+        with Archive(tmp_path / f"{name}.npz", Refused) as arrays:
             assert np.array_equal(arrays["a"], numbers)
-    with load_npz(tmp_path / "plain.npz", Refused) as arrays:
+    with Archive(tmp_path / "plain.npz", Refused) as arrays:
         assert arrays.names == {"a", "b"} and str(arrays["b"]) == "neutral"
 
 
@@ -47,11 +47,13 @@ def test_an_archive_whose_headers_lie_is_refused_before_memory_is_taken(tmp_path
         file.writestr("poses.npy", header((10**12, 156)) + bytes(1000))
         file.writestr("names.npy", header((2,), "|O") + b"\x80\x04.")
         file.writestr("trans.npy", header((100, 3))[:-9])
-    with load_npz(tmp_path / "lies.npz", Refused) as arrays:
+        file.writestr("readme.txt", "no array")
+    with Archive(tmp_path / "lies.npz", Refused) as arrays:
         for name, message in (("poses", r"announces \(1000000000000, 156\) of float64"), ("names", "is pickled"),
-                              ("trans", "trans is damaged"), ("betas", "no betas among names, poses, trans")):
+                              ("trans", "trans is damaged or locked"), ("betas", "no betas among names, poses, trans"),
+                              ("readme.txt", "no readme.txt among")):
             with pytest.raises(Refused, match=message):
                 arrays[name]
     (tmp_path / "no.npz").write_bytes(b"poses")
     with pytest.raises(Refused, match="no .npz file"):
-        load_npz(tmp_path / "no.npz", Refused)
+        Archive(tmp_path / "no.npz", Refused)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from motion_llm.command_line import exit_status
+from motion_llm.command_line import exit_status, keep_inputs
 
 
 def raising(error):
@@ -44,3 +44,12 @@ def test_a_console_that_is_not_utf8_gets_an_escape_instead_of_an_error():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=Path(__file__).parent.parent,
                           env=os.environ | {"PYTHONIOENCODING": "ascii"})
     assert (done.returncode, done.stdout.split()) == (0, [b"\\u6b69\\u304f", b"walks"])
+
+
+def test_a_file_that_is_read_is_not_written_over(tmp_path):
+    (tmp_path / "captions.json").write_text("[]")
+    (tmp_path / "link.json").symlink_to(tmp_path / "captions.json")
+    for output in ("captions.json", "link.json"):
+        with pytest.raises(ValueError, match=f"--output .*{output} is a file that is read, and would be lost"):
+            keep_inputs(tmp_path / output, None, tmp_path / "missing.json", tmp_path / "captions.json")
+    keep_inputs(tmp_path / "new.json", tmp_path / "captions.json", None)

@@ -3,6 +3,7 @@
 import json
 import shutil
 from functools import partial
+from pathlib import Path
 
 import pytest
 from conftest import run_script
@@ -162,6 +163,26 @@ def test_another_request_or_strange_files_are_refused_by_name(evaluated, run_fol
     path.write_text("".join([lines[1], lines[0], *lines[2:]]), encoding="utf-8")
     assert run_evaluation(run_folder, "--num_samples", "2", "--output", str(tmp_path / "changed")) == 1
     assert "line 1 is not the clip expected there" in capsys.readouterr().err
+
+
+def test_fresh_that_is_killed_while_it_removes_can_be_given_again(run_folder, tmp_path, evaluated, monkeypatch):
+    copy = tmp_path / "evaluation"
+    shutil.copytree(evaluated, copy)
+    calls, unlink = [], Path.unlink
+
+    def killed(path, *arguments):
+        calls.append(path)
+        if len(calls) > 2:
+            raise RuntimeError("killed")
+        unlink(path, *arguments)
+
+    arguments = ("--num_samples", "2", "--seed", "5", "--fresh", "--output", str(copy))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            run_evaluation(run_folder, *arguments)
+    assert (copy / "request.json").is_file()
+    assert run_evaluation(run_folder, *arguments) == 0
 
 
 def test_fresh_generates_anew_with_the_other_seed(run_folder, tmp_path, evaluated):

@@ -128,6 +128,28 @@ def test_files_in_work_dir_that_no_run_wrote_are_never_touched(tiny_arguments, t
     assert file.read_text() == "keep me"
 
 
+@pytest.mark.parametrize("removed", [1, 3, 6])
+def test_fresh_that_is_killed_while_it_removes_can_be_given_again(
+        tiny_run, tiny_arguments, tmp_path, monkeypatch, removed):
+    copy = tmp_path / "output"
+    shutil.copytree(tiny_run, copy)
+    arguments = [*tiny_arguments, "--work_dir", str(copy), "--fresh", "--epochs_s2", "0", "--epochs_s3", "0"]
+    calls, remove = [], work_folder.remove
+
+    def killed(path):
+        calls.append(path)
+        if len(calls) > removed:
+            raise RuntimeError("killed")
+        remove(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(work_folder, "remove", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            run_script(train_pipeline, *arguments)
+    assert run_script(train_pipeline, *arguments) == 0
+    assert not [path for path in copy.iterdir() if path.name.endswith(".removing")]
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--model_name", "nope"], "MODEL_NAME 'nope' is neither"),
     (["--epochs_s1", "0", "--epochs_s2", "0", "--epochs_s3", "0"], "nothing to train"),

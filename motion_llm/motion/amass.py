@@ -5,7 +5,6 @@ our own; with a body model's file it has the model's joints, hands too, and the 
 """
 
 import logging
-import zipfile
 from functools import cache
 from pathlib import Path
 
@@ -96,11 +95,7 @@ class _Archive(Archive):
     """The arrays of an .npz file, as numbers."""
 
     def __init__(self, path: Path):
-        try:
-            super().__init__(path, MotionError)
-        except zipfile.BadZipFile as error:
-            raise MotionError(f"{path}: no .npz file, or damaged ({str(error)[:100]})") from None
-
+        super().__init__(path, MotionError)
         # Other packages' names of the same arrays, where ours are not there.
         self.own_names = {ours: theirs for theirs, ours in OTHER_NAMES.items()
                           if theirs in self.names and ours not in self.names}
@@ -108,9 +103,6 @@ class _Archive(Archive):
 
     def __getitem__(self, name: str) -> np.ndarray:
         return super().__getitem__(self.own_names.get(name, name))
-
-    def fail(self, text: str):
-        raise MotionError(f"{self.path}: {text}")
 
     def numbers(self, name: str, shape: tuple[int | None, ...] | None = None) -> np.ndarray:
         """Finite numbers, float64. shape: as expected; None in it stands for any size."""

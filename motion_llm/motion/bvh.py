@@ -7,7 +7,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -133,7 +133,7 @@ def read_bvh(path: str | Path, scale: float = SCALE, up: str = "y") -> Motion:
     offset, the rest pose gets their mean. Raises MotionError with file and line; OSError."""
     reader = BvhReader(Path(path))
     try:
-        return _motion(reader, lambda: BvhReader(Path(path)).chunks(), reader.most_frames, scale, up, str(path))
+        return _motion(reader, reader.chunks, reader.most_frames, scale, up, str(path))
     except MotionError as error:
         raise error if str(error).startswith(str(path)) else MotionError(f"{path}: {error}") from None
 
@@ -144,18 +144,9 @@ def _motion(figure: Bvh | BvhReader, chunks: Callable[[], Iterable[np.ndarray]],
     channels do not count."""
     _check_scale(scale)
     count, offsets = len(figure.names), figure.offsets * scale
-    turning: dict[str, list] = {}  # order of axes -> (joint, columns) of the joints that turn in this order
-    placed = []  # (joint, axis, column)
-    column = 0
-    for joint, channels in enumerate(figure.channels):
-        columns = {channel: column + i for i, channel in enumerate(channels)}
-        column += len(channels)
-        turns = [channel for channel in channels if channel.endswith("rotation")]
-        turning.setdefault("".join(channel[0] for channel in turns), []).append(
-            (joint, [columns[channel] for channel in turns]))
-        placed += [(joint, "XYZ".index(channel[0]), columns[channel]) for channel in channels
-                   if channel.endswith("position") and joint not in unplaced]
-    placed_joints, placed_axes, placed_columns = np.array(placed, dtype=int).reshape(-1, 3).T
+    turning, placed = _columns(figure.channels)
+    placed_joints, placed_axes, placed_columns = np.array(
+        [place for place in placed if place[0] not in unplaced], dtype=int).reshape(-1, 3).T
     joints = np.empty((most_frames, count, 3), np.float32)
     rotations = np.empty((most_frames, count, 3, 3), np.float32)
     frames, sums, longest = 0, np.zeros((count, 3)), np.zeros(count)  # longest: bone of each joint, in any frame
@@ -185,6 +176,20 @@ def _motion(figure: Bvh | BvhReader, chunks: Callable[[], Iterable[np.ndarray]],
     offsets[boneless] = sums[boneless] / frames
     skeleton = Skeleton(figure.names, figure.parents, turned_up(offsets, None, up)[0])
     return Motion(joints[:frames], _rate(figure.frame_time), skeleton, rotations[:frames])
+
+
+def _columns(channels: Sequence[Sequence[str]]) -> tuple[dict[str, list], list[tuple[int, int, int]]]:
+    """Order of axes -> (joint, columns) of the joints that turn in this order; (joint, axis, column) of each position.
+    """
+    turning: dict[str, list] = {}
+    placed, column = [], 0
+    for joint, names in enumerate(channels):
+        columns = {name: column + i for i, name in enumerate(names)}
+        column += len(names)
+        turns = [name for name in names if name.endswith("rotation")]
+        turning.setdefault("".join(name[0] for name in turns), []).append((joint, [columns[name] for name in turns]))
+        placed += [(joint, "XYZ".index(name[0]), columns[name]) for name in names if name.endswith("position")]
+    return turning, placed
 
 
 def _rate(frame_time: float) -> float:

@@ -33,8 +33,6 @@ class BvhReader:
 
     def __init__(self, path: Path):
         self.path = path
-        self.size = path.stat().st_size
-        self.file = path.open("rb")
         header, self.rest = self._header()
         # (word, line number) of everything before MOTION, and the index of the next one
         self.words = [(word, number) for number, line in enumerate(header.split("\n"), 1)
@@ -70,19 +68,20 @@ class BvhReader:
     def _header(self) -> tuple[str, str | None]:
         """The text before MOTION, and the text behind it as far as it is read; None if the file has no such line."""
         content = b""
-        while True:
-            block = self.file.read(BLOCK)
-            content += block
-            # Whole lines only, but for the end of the file: a line or a character may go on in the next block.
-            end = content.rfind(b"\n") + 1 if block else len(content)
-            text, self.unread = self._text(content[:end], 1), content[end:]
-            motion = re.search(r"^[\s}]*?(motion)[^\S\n]*(?=$|frames\s*:)", text, re.IGNORECASE | re.MULTILINE)
-            if motion and (not block or len(text[motion.end():].split()) > AHEAD):
-                return text[:motion.start(1)], text[motion.end():]
-            if not block and not content.strip():
-                raise MotionError(f"{self.path}: the file is empty, expected HIERARCHY")
-            if not block:
-                return text, None
+        with self.path.open("rb") as file:
+            while True:
+                block = file.read(BLOCK)
+                content += block
+                # Whole lines only, but for the end of the file: a line or a character may go on in the next block.
+                self.text_end = content.rfind(b"\n") + 1 if block else len(content)
+                text = self._text(content[:self.text_end], 1)
+                motion = re.search(r"^[\s}]*?(motion)[^\S\n]*(?=$|frames\s*:)", text, re.IGNORECASE | re.MULTILINE)
+                if motion and (not block or len(text[motion.end():].split()) > AHEAD):
+                    return text[:motion.start(1)], text[motion.end():]
+                if not block and not content.strip():
+                    raise MotionError(f"{self.path}: the file is empty, expected HIERARCHY")
+                if not block:
+                    return text, None
 
     def _distinct_names(self) -> list[str]:
         """The joints' names in one Unicode spelling. Joints of one name get their parent's name behind it. Raises
@@ -253,39 +252,48 @@ class BvhReader:
             rates = f"{word} frames a second are 'Frame Time: {1 / self.frame_time:.9f}'"
             milliseconds = f"{word} milliseconds 'Frame Time: {self.frame_time / 1000:.9f}'"
             self.fail(self.at, f"Frame Time: {word}, expected seconds, at most {LONGEST:g}: {rates}, {milliseconds}")
+        self.values_line = self.at
         # A value and the space behind it take two bytes.
-        self.most_frames = min(self.count + 1, self.size // (2 * self.width) + 1)
+        self.most_frames = min(self.count + 1, self.path.stat().st_size // (2 * self.width) + 1)
 
     def chunks(self) -> Iterator[np.ndarray]:
-        """The values (n, C) of the next frames, until all are read: degrees and the file's units, float64.
+        """The values (n, C) of the next frames, until all are read, at most most_frames: degrees and the file's units,
+        float64. Each call begins with the first frame.
 
         A frame may span several lines, and a line may hold several frames. A file with one frame more or fewer than
         announced is read, with a warning.
         """
+        self.at = self.values_line
         self.values_read, self.uneven, self.last = 0, None, self.at
         partial = np.empty(0)  # values of a frame that goes on in the next block
-        text = self.rest
-        while True:
-            block = self.file.read(BLOCK)
-            content = self.unread + block
-            end = len(content) if not block else max(content.rfind(b"\n"), content.rfind(b"\r")) + 1
-            if block and end == len(content) and content.endswith(b"\r"):
-                end = content.rfind(b"\n") + 1  # its other half may follow
-            text += self._text(content[:end], self.at + 1)
-            self.unread = content[end:]
+        for text in self._texts():
             values = np.concatenate([partial, self._values(text)]) if text.strip() else partial
             self.at += text.count("\n")
-            frames, text = len(values) // self.width, ""
-            if frames:
+            frames = len(values) // self.width
+            if frames and self.values_read // self.width <= self.count + 1:  # else too many, which is told at the end
                 yield values[:frames * self.width].reshape(frames, self.width)
             partial = values[frames * self.width:]
-            if not block:
-                break
-        self.file.close()
         if len(partial):
             line, count = self.uneven or self.last_values
             self.fail(line, f"{count} values, expected {self.width}, one a channel")
         self._check_count(self.values_read // self.width)
+
+    def _texts(self) -> Iterator[str]:
+        """The text of the values in whole lines, a block after the other."""
+        text, unread = self.rest, b""
+        with self.path.open("rb") as file:
+            file.seek(self.text_end)
+            while True:
+                block = file.read(BLOCK)
+                content = unread + block
+                end = len(content) if not block else max(content.rfind(b"\n"), content.rfind(b"\r")) + 1
+                if block and end == len(content) and content.endswith(b"\r"):
+                    end = content.rfind(b"\n") + 1  # its other half may follow
+                unread = content[end:]
+                yield text + self._text(content[:end], self.at + 1 + text.count("\n"))
+                text = ""
+                if not block:
+                    return
 
     def _check_count(self, frames: int) -> None:
         announced = f"the {self.count} of line {self.count_line}"

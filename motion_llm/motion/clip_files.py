@@ -7,6 +7,7 @@ import posixpath
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from motion_llm.motion.files import READERS, is_motion_file, read_motion
@@ -63,14 +64,23 @@ class MotionFiles(Sequence[Motion]):
             for reader in SPEAKING:
                 reader.removeFilter(self._once)
 
+    @cached_property
+    def _names(self) -> list[str]:
+        """The paths with their suffixes, spelled as the ids are."""
+        return [unicodedata.normalize("NFC", path.relative_to(self.folder).as_posix()) for path in self.paths]
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        """Id or name with its suffix -> index."""
+        return {name: i for names in (self.ids, self._names) for i, name in enumerate(names)}
+
     def find(self, name: str) -> int:
         """The index of the file with a name or id below the folder. The name's Unicode spelling may be another, its
         suffix may be missing, and its folders may stand between backslashes. Raises MotionError, with a likely name."""
         wanted = unicodedata.normalize("NFC", posixpath.normpath(name.replace("\\", "/")))
-        names = [unicodedata.normalize("NFC", path.relative_to(self.folder).as_posix()) for path in self.paths]
-        for candidates in (names, self.ids):
-            if wanted in candidates:
-                return candidates.index(wanted)
+        if wanted in self._places:
+            return self._places[wanted]
+        names = self._names
         if (self.folder / name).is_file():
             raise MotionError(f"{self.folder / name} is no motion file in {self.folder} and its folders, expected a "
                               f"name that ends with {', '.join(READERS)}")
@@ -117,8 +127,8 @@ class _Once(logging.Filter):
         return self.kinds[record.msg] <= FEW
 
 
-def with_bar(motions: Iterable[Motion], count: int, title: str) -> Iterator[Motion]:
-    """The motions, with a bar and the time left on stderr where it is a terminal."""
+def with_bar(clips: Iterable, count: int, title: str) -> Iterator:
+    """The same items, one for each clip, with a bar and the time left on stderr where it is a terminal."""
     from tqdm import tqdm  # imported here, as only a long reading shows it
 
-    yield from tqdm(motions, total=count, desc=title, unit="clip", disable=None, leave=False)
+    yield from tqdm(clips, total=count, desc=title, unit="clip", disable=None, leave=False)

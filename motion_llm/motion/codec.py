@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from motion_llm.arrays import load_npz
+from motion_llm.arrays import Archive
 from motion_llm.digests import check_digests, digests_of
 from motion_llm.json_files import read_json, write_json
 from motion_llm.motion.clip_files import with_bar
@@ -233,7 +233,7 @@ def _read_config(path: Path) -> dict:
 
 def _read_codebook(path: Path, codes: int) -> np.ndarray:
     try:
-        with load_npz(path, ValueError) as arrays:
+        with Archive(path, ValueError) as arrays:
             codebook = arrays["codebook"]
     except FileNotFoundError:
         raise CodecError(f"{path} is missing: the folder is damaged") from None

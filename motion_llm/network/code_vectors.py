@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from motion_llm.arrays import load_npy, load_npz
+from motion_llm.arrays import Archive, load_npy
 
 NEIGHBOURS = {1: 1.0, 2: 0.5, 3: 0.33}  # distance in tokens -> weight
 ENOUGH_TOKENS = 2_000_000  # of the clips; more tokens do not change the statistics
@@ -57,7 +57,7 @@ def codebook_vectors(path: str | Path, codebook_size: int) -> torch.Tensor:
         raise ValueError(f"CODEBOOK_PATH {path}: there is no such file")
     try:
         if zipfile.is_zipfile(path):
-            with load_npz(path, ValueError) as archive:
+            with Archive(path, ValueError) as archive:
                 arrays = {name: archive[name] for name in sorted(archive.names)}
         else:
             arrays = {"": load_npy(path, ValueError)}

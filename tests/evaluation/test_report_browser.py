@@ -1,19 +1,10 @@
 """The report in a real browser: whole texts on every screen and on paper, tables that the keyboard scrolls, no request,
-no error. Needs the package playwright and a Chromium: the one that the variable CHROMIUM names, or the distribution's.
-"""
-
-import os
-import shutil
+no error."""
 
 import pytest
 import test_report_page
+from chromium import SCREENS, browser, settled, visit  # noqa: F401, two fixtures
 
-playwright = pytest.importorskip("playwright.sync_api", reason="no browser tests: the package playwright is missing")
-CHROMIUM = os.environ.get("CHROMIUM") or next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no browser tests: no Chromium; name one by CHROMIUM=path")
-
-SCREENS = [(360, 780), (768, 1024), (1280, 720), (1300, 1400), (1440, 900), (1920, 1080), (2560, 1440)]
 CAPTIONS = {"short": "sit", "long": "a person walks slowly forward in a circle and then sits down again " * 3,
             "from right to left": "شخص يمشي إلى الأمام ببطء ثم يجلس على كرسي", 
             "wide": "一个人慢慢地向前走，然后停下来" * 3,
@@ -51,43 +42,25 @@ PROBLEMS = """() => {
 }"""
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])  # as root in a container
-        yield chromium
-        chromium.close()
-
-
 @pytest.fixture
-def opened(browser, tmp_path, monkeypatch):
-    """open(caption, width, height, colours) -> the report; afterwards it has asked for nothing and told of no error."""
-    contexts, told, addresses = [], [], []
+def opened(visit, tmp_path, monkeypatch):  # noqa: F811
+    """open(caption, width, height, colours) -> the report."""
 
     def open_page(caption: str, width: int, height: int, colours: str = "light"):
         monkeypatch.setattr(test_report_page, "NASTY", caption)
         test_report_page.page(tmp_path)
-        contexts.append(browser.new_context(viewport={"width": width, "height": height}, color_scheme=colours))
-        page = contexts[-1].new_page()
-        page.on("console", lambda message: told.append(message.text))
-        page.on("pageerror", lambda error: told.append(str(error)))
-        page.on("request", lambda request: addresses.append(request.url))
-        page.goto((tmp_path / "report.html").as_uri())
-        return page
+        return visit((tmp_path / "report.html").as_uri(), width, height, colours)
 
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert told == [] and set(addresses) == {(tmp_path / "report.html").as_uri()}
+    return open_page
 
 
 @pytest.mark.parametrize("caption", CAPTIONS)
 def test_texts_are_whole_on_every_screen_and_on_paper(opened, caption):
     page, found = opened(CAPTIONS[caption], *SCREENS[0]), {}
     for width, height in SCREENS:
-        page.set_viewport_size({"width": width, "height": height})
+        settled(page, width, height)
         found[width, height] = page.evaluate(PROBLEMS)
-    page.set_viewport_size({"width": 718, "height": 1040})  # A4 less Chromium's margins
+    settled(page, 718, 1040)  # A4 less Chromium's margins
     page.emulate_media(media="print")
     assert found == {screen: [] for screen in SCREENS} and page.evaluate(PROBLEMS) == []
 

@@ -79,6 +79,15 @@ def test_one_frame_more_or_fewer_than_announced_is_a_warning(tmp_path, caplog, a
     assert f"3 frames, and line 32 announces {announced}" in caplog.text
 
 
+@pytest.mark.parametrize(("announced", "frames"), [(1, 3), (1, 40), (2, 40)])
+def test_many_more_frames_than_announced_are_refused_with_both_numbers(tmp_path, announced, frames):
+    row = PAIR.rstrip().split("\n")[-1] + "\n"
+    path = written(tmp_path, PAIR.replace("Frames: 3", f"Frames: {announced}") + row * (frames - 3))
+    with pytest.raises(MotionError, match=f"line {33 + frames}: the file ends after {frames} frames, expected the "
+                                          f"{announced} of line 32"):
+        read_bvh(path)
+
+
 @pytest.mark.parametrize(("old", "new", "line", "message"), [
     ("Frame Time: 0.05", "Frame Time: 30", 33, "30 frames a second are 'Frame Time: 0.033333333'"),
     ("Frame Time: 0.05", "Frame Time: 8.333", 33, "8.333 milliseconds 'Frame Time: 0.008333000'"),

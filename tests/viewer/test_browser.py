@@ -3,22 +3,15 @@
 Needs the package playwright and a Chromium: the one that the variable CHROMIUM names, or the distribution's.
 """
 
-import os
 import re
-import shutil
 
 import pytest
+from chromium import SCREENS, browser, settled, visit  # noqa: F401, two fixtures
 from walker import walk
 
 from motion_llm.viewer.figure import Clip
 from motion_llm.viewer.page import write_page
 
-playwright = pytest.importorskip("playwright.sync_api", reason="no browser tests: the package playwright is missing")
-CHROMIUM = os.environ.get("CHROMIUM") or next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no browser tests: no Chromium; name one by CHROMIUM=path")
-
-SCREENS = [(1920, 1080), (360, 780), (768, 1024), (1280, 720), (1300, 1400), (1440, 900), (2560, 1440)]
 SHORT, LONG = "sit", ("a person walks slowly forward in a wide circle, stops for a moment, looks around over the left "
                       "shoulder, lifts both hands up high above the head and then sits down on a chair, very tired")
 RIGHT_TO_LEFT = "شخص يمشي إلى الأمام ببطء ثم يجلس على كرسي"
@@ -84,7 +77,6 @@ PROBLEMS = """() => {
   });
   return found;
 }"""
-SETTLE = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
 CONTRAST = """(selector) => {  // of a text to what is behind it, by WCAG 2
   const element = document.querySelector(selector), colour = (text) => text.match(/[\\d.]+/g).map(Number);
   let behind = element;
@@ -97,19 +89,9 @@ CONTRAST = """(selector) => {  // of a text to what is behind it, by WCAG 2
 }"""
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])  # as root in a container
-        yield chromium
-        chromium.close()
-
-
 @pytest.fixture
-def opened(browser, tmp_path):
-    """open(name, width, height, colours) -> the page PAGES[name]; afterwards it has asked for nothing and told of no
-    error."""
-    contexts, told, addresses = [], [], []
+def opened(visit, tmp_path):  # noqa: F811
+    """open(name, width, height, colours) -> the page PAGES[name], half a second in."""
 
     def open_page(name: str, width: int, height: int, colours: str = "light"):
         count, group, caption = PAGES[name]
@@ -117,28 +99,19 @@ def opened(browser, tmp_path):
                  "real, through the codec\u00a0\u00b7 16 tokens, 3.2 s")
         path = tmp_path / "page.html"
         write_page(path, [Clip(walk(30, phase=i), caption, notes[i % 2]) for i in range(count)], group)
-        contexts.append(browser.new_context(viewport={"width": width, "height": height}, color_scheme=colours,
-                                            reduced_motion="reduce", device_scale_factor=0.5))  # draws faster
-        page = contexts[-1].new_page()
-        page.on("console", lambda message: told.append(message.text))
-        page.on("pageerror", lambda error: told.append(str(error)))
-        page.on("request", lambda request: addresses.append(request.url))
-        page.goto(path.as_uri() + "#t=0.5&paused")
-        page.evaluate(SETTLE)
+        page = visit(path.as_uri() + "#t=0.5&paused", width, height, colours, reduced_motion="reduce",
+                     device_scale_factor=0.5)  # draws faster
+        settled(page)
         return page
 
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert told == [] and {address.split("#")[0] for address in addresses} == {(tmp_path / "page.html").as_uri()}
+    return open_page
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_texts_are_whole_and_figures_drawn_on_every_screen(opened, name):
     page, found = opened(name, *SCREENS[0]), {}
     for width, height in SCREENS:
-        page.set_viewport_size({"width": width, "height": height})
-        page.evaluate(SETTLE)
+        settled(page, width, height)
         found[width, height] = page.evaluate(PROBLEMS)
     assert found == {screen: [] for screen in SCREENS}
 
@@ -162,7 +135,7 @@ def test_a_page_too_long_for_the_window_scrolls_to_figures_that_are_drawn(opened
     last = page.locator("canvas").last
     last.scroll_into_view_if_needed()
     page.wait_for_function("() => scrollY > 0 && panels.at(-1).seen && panels.at(-1).width > 60")
-    page.evaluate(SETTLE)
+    settled(page)
     colours = last.evaluate("(canvas) => new Set(new Uint32Array(canvas.getContext('2d')"
                             ".getImageData(0, 0, canvas.width, canvas.height).data.buffer)).size")
     assert colours > 500
@@ -197,7 +170,7 @@ def test_the_keyboard_reaches_every_control_and_each_has_a_name(opened, screen):
     names = [page.locator("canvas").nth(i).get_attribute("aria-label") for i in (0, 1)]
     assert PAGES["the gallery"][2] in names[0] and names[0] != names[1]
     page.keyboard.press("Enter")
-    page.evaluate(SETTLE)
+    settled(page)
     box = page.locator("#help").bounding_box()
     assert box["x"] >= 0 and box["y"] >= 0 and box["x"] + box["width"] <= screen[0]
     assert box["y"] + box["height"] <= page.locator(".controls").bounding_box()["y"] + 1
@@ -227,6 +200,6 @@ def test_paper_has_every_figure_and_text(opened, name):
     page.set_viewport_size({"width": 718, "height": 1040})  # A4 less Chromium's margins
     page.evaluate("() => dispatchEvent(new Event('beforeprint'))")
     page.emulate_media(media="print")
-    page.evaluate(SETTLE)
+    settled(page)
     assert page.evaluate(PROBLEMS) == [] and not page.locator(".controls").is_visible()
     assert page.evaluate(CONTRAST, ".caption") >= 10  # black on white
