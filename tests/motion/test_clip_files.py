@@ -158,12 +158,14 @@ def test_a_body_that_jumps_is_said(tmp_path, caplog):
     assert "1 of 2 figures jump, such as that of jump: 150 m/s before frame 1" in caplog.text
 
 
-def test_a_codec_of_a_folder_is_that_of_its_motions(tmp_path):
+def test_a_codec_of_a_folder_is_that_of_its_motions(tmp_path, caplog):
     motions = walks(3)
     for i, motion in enumerate(motions):
         write_bvh(tmp_path / f"{i}.bvh", motion)
     files = MotionFiles(tmp_path, scale=SCALE)
-    codec = MotionCodec.fit(files, 16, kind="kmeans")
+    with caplog.at_level("INFO"):
+        codec = MotionCodec.fit(files, 16, kind="kmeans")
+    assert "to 3 motions, 6 seconds at 30 frames a second, and their mirror images" in caplog.text  # all are used
     assert [codec.encode(motion) for motion in files] == [codec.encode(motion) for motion in motions]
 
 
