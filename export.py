@@ -18,6 +18,7 @@ from motion_llm.dataset.lengths import LengthModel
 from motion_llm.dataset.rows import caption_key
 from motion_llm.json_files import write_json
 from motion_llm.network.folder import MOTION_CONFIG, ModelError, read_motion_config
+from motion_llm.saving import saving_folder
 from motion_llm.serving.client import Client, Clip
 from motion_llm.serving.grammar import motion_grammar
 from templates import MotionVocabulary
@@ -56,8 +57,7 @@ def check_output(folder: Path) -> None:
 
 
 def export(model_path: str | Path, output: str | Path) -> Path:
-    """Write the model in `model_path` to `output`: to a folder beside it, renamed at the end, so that `output` never
-    holds half an export.
+    """Write the model in `model_path` to `output`, which never holds half an export.
 
     Raises ModelError for a model that cannot be exported, ValueError for an output that holds something else.
     """
@@ -75,21 +75,14 @@ def export(model_path: str | Path, output: str | Path) -> Path:
 
     model = load(model_path)
     network = plain(model.merged(), content["settings"], model.vocabulary, model.pad_id)
-    temporary = output.with_name(f".{output.name}.saving")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    network.save_pretrained(temporary)
-    for weights in temporary.glob("*.safetensors"):
-        weights.chmod(0o644)  # safetensors lets only the owner read them, and a server may run as another user
-    model.tokenizer.save_pretrained(temporary)
     markers = model.template.markers
     turns = {"user": list(markers.user), "assistant": list(markers.assistant)}
     content.pop("files", None)  # digests of the stage's files, which are others here
-    write_json(temporary / MOTION_CONFIG, content | {"turns": turns})
-    write_companions(temporary, network.config.get_text_config())
-    if output.exists():
-        shutil.rmtree(output)
-    temporary.rename(output)
+    with saving_folder(output) as temporary:
+        network.save_pretrained(temporary)
+        model.tokenizer.save_pretrained(temporary)
+        write_json(temporary / MOTION_CONFIG, content | {"turns": turns})
+        write_companions(temporary, network.config.get_text_config())
     return output
 
 

@@ -9,7 +9,6 @@ import argparse
 import json
 import math
 import re
-import shutil
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -31,6 +30,7 @@ from motion_llm.dataset.report import raise_on_errors
 from motion_llm.dataset.rows import SPLITS, Row
 from motion_llm.dataset.token_files import Edits, LayoutError
 from motion_llm.json_files import write_text
+from motion_llm.saving import saving_folder
 
 LAYOUTS = ("t2m_gpt", "qiqi", "json")
 NO_LIMIT = 1_000_000  # positions: what fits a model is not known here
@@ -81,14 +81,8 @@ def export_t2m_gpt(data: str | Path, root: str | Path) -> str:
             raise LayoutError(f"{data}: {report.name_of(rows[0].index)}: its clip is in the splits "
                               f"{' and '.join(splits)}, expected one")
         ids[splits[0]].append(name)
-    final = root.resolve()  # "." has no name
-    partial = final.with_name(f".{final.name}.partial")
-    if partial.exists():  # of a command that was killed
-        shutil.rmtree(partial)
-    _write_layout(partial, dict(zip(names, clips.values(), strict=True)), ids)
-    if final.exists():  # empty; not every system replaces such a folder
-        final.rmdir()
-    partial.rename(final)
+    with saving_folder(root) as temporary:
+        _write_layout(temporary, dict(zip(names, clips.values(), strict=True)), ids)
     participant_rows = sum(row.participant_id is not None for row in report.rows)
     lines = [f"{len(report.rows)} rows of {len(names)} clips written to {root}",
              "  " + ", ".join(f"{split} {len(split_ids)} clips" for split, split_ids in ids.items())]

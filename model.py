@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,7 +14,7 @@ from torch.nn import functional
 
 from collators import IGNORED, collate
 from motion_llm.digests import check_digests, digests_of
-from motion_llm.json_files import replace_folder, write_json
+from motion_llm.json_files import write_json
 from motion_llm.network.base import (
     PROJECTIONS,
     ModelConfig,
@@ -31,6 +30,7 @@ from motion_llm.network.folder_tokenizer import FolderTokenizer, count_tokens
 from motion_llm.network.fuse import fuse, unfuse
 from motion_llm.network.known_bases import UnknownToFastLoading
 from motion_llm.network.merged import MergedNetwork, base_folder, merged_network
+from motion_llm.saving import saving_folder
 from templates import MotionTemplate, MotionVocabulary, new_tokens
 
 log = logging.getLogger(__name__)
@@ -215,16 +215,13 @@ class MotionLanguageModel(nn.Module):
         return self.network.eval()
 
     def save(self, folder: str | Path, extra: dict) -> None:
-        """Adapter, new rows, tokenizer and `extra` (JSON) into `folder`, through a temporary folder that is renamed."""
-        folder = Path(folder)
-        temporary = folder.with_name(f".{folder.name}.saving")
-        shutil.rmtree(temporary, ignore_errors=True)
-        self.network.save_pretrained(temporary, save_embedding_layers=False)
-        (temporary / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
-        self.tokenizer.save_pretrained(temporary)
-        content = {"model": asdict(self.model_config), "vocabulary": self.vocabulary.to_dict(), **extra}
-        write_json(temporary / MOTION_CONFIG, content | {"files": digests_of(temporary)})
-        replace_folder(temporary, folder)
+        """Write adapter, new rows, tokenizer and `extra` (JSON) as a folder, which is always whole. Raises OSError."""
+        with saving_folder(folder) as temporary:
+            self.network.save_pretrained(temporary, save_embedding_layers=False)
+            (temporary / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+            self.tokenizer.save_pretrained(temporary)
+            content = {"model": asdict(self.model_config), "vocabulary": self.vocabulary.to_dict(), **extra}
+            write_json(temporary / MOTION_CONFIG, content | {"files": digests_of(temporary)})
 
 
 def _merge_unquantised(network) -> None:

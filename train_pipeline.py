@@ -49,7 +49,7 @@ from motion_llm.training.work_folder import (
     Run,
     check_work_folder,
     claim_work_folder,
-    locked,
+    working_in,
 )
 from templates import MotionTemplate
 
@@ -92,7 +92,7 @@ def run_pipeline(args: argparse.Namespace) -> int:
         return 1 if run.report.errors else 0
     raise_on_errors(run.report)
     check_work_folder(run, args.fresh, config.differences)
-    with locked(run.folder):
+    with working_in(run.folder):
         train_and_evaluate(run, args.fresh)
     return 0
 

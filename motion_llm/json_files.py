@@ -3,8 +3,9 @@
 import json
 import math
 import re
-import shutil
 from pathlib import Path
+
+from motion_llm.saving import saving
 
 MOST_BYTES = 2**30  # of a JSON file that is no dataset; lengths of 50,000 captions take 10 MB
 
@@ -15,12 +16,9 @@ def write_json(path: str | Path, content: object) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write to a temporary file and rename it, so that the file is always whole; folders above it are made."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.saving")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    """Write a text file, which is always whole; folders above it are made. Raises OSError naming the file."""
+    with saving(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def read_json(path: Path, error: type[ValueError] = ValueError) -> dict:
@@ -107,29 +105,3 @@ def not_utf8(byte: int, offset: int, line: int) -> str:
     else:
         hint = f"in Latin-1 (Windows-1252) it would be {bytes([byte]).decode('cp1252', 'replace')!r}"
     return f"not UTF-8: byte 0x{byte:02x} at byte offset {offset}, line {line}; {hint}; save the file as UTF-8"
-
-
-def replace_folder(temporary: Path, folder: Path) -> None:
-    """Put a finished temporary folder in the place of `folder`; an earlier one is moved aside before it is removed."""
-    if folder.exists():
-        aside = folder.with_name(f".{folder.name}.removing")
-        remove(aside)
-        folder.rename(aside)
-        temporary.rename(folder)
-        shutil.rmtree(aside)
-    else:
-        temporary.rename(folder)
-
-
-def remove(path: Path) -> None:
-    """Remove a file or a folder, if it exists. A folder is renamed first, so that a half-removed one is never taken for
-    a whole one; what a kill left of it goes as well."""
-    aside = path.with_name(f".{path.name}.removing")
-    if path.is_dir() and not path.is_symlink():
-        if aside.exists():
-            shutil.rmtree(aside)
-        path.rename(aside)
-    else:
-        path.unlink(missing_ok=True)
-    if aside.is_dir():
-        shutil.rmtree(aside)

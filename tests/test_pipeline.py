@@ -184,7 +184,7 @@ def test_a_missing_stage_before_a_finished_one_is_refused(tiny_run, tiny_argumen
 
 
 def test_a_second_run_in_the_same_folder_is_refused(tiny_run, tiny_arguments, capsys):
-    with work_folder.locked(tiny_run):
+    with work_folder.working_in(tiny_run):
         assert run_script(train_pipeline, *tiny_arguments, "--work_dir", str(tiny_run)) == 1
     assert "another run is using" in capsys.readouterr().err
 

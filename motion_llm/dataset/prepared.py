@@ -2,8 +2,6 @@
 
 import json
 import logging
-import os
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +13,8 @@ from motion_llm.dataset.report import Problem, Report, raise_on_errors
 from motion_llm.dataset.rows import Columns, Rows, Texts
 from motion_llm.dataset.splits import KINDS, PARTS, Split, sample
 from motion_llm.digests import digest_of
+from motion_llm.json_files import write_json
+from motion_llm.saving import saving_folder
 
 if TYPE_CHECKING:
     import pyarrow
@@ -38,24 +38,13 @@ def prepare(report: Report, split: Split, folder: str | Path, made_with: Mapping
     errors.
     """
     raise_on_errors(report)
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial_folder, old_folder = (folder.with_name(folder.name + end) for end in (".partial", ".old"))
-    for leftover in (partial_folder, old_folder):  # of a run that was killed
-        if leftover.exists():
-            shutil.rmtree(leftover)
-    partial_folder.mkdir()
-    _write_table(partial_folder / TABLE, report.rows, split)
-    info = {"version": _VERSION, "made_with": dict(made_with), "sizes": split.sizes(),
-            "table_sha256": digest_of(partial_folder / TABLE), "text": text,
-            "warnings": [asdict(problem) for problem in report.warnings],
-            **{name: getattr(report, name) for name in _REPORT_FIELDS}}
-    (partial_folder / INFO).write_text(json.dumps(info, indent=1), encoding="utf-8")
-    if folder.exists():
-        os.replace(folder, old_folder)  # a folder that is not empty cannot be replaced in one step
-    os.replace(partial_folder, folder)
-    if old_folder.exists():
-        shutil.rmtree(old_folder)
+    with saving_folder(folder) as temporary:
+        _write_table(temporary / TABLE, report.rows, split)
+        info = {"version": _VERSION, "made_with": dict(made_with), "sizes": split.sizes(),
+                "table_sha256": digest_of(temporary / TABLE), "text": text,
+                "warnings": [asdict(problem) for problem in report.warnings],
+                **{name: getattr(report, name) for name in _REPORT_FIELDS}}
+        write_json(temporary / INFO, info)
     log.info("prepared %d rows in %s", len(report.rows), folder)
 
 

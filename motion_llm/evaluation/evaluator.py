@@ -23,6 +23,7 @@ from motion_llm.digests import check_digests, digests_of
 from motion_llm.json_files import check_form, read_json, write_json
 from motion_llm.network.base import read_weights
 from motion_llm.network.folder import ModelError
+from motion_llm.saving import saving_folder
 
 log = logging.getLogger(__name__)
 
@@ -167,15 +168,13 @@ class Evaluator:
         return parts
 
     def save(self, folder: str | Path) -> None:
-        """Write the weights, then evaluator.json, so that a folder that has it is complete."""
+        """Write weights and evaluator.json as a folder, which is always whole. Raises OSError."""
         from safetensors.torch import save_file
 
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / INFO).unlink(missing_ok=True)
-        save_file(self._state(), folder / WEIGHTS)
-        write_json(folder / INFO, {"version": _VERSION, "config": asdict(self.config), "facts": self.facts,
-                                   "history": self.history, "files": digests_of(folder, [WEIGHTS])})
+        with saving_folder(folder) as temporary:
+            save_file(self._state(), temporary / WEIGHTS)
+            write_json(temporary / INFO, {"version": _VERSION, "config": asdict(self.config), "facts": self.facts,
+                                          "history": self.history, "files": digests_of(temporary, [WEIGHTS])})
 
     def _state(self) -> dict[str, torch.Tensor]:
         both = {"motion": self.motion, "text": self.text}

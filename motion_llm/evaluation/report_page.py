@@ -13,6 +13,7 @@ from motion_llm.evaluation.charts import Mark, Series, chart, dot_plot, legend
 from motion_llm.evaluation.findings import interval_text, value_text
 from motion_llm.evaluation.rows import EvaluationRow
 from motion_llm.evaluation.table import METRICS, MODEL, SHORT, SPLITS, TITLES, Table, group_metrics, group_rows
+from motion_llm.json_files import write_text
 
 TEMPLATE = Path(__file__).parent / "report_page.html"
 SHOWN_CLIPS, SHOWN_CAPTIONS, SMOOTH = 5, 40, 9
@@ -70,7 +71,7 @@ def write_page(path: Path, table: Table, details: Mapping, rows: Sequence[Evalua
     subtitle = f"{len(rows):,} rows of {details['data']['path']}{part}, {samples} clip{'s' * (samples != 1)} for each."
     page = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=escape(f"How good is {model}?"), subtitle=escape(subtitle), body="\n".join(sections))
-    path.write_text(page, encoding="utf-8")
+    write_text(path, page)
 
 
 def _verdict(details: Mapping) -> str:

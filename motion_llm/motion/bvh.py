@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from motion_llm.json_files import write_text
 from motion_llm.motion.bvh_reader import CHANNELS, RESERVED, BvhReader
 from motion_llm.motion.kinematics import (
     angles_of,
@@ -118,7 +119,7 @@ class Bvh:
         columns = np.concatenate([np.arange(starts[joint], starts[joint + 1]) for joint in order])
         lines += ["MOTION", f"Frames: {len(self.values)}", f"Frame Time: {self._written_time()}"]
         lines += [_numbers(row) for row in self.values[:, columns]]
-        Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_text(path, "\n".join(lines) + "\n")
 
     def _written_time(self) -> str:
         """The frame time in decimals: nine places, and more where the rate that is read back would be another."""

@@ -18,6 +18,7 @@ from motion_llm.motion.kinematics import resampled, with_rotations
 from motion_llm.motion.kmeans import KMeans
 from motion_llm.motion.skeleton import Motion, MotionError, Skeleton
 from motion_llm.motion.survey import Survey, survey
+from motion_llm.saving import saving
 
 log = logging.getLogger(__name__)
 CONFIG_FILE, CODEBOOK_FILE, WEIGHTS_FILE = "codec.json", "codebook.npz", "weights.safetensors"
@@ -133,15 +134,17 @@ class MotionCodec:
     def save(self, folder: str | Path) -> None:
         """Writes codec.json (skeleton, rate), codebook.npz and, for a network, weights.safetensors. codec.json is
         written last, so that a folder that has it is complete. Raises OSError."""
-        from safetensors.numpy import save
+        from safetensors.numpy import save_file
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG_FILE).unlink(missing_ok=True)
-        np.savez(folder / CODEBOOK_FILE, codebook=self.quantiser.codebook.astype(np.float32))
+        with saving(folder / CODEBOOK_FILE) as path:
+            np.savez(path, codebook=self.quantiser.codebook.astype(np.float32))
         tensors = self.quantiser.tensors()
         if tensors:
-            (folder / WEIGHTS_FILE).write_bytes(save(tensors))  # save_file() makes it unreadable for others
+            with saving(folder / WEIGHTS_FILE) as path:
+                save_file(tensors, path)
         skeleton = self.layout.skeleton
         write_json(folder / CONFIG_FILE, {
             "kind": self.kind, "codes": self.codes, "window": self.window, "fps": self.fps,

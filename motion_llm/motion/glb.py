@@ -21,6 +21,7 @@ from motion_llm.motion.kinematics import (
     with_rotations,
 )
 from motion_llm.motion.skeleton import Motion, MotionError, Skeleton
+from motion_llm.saving import saving
 
 SAME = 1e-6  # metres; offsets of one figure, read from two files
 WIDTH, BULGE = 0.1, 0.15  # of an octahedron: its radius and where that is, as shares of the bone's length
@@ -73,7 +74,8 @@ def write_glb(path: str | Path, motions: Sequence[Motion], names: Sequence[str])
     text += b" " * (-len(text) % 4)
     chunks = struct.pack("<I4s", len(text), b"JSON") + text
     chunks += struct.pack("<I4s", len(file.content), b"BIN\0") + file.content
-    Path(path).write_bytes(struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks)
+    with saving(path) as temporary:
+        temporary.write_bytes(struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks)
 
 
 class _File:

@@ -10,6 +10,7 @@ from motion_llm.motion.kinematics import quaternions_of
 from motion_llm.motion.names import listed
 from motion_llm.motion.retarget import retargeted
 from motion_llm.motion.skeleton import Motion, MotionError, Skeleton
+from motion_llm.saving import saving
 
 POSES, BETAS = 156, 16  # numbers of SMPL-H: rotations of 52 joints, of which the 30 of the hands stay 0; shape
 Z_UP = np.array([(1, 0, 0), (0, 0, -1), (0, 1, 0)])  # from y up
@@ -35,7 +36,7 @@ def write_amass(path: str | Path, motion: Motion) -> None:
     poses = np.zeros((len(motion), POSES))
     poses[:, :3 * len(humanml3d.NAMES)] = axis_angles_of(rotations).reshape(len(motion), -1)
     rate = np.array(float(motion.fps))
-    with Path(path).open("wb") as file:  # numpy would add .npz to a name in capitals
+    with saving(path) as temporary, temporary.open("wb") as file:  # numpy would add .npz to a name in capitals
         np.savez(file, poses=poses, trans=motion.joints[:, 0] @ Z_UP.T - PELVIS["SMPL-H"], betas=np.zeros(BETAS),
                  gender=np.array("neutral"), mocap_framerate=rate, mocap_frame_rate=rate)
 

@@ -4,7 +4,6 @@ import contextlib
 import importlib.util
 import logging
 import os
-import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from motion_llm.network.folder import BUNDLED_MODEL, ModelError, check_model_name
+from motion_llm.saving import locked, saving_folder
 
 log = logging.getLogger(__name__)
 
@@ -80,25 +80,12 @@ def bundled_model_folder() -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "motion-llm"
     folder = cache / BUNDLED_MODEL
     if not folder.is_dir():
-        log.info("preparing %s from its package once, into %s", BUNDLED_MODEL, folder)
-        for leftover in cache.glob(f".{BUNDLED_MODEL}.*"):  # of a start that was killed
-            if not _is_running(leftover.suffix[1:]):
-                shutil.rmtree(leftover, ignore_errors=True)
-        temporary = cache / f".{BUNDLED_MODEL}.{os.getpid()}"
-        _convert_gguf(weights, temporary)
-        try:
-            temporary.rename(folder)
-        except OSError:
+        with locked(cache / ".preparing", busy=None):  # two first starts: one waits, and finds the folder
             if not folder.is_dir():
-                raise
-            shutil.rmtree(temporary)  # another process was faster
+                log.info("preparing %s from its package once, into %s", BUNDLED_MODEL, folder)
+                with saving_folder(folder) as temporary:
+                    _convert_gguf(weights, temporary)
     return folder
-
-
-def _is_running(process: str) -> bool:
-    import psutil  # imported here, as only the first start needs it
-
-    return process.isdecimal() and psutil.pid_exists(int(process))
 
 
 def _convert_gguf(weights: Path, folder: Path) -> None:

@@ -22,6 +22,7 @@ from collators import EpochBatches, micro_batches
 from model import read_weights, sum_nll
 from motion_llm.digests import damage, digests_of
 from motion_llm.json_files import check_form, read_json, write_json
+from motion_llm.saving import naming, saving
 
 log = logging.getLogger(__name__)
 
@@ -175,11 +176,9 @@ class StageTrainer(Trainer):
             return
         self._need_space(copies=1)
         # The best of before stays until a checkpoint knows of this one: a killed run goes on from the one before.
-        path = Path(self.args.output_dir) / BEST.format(self.state.global_step)
-        temporary = path.with_suffix(".saving")
-        save_file(self.model.trainable_state(), temporary)
-        _sync(temporary)
-        temporary.replace(path)
+        with saving(Path(self.args.output_dir) / BEST.format(self.state.global_step)) as temporary:
+            save_file(self.model.trainable_state(), temporary)
+            _sync(temporary)
 
     def _get_output_dir(self, trial) -> str:
         return str(Path(self.args.output_dir) / "saving")
@@ -191,7 +190,8 @@ class StageTrainer(Trainer):
             shutil.rmtree(folder / "saving", ignore_errors=True)
             self._need_space(copies=3)  # the values, and AdamW's two averages of them
         self.accelerator.wait_for_everyone()
-        super()._save_checkpoint(model, trial)
+        with naming(folder):
+            super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             self._name_checkpoint(folder)

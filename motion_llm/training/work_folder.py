@@ -1,6 +1,5 @@
 """The folder of a run, WORK_DIR: its files, the checks before a run writes there, and a lock for one run at a time."""
 
-import contextlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,9 +7,10 @@ from pathlib import Path
 
 from motion_llm.dataset.report import Report
 from motion_llm.dataset.splits import Split
-from motion_llm.json_files import read_json, remove, write_json
+from motion_llm.json_files import read_json, write_json
 from motion_llm.motion.codec import codec_fingerprint
 from motion_llm.network.folder import CODEC_FOLDER, read_motion_config
+from motion_llm.saving import clear_leftovers, locked, remove
 
 SETTINGS_FILE, METRICS_FILE, DATA_FOLDER, WORK_FOLDER = "settings.json", "metrics.json", "prepared_data", "checkpoints"
 STAGE_FOLDERS = ("stage1_mlm", "stage2_multitask", "stage3_t2m_sft")
@@ -109,23 +109,14 @@ def claim_work_folder(run: Run, fresh: bool) -> None:
     if fresh and (run.folder / SETTINGS_FILE).is_file():
         for name in (*RUN_FILES, SETTINGS_FILE):  # settings.json last: without it the folder would not be known
             remove(run.folder / name)
+    for name in RUN_FILES:
+        clear_leftovers(run.folder / name)
     write_json(run.folder / SETTINGS_FILE, {
         "settings": run.settings, "data_fingerprint": run.report.fingerprint, "data_rows": len(run.report.rows),
         "codebook_size": run.report.codebook_size, "codec_fingerprint": fingerprint})
 
 
-@contextlib.contextmanager
-def locked(folder: Path):
-    """One run at a time in a folder; the lock ends with the process, even if it is killed. Windows has no such lock."""
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    with open(folder / ".lock", "w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise PipelineError(f"another run is using {folder}: wait for it, or choose another --work_dir") from None
-        yield
+def working_in(folder: Path):
+    """Hold the folder for one run at a time. Raises PipelineError where another run holds it."""
+    return locked(folder / ".lock", PipelineError(f"another run is using {folder}: wait for it, or choose another "
+                                                  "--work_dir"))

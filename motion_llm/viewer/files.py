@@ -10,6 +10,7 @@ from motion_llm.motion.glb import write_glb
 from motion_llm.motion.npz import write_amass
 from motion_llm.motion.rest_pose import REST_POSES, in_t_pose
 from motion_llm.motion.skeleton import Motion, MotionError
+from motion_llm.saving import saving
 from motion_llm.viewer.figure import Clip
 from motion_llm.viewer.page import write_page
 from motion_llm.viewer.video import write_gif, write_mp4
@@ -18,7 +19,7 @@ from motion_llm.viewer.video import write_gif, write_mp4
 def write_joints(path: str | Path, clips: list[Clip]) -> None:
     """The joints of one clip as .npy: (T, J, 3), float32, metres. Raises MotionError for several clips."""
     motion = _only(path, clips)
-    with Path(path).open("wb") as file:
+    with saving(path) as temporary, temporary.open("wb") as file:
         np.save(file, motion.joints.astype(np.float32), allow_pickle=False)
 
 

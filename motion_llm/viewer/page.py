@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from motion_llm.json_files import write_text
 from motion_llm.viewer.figure import Clip, Figure, figures_of
 
 TEMPLATE_PATH = Path(__file__).parent / "page.html"
@@ -50,7 +51,8 @@ def packed(frames: np.ndarray) -> str:
 
 
 def write_page(path: str | Path, clips: list[Clip], group: int = 1) -> None:
-    Path(path).write_text(page(clips, group), encoding="utf-8")
+    """Write the page. Raises OSError."""
+    write_text(path, page(clips, group))
 
 
 @dataclass(frozen=True)

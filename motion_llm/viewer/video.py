@@ -4,11 +4,13 @@ the captions; Pillow writes the GIF, and the ffmpeg of imageio-ffmpeg the MP4. B
 
 import importlib.util
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from motion_llm.saving import saving
 from motion_llm.viewer.figure import Clip, Figure, figures_of
 from motion_llm.viewer.raster import LOOKS, Look, picture
 
@@ -37,7 +39,9 @@ def write_gif(path: str | Path, clips: list[Clip], fps: float = 20.0, side: int 
     palette = common_palette(frames[::max(1, len(frames) // 8)])
     frames = [frame.quantize(palette=palette, dither=pillow("Image").Dither.NONE) for frame in frames]
     ends = np.rint(np.arange(len(frames) + 1) * 100 / fps) * 10  # a frame lasts whole hundredths of a second
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=np.diff(ends).astype(int).tolist(), loop=0)
+    with saving(path) as temporary:
+        frames[0].save(temporary, save_all=True, append_images=frames[1:], duration=np.diff(ends).astype(int).tolist(),
+                       loop=0)
 
 
 def write_mp4(path: str | Path, clips: list[Clip], fps: float = 30.0, side: int = 560, theme: str = "light") -> None:
@@ -51,13 +55,12 @@ def write_mp4(path: str | Path, clips: list[Clip], fps: float = 30.0, side: int 
         raise VideoError("MP4 needs ffmpeg: pip install pillow imageio-ffmpeg") from error
     frames = frames_of(clips, fps, side, theme)
     first = next(frames)
-    writer = imageio_ffmpeg.write_frames(str(path), (first.shape[1], first.shape[0]), fps=fps, quality=8,
-                                         macro_block_size=2)
-    writer.send(None)
-    writer.send(first.tobytes())
-    for frame in frames:
-        writer.send(frame.tobytes())
-    writer.close()
+    with saving(path) as temporary, closing(imageio_ffmpeg.write_frames(
+            str(temporary), (first.shape[1], first.shape[0]), fps=fps, quality=8, macro_block_size=2)) as writer:
+        writer.send(None)
+        writer.send(first.tobytes())
+        for frame in frames:
+            writer.send(frame.tobytes())
 
 
 def pillow(module: str):

@@ -52,7 +52,7 @@ def test_only_the_first_process_prints(two_processes):
     assert done.stdout.count("is ready after") == 1 and done.stdout.count("Three generated clips") == 1
     assert done.stderr.count("prepared 60 rows") == 1
     assert sorted(path.name for path in folder.iterdir()) == sorted(
-        [*STAGES, ".lock", "checkpoints", "metrics.json", "prepared_data", "settings.json"])
+        [*STAGES, "checkpoints", "metrics.json", "prepared_data", "settings.json"])
 
 
 def test_a_limit_in_minutes_ends_both_processes_at_the_same_update(tiny_arguments, tmp_path):

@@ -210,7 +210,7 @@ def test_the_command_writes_a_page(tmp_path, capsys):
     (["--output", "clip.avi"], "expected a name that ends with .html, .gif, .mp4, .bvh, .glb, .npz, .npy"),
     (["--output", "clip.html", "--fps", "0"], "--fps 0, expected frames a second"),
     (["--output", "clip.html", "--caption", "a", "--caption", "b"], "2 captions for 1 clips"),
-    (["--output", "nowhere/clip.html"], "nowhere"),
+    (["--output", "a.npy/clip.html"], "a.npy"),
 ])
 def test_the_command_says_what_is_wrong(arguments, message, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
