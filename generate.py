@@ -9,6 +9,7 @@ import secrets
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from motion_llm.decoding.request import (
     MotionRequest,
     MotionResult,
     Sampling,
+    check_size,
     checked_number,
     parse_codes,
 )
@@ -46,6 +48,7 @@ __all__ = ["GenerationError", "LengthAwareMotionLogitsProcessor", "MotionGenerat
 log = logging.getLogger(__name__)
 
 ENGINES = ("own", "vllm")
+SAMPLES_AT_ONCE = 4_096  # bounds the memory of a call with many
 DISTRACTORS = 12  # training captions that a motion's own caption is compared with
 
 
@@ -187,24 +190,49 @@ class MotionGenerator:
         The same seed gives the same answers to the same requests; without a seed a new one is drawn and logged. Raises
         GenerationError or ValueError for a request that cannot be answered, before anything is decoded.
         """
+        return list(self.answers(requests, seed))
+
+    def answers(self, requests: MotionRequest | Sequence[MotionRequest], seed: int | None = None
+                ) -> Iterator[MotionResult]:
+        """As `answer`, but each result comes as soon as it and those before it are decoded, and few are in memory at
+        once. Raises as `answer`, before the first result is asked for."""
         requests = [requests] if isinstance(requests, MotionRequest) else list(requests)
         seed = self._seed(seed)
-        jobs = []  # (request, job, length limits or None)
-        for index, request in enumerate(requests):
-            for sample in range(request.num_samples * request.best_of):
-                jobs.append((request, *self._job(request, (seed, index, sample))))
-        results: list[MotionResult] = [None] * len(jobs)  # all are filled in below
-        for is_text in (False, True):
-            members = [i for i, (request, _, _) in enumerate(jobs) if (request.task == "m2t") == is_text]
-            for i, answer in zip(members, self._decode([jobs[i][1] for i in members], is_text, seed), strict=True):
-                request, _, limits = jobs[i]
-                results[i] = self._as_text(request, answer) if is_text else self._as_motion(request, answer, limits)
-        return self._best(results, requests)
+        jobs = [self._job(request, (seed, index, 0)) for index, request in enumerate(requests)]
+        check_size(requests, [job.limits.max_tokens for job, _ in jobs])
+        samples = ((index, sample) for index, request in enumerate(requests) for sample in range(request.num_samples))
+        return self._answers(requests, jobs, samples, seed)
 
-    def _decode(self, jobs: Sequence[Job], is_text: bool, seed: int) -> list[Answer]:
-        if self.vllm is not None:
-            return [Answer(codes, None) for codes in self.vllm.decode(jobs, [job.sampling for job in jobs], seed)]
-        return self.decoder.decode(jobs, self.text if is_text else self.motion)
+    def _answers(self, requests, jobs: list[tuple[Job, LengthLimits | None]], samples: Iterator[tuple[int, int]],
+                 seed: int) -> Iterator[MotionResult]:
+        """jobs: of each request. samples: (request, sample) in the order of the results, each decoded best_of times."""
+        while part := list(islice(samples, SAMPLES_AT_ONCE)):
+            tries = [(index, replace(jobs[index][0], random_key=(seed, index, sample * requests[index].best_of + i)))
+                     for index, sample in part for i in range(requests[index].best_of)]
+            decoded = self._decode(requests, jobs, tries, seed)
+            finished: dict[int, MotionResult] = {}
+            start = 0
+            for index, _ in part:
+                places = range(start, start := start + requests[index].best_of)
+                while not all(place in finished for place in places):
+                    finished.update([next(decoded)])
+                yield self._best([finished.pop(place) for place in places], requests[index])
+
+    def _decode(self, requests, jobs, tries: list[tuple[int, Job]], seed: int) -> Iterator[tuple[int, MotionResult]]:
+        """(place in tries, its result), in the order in which they end. tries: (request, job)."""
+        for is_text in (False, True):
+            places = [place for place, (index, _) in enumerate(tries) if (requests[index].task == "m2t") == is_text]
+            members = [tries[place][1] for place in places]
+            if self.vllm is not None:
+                codes = self.vllm.decode(members, [job.sampling for job in members], seed)
+                answers = ((i, Answer(answer, None)) for i, answer in enumerate(codes))
+            else:
+                answers = self.decoder.answers(members, self.text if is_text else self.motion)
+            for i, answer in answers:
+                index = tries[places[i]][0]
+                request, limits = requests[index], jobs[index][1]
+                yield places[i], (self._as_text(request, answer) if is_text else
+                                  self._as_motion(request, answer, limits))
 
     # ---- viewing
 
@@ -298,21 +326,13 @@ class MotionGenerator:
         codes = tuple(request.motion)
         return MotionResult(" ".join(map(str, codes)), text, None, answer.log_probability, codes=codes)
 
-    def _best(self, results: list[MotionResult], requests: Sequence[MotionRequest]) -> list[MotionResult]:
-        """The best of each best_of results, by `caption_scores`."""
-        if all(request.best_of == 1 for request in requests):
-            return results
-        best, start = [], 0
-        for request in requests:
-            samples = results[start:start + request.num_samples * request.best_of]
-            start += len(samples)
-            if request.best_of > 1:
-                scores = self.caption_scores(samples, request.participant_id)
-                scored = [replace(result, score=score) for result, score in zip(samples, scores, strict=True)]
-                samples = [max(scored[i:i + request.best_of], key=lambda result: result.score)
-                           for i in range(0, len(scored), request.best_of)]
-            best += samples
-        return best
+    def _best(self, results: Sequence[MotionResult], request: MotionRequest) -> MotionResult:
+        """The best of best_of results, by `caption_scores`."""
+        if request.best_of == 1:
+            return results[0]
+        scores = self.caption_scores(results, request.participant_id)
+        return max((replace(result, score=score) for result, score in zip(results, scores, strict=True)),
+                   key=lambda result: result.score)
 
     # ---- scoring
 

@@ -10,19 +10,26 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+
+from tqdm import tqdm
 
 import config
 from motion_llm.command_line import exit_status, keep_inputs, start_log
 from motion_llm.decoding.request import SAMPLING_SETTINGS, TASKS, GenerationError, MotionRequest
-from motion_llm.json_files import read_text, write_text
+from motion_llm.json_files import read_text
 from motion_llm.motion.rest_pose import REST_POSES
 from motion_llm.network.folder import CODEC_FOLDER, read_motion_config
+from motion_llm.saving import naming
 from motion_llm.viewer.files import WRITERS, check_rest_pose, write
 from motion_llm.viewer.video import check_packages
 
 log = logging.getLogger("inference")
+
+BAR_AFTER = 3  # seconds of decoding
 
 
 def __getattr__(name: str):
@@ -144,12 +151,29 @@ def _generator(args: argparse.Namespace, settings: dict, model_path: str, overri
     return generator
 
 
-def _log_lengths(results: list) -> None:
-    lengths = dict.fromkeys((result.text, result.limits) for result in results if result.limits is not None)
-    for text, limits in list(lengths)[:10]:
-        span = (f"{limits.min_tokens} to {limits.max_tokens} tokens, about {round(limits.soft_target, 1):g}"
-                if limits.min_tokens < limits.max_tokens else f"{limits.min_tokens} tokens")
-        log.info("%s%s, from %s", "" if text is None else f"{text!r}: ", span, limits.source)
+def _with_bar(results: Iterator, count: int) -> Iterator:
+    """The results as they come, with a bar on stderr that estimates the time if it is long. The lengths of the first
+    ten captions are logged."""
+    lengths, bar, started = set(), None, time.monotonic()
+    with ExitStack() as stack:
+        for number, result in enumerate(results, 1):
+            if bar is None and time.monotonic() - started >= BAR_AFTER and number < count:
+                bar = stack.enter_context(tqdm(desc="decoding", total=count, leave=False, unit="clip",
+                                               dynamic_ncols=True, mininterval=0.5 if sys.stderr.isatty() else 30))
+                bar.start_t -= time.monotonic() - started
+            if bar is not None:
+                bar.update(number - bar.n)
+            if result.limits is not None and len(lengths) < 10 and (result.text, result.limits) not in lengths:
+                lengths.add((result.text, result.limits))
+                with tqdm.external_write_mode(sys.stderr):
+                    _log_length(result.text, result.limits)
+            yield result
+
+
+def _log_length(text: str | None, limits) -> None:
+    span = (f"{limits.min_tokens} to {limits.max_tokens} tokens, about {round(limits.soft_target, 1):g}"
+            if limits.min_tokens < limits.max_tokens else f"{limits.min_tokens} tokens")
+    log.info("%s%s, from %s", "" if text is None else f"{text!r}: ", span, limits.source)
 
 
 def _shows_motion(args: argparse.Namespace) -> bool:
@@ -172,16 +196,16 @@ def run(args: argparse.Namespace) -> Iterator[str]:
     if args.stream:
         yield from map(str, generator.stream(requests[0], args.seed))
         return
-    results = generator.answer(requests, args.seed)
-    _log_lengths(results)
-    if _shows_motion(args):
-        Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-        write(args.output, generator.clips(results), args.rest_pose)
-    for result in results:
+    shown = []
+    for result in _with_bar(generator.answers(requests, args.seed), len(requests) * args.num_samples):
         if args.prompts_file is not None:
             yield json.dumps({"text_query": result.text, "motion_tokens": result.motion_tokens}, ensure_ascii=False)
         else:
             yield result.text if args.task == "m2t" else result.motion_tokens
+        if _shows_motion(args):
+            shown.append(result)
+    if _shows_motion(args):
+        write(args.output, generator.clips(shown), args.rest_pose)
 
 
 def main() -> int:
@@ -192,14 +216,37 @@ def main() -> int:
 
 def print_and_save(args: argparse.Namespace) -> None:
     """Print what `run` yields as it comes, and write it to --output if that is a text file."""
-    end, lines = " " if args.stream else "\n", []
-    for line in run(args):
-        print(end if args.stream and lines else "", line, sep="", end="" if args.stream else "\n", flush=True)
-        lines.append(line)
-    if args.stream:
-        print()
-    if args.output is not None and not _shows_motion(args):
-        write_text(args.output, end.join(lines) + "\n")
+    end, separator = ("", " ") if args.stream else ("\n", "")
+    with closing(run(args)) as lines, _text_output(None if _shows_motion(args) else args.output) as save:
+        for number, line in enumerate(lines):
+            text = f"{separator if number else ''}{line}{end}"
+            with tqdm.external_write_mode(sys.stdout):
+                print(text, end="", flush=True)
+            save(text)
+        if args.stream:
+            print()
+            save("\n")
+
+
+@contextmanager
+def _text_output(path: str | None) -> Iterator[Callable[[str], None]]:
+    """A function that writes text to the file at once, so that an interrupted command leaves the answers that it had.
+    An earlier file stays until there is a first answer. None: it does nothing. Raises OSError naming the file."""
+    with ExitStack() as stack:
+        file = None
+
+        def save(text: str) -> None:
+            nonlocal file
+            if path is None:
+                return
+            with naming(Path(path)):
+                if file is None:
+                    Path(path).parent.mkdir(parents=True, exist_ok=True)
+                    file = stack.enter_context(open(path, "w", encoding="utf-8"))
+                file.write(text)
+                file.flush()
+
+        yield save
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -219,6 +220,52 @@ def test_requests_of_every_kind_are_answered_together_in_their_order(multitask):
     assert alone[0] == results[:2] or alone[0][0].codes == results[0].codes
 
 
+def test_answers_come_one_by_one_and_are_those_of_a_whole_call(generator, monkeypatch):
+    """Some clips, some as the best of several, in parts of three samples that are decoded one after the other."""
+    requests = [MotionRequest(text="a person jumps", num_samples=4), MotionRequest(text="a person bows", best_of=3),
+                MotionRequest(text="someone walks", best_of=2, num_samples=2)]
+    whole = generator.answer(requests, seed=6)
+    parts, decode = [], generator._decode
+    monkeypatch.setattr("generate.SAMPLES_AT_ONCE", 3)
+    monkeypatch.setattr(generator, "_decode",
+                        lambda requests, jobs, tries, seed: parts.append(len(tries)) or decode(requests, jobs, tries,
+                                                                                               seed))
+    results = generator.answers(requests, seed=6)
+    first = [next(results) for _ in range(3)]
+    assert parts == [3]  # the rest was not decoded yet
+    assert [result.codes for result in [*first, *results]] == [result.codes for result in whole]
+    assert parts == [3, 1 + 3 + 2, 2]
+
+
+def test_the_first_answers_come_while_later_ones_wait(generator, monkeypatch):
+    monkeypatch.setattr("motion_llm.decoding.loop.WINDOW", 1)
+    monkeypatch.setattr(generator.decoder, "slots", 2)
+    steps, decoder = [], type(generator.decoder)
+    step = decoder._step
+    monkeypatch.setattr(decoder, "_step", lambda self, *arguments: steps.append(1) or step(self, *arguments))
+    results = generator.answers([MotionRequest(text="a person jumps", tokens=6, num_samples=20)], seed=1)
+    next(results)
+    assert len(steps) <= 8
+    assert len(list(results)) == 19 and len(steps) > 60
+
+
+def test_more_than_a_call_can_decode_is_refused_at_once(generator):
+    request = MotionRequest(text="a person jumps", tokens=30, num_samples=1_000_000, best_of=4)
+    with pytest.raises(GenerationError, match="4,000,000 answers .* of up to 30 tokens .* 120,000,000 tokens in all"):
+        generator.answers(request)
+
+
+def test_a_very_long_motion_is_refused_in_a_moment(multitask):
+    motion = [1, 2] * 100_000
+    started = time.monotonic()
+    for request in (MotionRequest("m2t", motion=motion), MotionRequest("denoise", motion=motion),
+                    MotionRequest("continue", motion=motion), MotionRequest("continue", text="bows", motion=motion),
+                    MotionRequest("inbetween", motion=motion, end=[3], tokens=200_010)):
+        with pytest.raises(GenerationError, match=r"200,?0\d\d (motion tokens|or more)"):
+            multitask.answer(request, seed=0)
+    assert time.monotonic() - started < 5
+
+
 def test_a_task_that_a_stage_was_not_trained_for_is_refused_by_name(generator):
     for call in (lambda: generator.caption("1 2"), lambda: generator.denoise("1 ?"),
                  lambda: generator.inbetween("1", "2", 5), lambda: generator.continue_motion("1 2")):
@@ -416,8 +463,8 @@ def test_guidance_is_refused_where_it_cannot_work(generator, monkeypatch):
 
 def test_tasks_without_a_caption_go_without_the_folders_guidance(multitask, monkeypatch):
     assert multitask.settings["GEN_GUIDANCE"] != 1
-    decoded, decode = [], multitask.decoder.decode
-    monkeypatch.setattr(multitask.decoder, "decode",
+    decoded, decode = [], multitask.decoder.answers
+    monkeypatch.setattr(multitask.decoder, "answers",
                         lambda jobs, alphabet: decoded.extend(jobs) or decode(jobs, alphabet))
     multitask.denoise("1 2 ? 4 5", seed=0)
     assert [(job.sampling.guidance, list(job.unconditional_ids)) for job in decoded] == [(1.0, [])]

@@ -350,8 +350,36 @@ def test_inference_prints_tokens_alone_and_writes_them(tiny_run, tmp_path, capsy
 def test_the_log_has_lengths_with_one_decimal_at_most(caplog):
     with caplog.at_level("INFO"):
         for target in (53.0332, 7.46, 9.0):
-            inference._log_lengths([MotionResult("1", "a dance", limits=LengthLimits(5, target, 70, "x"))])
+            inference._log_length("a dance", LengthLimits(5, target, 70, "x"))
     assert re.findall(r"about (\S+),", caplog.text) == ["53", "7.5", "9"]
+
+
+def test_answers_are_saved_as_they_come_and_an_earlier_file_stays_until_the_first(tmp_path, monkeypatch, capsys):
+    output, seen = tmp_path / "answers.jsonl", []
+    output.write_text("earlier\n")
+
+    def lines(args):
+        seen.append(output.read_text())
+        yield "first"
+        seen.append(output.read_text())
+        yield "second"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(inference, "run", lines)
+    assert run_script(inference, "--prompts_file", "prompts.txt", "--output", str(output)) == 130
+    assert seen == ["earlier\n", "first\n"] and output.read_text() == "first\nsecond\n"
+    assert capsys.readouterr().out == "first\nsecond\n"
+
+
+def test_long_requests_show_a_bar_and_short_ones_none(monkeypatch, capsys, caplog):
+    result = MotionResult("1", "a dance", limits=LengthLimits(5, 6, 70, "x"))
+    assert list(inference._with_bar(iter([result] * 3), 3)) == [result] * 3
+    assert "decoding" not in capsys.readouterr().err
+    monkeypatch.setattr(inference, "BAR_AFTER", 0)
+    with caplog.at_level("INFO"):
+        assert list(inference._with_bar(iter([result] * 3), 3)) == [result] * 3
+    assert "decoding:" in capsys.readouterr().err
+    assert [record.message for record in caplog.records] == ["'a dance': 5 to 70 tokens, about 6, from x"]
 
 
 def test_a_prompts_file_is_answered_in_its_order_with_its_duplicates(tiny_run, tmp_path, capsys):

@@ -7,6 +7,7 @@ jobs share is computed once. Scores are computed for the tokens of the answer's 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from motion_llm.decoding.request import LEAST_TEMPERATURE, Sampling
 from motion_llm.network.cached import CachedNetwork, Product
 from templates import MASKED
 
+WINDOW = 2  # times the slots: jobs that are sorted by length; the order in all of 900 costs the same (docs/log.md)
 MOST_POSITIONS = 8_192  # scored at once; bounds the memory of long texts and large vocabularies
 
 
@@ -202,12 +204,20 @@ class Decoder:
 
     def decode(self, jobs: Sequence[Job], alphabet: Alphabet) -> list[Answer]:
         """An answer for each job, in their order. Raises GenerationError for scores that are NaN."""
-        answers = [Answer() for _ in jobs]
+        answers = dict(self.answers(jobs, alphabet))
+        return [answers[owner] for owner in range(len(jobs))]
+
+    def answers(self, jobs: Sequence[Job], alphabet: Alphabet) -> Iterator[tuple[int, Answer]]:
+        """(job, its answer), each when it has ended. Those of a window of jobs come before all of the one after the
+        next."""
+        unfinished: dict[int, Answer] = {}
         for owner, index, log_probability in self.steps(jobs, alphabet):
-            answers[owner].log_probability += log_probability
-            if index is not None:
-                answers[owner].indices.append(index)
-        return answers
+            answer = unfinished.setdefault(owner, Answer())
+            answer.log_probability += log_probability
+            if index is None:
+                yield owner, unfinished.pop(owner)
+            else:
+                answer.indices.append(index)
 
     @torch.no_grad()
     def steps(self, jobs: Sequence[Job], alphabet: Alphabet) -> Iterator[tuple[int, int | None, float]]:
@@ -215,23 +225,33 @@ class Decoder:
         if not jobs:
             return
         slots = _Slots(jobs, min(self.slots, len(jobs)), len(alphabet), self.network.device)
-        # Jobs of similar length come together, so that rows read about as many positions; so do those of one prompt.
-        waiting = sorted(range(len(jobs)), key=lambda i: (jobs[i].limits.soft_target, tuple(jobs[i].prompt_ids), i))
         longest = max(max(len(job.prompt_ids), len(job.unconditional_ids)) + max(job.limits.max_tokens, len(job.fixed))
                       for job in jobs)
-        for i in waiting:
-            yield from ((i, index, 0.0) for index in self._fixed_start(jobs[i]))
         with self.network.borrow(len(slots.owners) * slots.width, longest) as network:
-            yield from Decoder(network, self.slots)._run(slots, waiting, alphabet)
+            yield from Decoder(network, self.slots)._run(slots, self._order(jobs), alphabet)
 
-    def _run(self, slots: _Slots, waiting: list[int], alphabet: Alphabet) -> Iterator[tuple[int, int | None, float]]:
+    def _order(self, jobs: Sequence[Job]) -> Iterator[int]:
+        """The jobs, a window after the other, so that the first answers come soon. In a window those of similar length
+        stand together, so that rows read about as many positions, and so do those of one prompt. Every second window
+        runs from long to short, so that lengths do not jump."""
+        size = WINDOW * self.slots
+        for window, start in enumerate(range(0, len(jobs), size)):
+            yield from sorted(range(start, min(start + size, len(jobs))), reverse=window % 2 == 1,
+                              key=lambda i: (jobs[i].limits.soft_target, tuple(jobs[i].prompt_ids), i))
+
+    def _run(self, slots: _Slots, waiting: Iterator[int], alphabet: Alphabet
+             ) -> Iterator[tuple[int, int | None, float]]:
         """Decode the waiting jobs, on a network that is borrowed for them."""
-        while waiting or slots.live:
+        while True:
             free = len(slots.owners) - slots.live
             # To admit a few jobs costs as much as to admit many.
-            if waiting and (not slots.live or 4 * free >= len(slots.owners)):
-                arriving, waiting = waiting[:free], waiting[free:]
-                self._admit(slots, arriving, alphabet)
+            if not slots.live or 4 * free >= len(slots.owners):
+                if arriving := list(islice(waiting, free)):
+                    for i in arriving:
+                        yield from ((i, index, 0.0) for index in self._fixed_start(slots.jobs[i]))
+                    self._admit(slots, arriving, alphabet)
+            if not slots.live:
+                return
             yield from self._step(slots, alphabet)
 
     @staticmethod

@@ -20,6 +20,7 @@ SAMPLING_SETTINGS = {"temperature": "GEN_TEMPERATURE", "top_p": "GEN_TOP_P", "to
                      "end_logit_slope": "GEN_END_LOGIT_SLOPE", "guidance": "GEN_GUIDANCE"}
 LEAST_TEMPERATURE = 0.01  # below it the scores divided by it overflow, and the likeliest code is certain anyway
 MOST_TOKENS = 1_000_000
+MOST_CALL_TOKENS = 20_000_000  # of all answers together; hours on a CPU
 
 
 class GenerationError(ValueError):
@@ -31,7 +32,9 @@ def checked_number(name: str, value: float, low: float, high: float, whole: bool
     kinds = (int,) if whole else (int, float)
     if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
         kind = "an integer" if whole else "a number"
-        raise GenerationError(f"{name} is {value!r}, expected {kind} from {low:g} to {high:g}")
+        huge = isinstance(value, int) and abs(value) > 10**30  # Python writes no integer of more than 4,300 digits
+        raise GenerationError(f"{name} is {'huge' if huge else repr(value)[:60]}, expected {kind} from {low:g} to "
+                              f"{high:g}")
     return value
 
 
@@ -74,6 +77,16 @@ def parse_codes(motion_tokens: str | Sequence, lost: bool = False) -> tuple[int,
         else:
             codes.append(int(text))
     return tuple(codes)
+
+
+def check_size(requests: "Sequence[MotionRequest]", longest: Sequence[int]) -> None:
+    """Raises GenerationError for more than a call may ask for. longest: tokens of each request's longest answer."""
+    answers = sum(request.num_samples * request.best_of for request in requests)
+    tokens = sum(request.num_samples * request.best_of * most for request, most in zip(requests, longest, strict=True))
+    if tokens > MOST_CALL_TOKENS:
+        raise GenerationError(f"{answers:,} answers (samples x best_of) of up to {max(longest):,} tokens were asked, "
+                              f"{tokens:,} tokens in all; at most {MOST_CALL_TOKENS:,} are decoded in one call: ask in "
+                              "parts")
 
 
 def _checked_text(text: object) -> None:
