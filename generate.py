@@ -34,10 +34,10 @@ from motion_llm.decoding.request import (
     checked_number,
     parse_codes,
 )
-from motion_llm.motion.codec import MotionCodec
 from motion_llm.network.cached import decoding_network
 from motion_llm.network.folder import CODEC_FOLDER, read_motion_config
 from motion_llm.serving.vllm_engine import VllmEngine
+from motion_llm.viewer.codec_figures import CodecFigures
 from motion_llm.viewer.figure import Clip
 from motion_llm.viewer.page import NotebookView
 from templates import MASKED
@@ -52,7 +52,7 @@ SAMPLES_AT_ONCE = 4_096  # bounds the memory of a call with many
 DISTRACTORS = 12  # training captions that a motion's own caption is compared with
 
 
-class MotionGenerator:
+class MotionGenerator(CodecFigures):
     """A trained model that answers requests.
 
     model_path: a stage's folder. dataset_path: a dataset whose lengths and per-prompt codes are used instead of the
@@ -68,8 +68,9 @@ class MotionGenerator:
         content = read_motion_config(model_path)
         self.tasks = content["tasks"]
         self.model_path = Path(model_path)
+        super().__init__(self.model_path / CODEC_FOLDER)
         self.settings = content["settings"]
-        self.decoder = self.vllm = self._codec = None
+        self.decoder = self.vllm = None
         if engine == "vllm":
             model = self.vllm = VllmEngine(model_path)
         elif "turns" in content:
@@ -88,7 +89,7 @@ class MotionGenerator:
 
     def _make_decoder(self, model) -> None:
         network = model.merged()
-        self.motion, self.text = self._alphabets(network)
+        self.motion_alphabet, self.text_alphabet = self._alphabets(network)
         self.decoder = Decoder(decoding_network(network, self.settings["MAX_SEQ_LEN"]), self.settings["EVAL_BATCH"])
 
     def _lengths_of(self, dataset_path: str | Path) -> LengthModel:
@@ -149,10 +150,12 @@ class MotionGenerator:
             num_samples=num_samples, **fields) for prompt, participant_id in zip(prompts, participant_ids, strict=True)]
         return [result.motion_tokens for result in self.answer(requests, seed)]
 
-    def caption(self, motion_tokens: str | Sequence[int], participant_id: str | int | None = None) -> str:
-        """A caption for a motion, decoded greedily."""
-        request = MotionRequest("m2t", motion=motion_tokens, participant_id=participant_id, temperature=0)
-        return self.answer([request])[0].text
+    def caption(self, motion_tokens: str | Sequence[int], participant_id: str | int | None = None,
+                seed: int | None = None, temperature: float = 0, **fields) -> str:
+        """A caption for a motion; the likeliest one unless a temperature is given."""
+        request = MotionRequest("m2t", motion=motion_tokens, participant_id=participant_id, temperature=temperature,
+                                **fields)
+        return self.answer([request], 0 if seed is None and not temperature else seed)[0].text
 
     def denoise(self, motion_tokens: str | Sequence, participant_id: str | int | None = None, seed: int | None = None,
                 **fields) -> str:
@@ -181,7 +184,7 @@ class MotionGenerator:
             raise GenerationError("stream gives the tokens of one motion: no num_samples, best_of or m2t")
         self._require_decoder("stream")
         job, _ = self._job(request, (self._seed(seed), 0, 0))
-        steps = self.decoder.steps([job], self.motion)
+        steps = self.decoder.steps([job], self.motion_alphabet)
         return (code for _, code, _ in steps if code is not None)
 
     def answer(self, requests: MotionRequest | Sequence[MotionRequest], seed: int | None = None) -> list[MotionResult]:
@@ -227,7 +230,7 @@ class MotionGenerator:
                 codes = self.vllm.decode(members, [job.sampling for job in members], seed)
                 answers = ((i, Answer(answer, None)) for i, answer in enumerate(codes))
             else:
-                answers = self.decoder.answers(members, self.text if is_text else self.motion)
+                answers = self.decoder.answers(members, self.text_alphabet if is_text else self.motion_alphabet)
             for i, answer in answers:
                 index = tries[places[i]][0]
                 request, limits = requests[index], jobs[index][1]
@@ -239,20 +242,9 @@ class MotionGenerator:
     def clips(self, results: Sequence[MotionResult]) -> list[Clip]:
         """The answers as moving figures, decoded by the codec in the model's folder; `view.write` writes them.
 
-        Raises GenerationError for a folder without a codec, CodecError for a damaged codec.
+        Raises MotionError for a folder without a codec, CodecError for a damaged codec.
         """
         return [self.clip(result.codes, result.text or "") for result in results]
-
-    def clip(self, codes: Sequence[int], caption: str = "", note: str = "") -> Clip:
-        """Any codes as a moving figure; its note is `note`, the number of tokens and the seconds. Raises as `clips`."""
-        folder = self.model_path / CODEC_FOLDER
-        if not folder.is_dir():
-            raise GenerationError(f"{self.model_path} does not know the codec of its tokens: set CODEC_PATH in "
-                                  "config.py and start the training command again, which then only adds it")
-        if self._codec is None:
-            self._codec = MotionCodec.load(folder)
-        motion = self._codec.decode(codes)
-        return Clip(motion, caption, f"{note}{len(codes)} tokens, {motion.seconds:.1f} s")
 
     def show(self, requests: str | MotionRequest | Sequence[MotionRequest], seed: int | None = None,
              height: int = 480) -> NotebookView:
@@ -322,7 +314,7 @@ class MotionGenerator:
         return MotionResult(" ".join(map(str, codes)), request.text, limits, answer.log_probability, codes=codes)
 
     def _as_text(self, request: MotionRequest, answer: Answer) -> MotionResult:
-        text = self.tokenizer.decode(self.text.ids[answer.indices].tolist()).strip()
+        text = self.tokenizer.decode(self.text_alphabet.ids[answer.indices].tolist()).strip()
         codes = tuple(request.motion)
         return MotionResult(" ".join(map(str, codes)), text, None, answer.log_probability, codes=codes)
 
@@ -371,7 +363,7 @@ class MotionGenerator:
                                         answer=False).ids for row in rows]
         answers = [[*parse_codes(list(row["codes"])), self.vocabulary.codebook_size] for row in rows]
         return [float(values.sum(dtype="float64"))
-                for values in self.decoder.log_probabilities(prompts, answers, self.motion)]
+                for values in self.decoder.log_probabilities(prompts, answers, self.motion_alphabet)]
 
     def motion_nll(self, rows: Sequence[Mapping]) -> tuple[float, int]:
         """The mean negative log-likelihood of the rows' motions per token, in nats, and the number of tokens."""

@@ -9,6 +9,7 @@ Stdout carries the tokens alone, one clip a line, in the dataset's format; every
 import argparse
 import json
 import logging
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,12 +20,17 @@ from tqdm import tqdm
 
 import config
 from motion_llm.command_line import exit_status, keep_inputs, start_log
-from motion_llm.decoding.request import SAMPLING_SETTINGS, TASKS, GenerationError, MotionRequest
+from motion_llm.decoding.request import LOST, SAMPLING_SETTINGS, TASKS, GenerationError, MotionRequest
 from motion_llm.json_files import read_text
+from motion_llm.motion.bvh import SCALE
+from motion_llm.motion.files import READERS
+from motion_llm.motion.humanml3d import FPS
+from motion_llm.motion.kinematics import UP
 from motion_llm.motion.rest_pose import REST_POSES
 from motion_llm.network.folder import CODEC_FOLDER, read_motion_config
 from motion_llm.saving import naming
-from motion_llm.viewer.files import WRITERS, check_rest_pose, write
+from motion_llm.viewer.codec_figures import CodecFigures, check_codec
+from motion_llm.viewer.files import WRITERS, check_rest_pose, named, paths_of, write
 from motion_llm.viewer.video import check_packages
 
 log = logging.getLogger("inference")
@@ -57,6 +63,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--motion_tokens", help='the motion that m2t, denoise ("?" for a lost token), inbetween and '
                                                 'continue start from, such as "42 18 91"')
     parser.add_argument("--end_tokens", help="the motion that inbetween leads to")
+    kinds = ", ".join(READERS)
+    parser.add_argument("--motion", "--bvh", metavar="FILE", help=f"a file with the motion ({kinds}) instead of "
+                        "--motion_tokens, where the model's folder knows its codec")
+    parser.add_argument("--end_motion", metavar="FILE", help="the same instead of --end_tokens")
+    parser.add_argument("--scale", type=float, default=SCALE, metavar="METRES", help="metres a unit of BVH files. "
+                        f"Default: {SCALE}, centimetres")
+    parser.add_argument("--fps", type=float, help=f"frames a second of .npy files. Default: {FPS:g}")
+    parser.add_argument("--up", choices=UP, help="the files' axis that points up. Default: y, and z for .npz")
+    parser.add_argument("--span", metavar="START:END", help="seconds of the motion that denoise makes anew, such as "
+                        "2.0:3.5")
     parser.add_argument("--output", help="a file for the tokens, beside stdout; one that ends with "
                         f"{', '.join(WRITERS)} shows the motion, where the model's folder knows its codec")
     parser.add_argument("--rest_pose", choices=REST_POSES, default=REST_POSES[0],
@@ -81,6 +97,37 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, help="the same seed gives the same clips. Default: a new one each time")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="Default: a GPU where there is one")
     return parser
+
+
+def _take_files(args: argparse.Namespace, model_path: str) -> None:
+    """Put the codes of --motion and --end_motion into --motion_tokens and --end_tokens. Raises ValueError."""
+    files = (("motion", "motion_tokens"), ("end_motion", "end_tokens"))
+    for name, tokens in files:
+        if getattr(args, name) is not None and getattr(args, tokens) is not None:
+            raise ValueError(f"--{name} and --{tokens} are the same thing: give one of them")
+    if args.motion is None and args.end_motion is None:
+        return
+    figures = CodecFigures(Path(model_path) / CODEC_FOLDER)
+    for name, tokens in files:
+        if (path := getattr(args, name)) is not None:
+            setattr(args, tokens, figures.encode(path, scale=args.scale, fps=args.fps, up=args.up))
+
+
+def _lose_span(args: argparse.Namespace, rate: float | None) -> None:
+    """Put lost tokens into --motion_tokens, where --span says. rate: tokens a second. Raises ValueError."""
+    if args.span is None:
+        return
+    if args.task != "denoise" or args.motion_tokens is None:
+        raise ValueError("--span is for --task denoise, with --motion_tokens or --motion")
+    if rate is None:
+        raise ValueError("--span is in seconds, and the model does not know its tokens' rate: give --tokens_per_second")
+    tokens = args.motion_tokens.split()
+    parts = re.fullmatch(r"(\d+(?:\.\d+)?):(\d+(?:\.\d+)?)", args.span)
+    start, end = (round(float(part) * rate) for part in parts.groups()) if parts else (0, 0)
+    if not start < end <= len(tokens):
+        raise ValueError(f"--span {args.span}, expected START:END in seconds such as 2.0:3.5, at least a token apart; "
+                         f"the motion has {len(tokens) / rate:.1f} seconds ({len(tokens)} tokens)")
+    args.motion_tokens = " ".join([*tokens[:start], *[LOST] * (end - start), *tokens[end:]])
 
 
 def _prompts(args: argparse.Namespace) -> list[str | None]:
@@ -118,20 +165,20 @@ def _requests(args: argparse.Namespace, prompts: list[str | None]) -> list:
     return requests
 
 
-def _check_early(args: argparse.Namespace, model_path: str, content: dict) -> None:
-    """The checks that need no slow imports; content: of the model's motion_config.json. Raises ValueError."""
+def _check_early(args: argparse.Namespace, model_path: str, content: dict, count: int) -> None:
+    """The checks that need no slow imports; content: of the model's motion_config.json; count: of answers. Raises
+    ValueError."""
     people = content["vocabulary"]["participants"]
     if args.participant_id is not None and args.participant_id not in people:
         raise ValueError(f"participant {args.participant_id!r} is unknown; there are {', '.join(people) or 'none'}")
     if args.output is not None:
-        keep_inputs(args.output, args.prompts_file)
+        for path in (args.output, *paths_of(args.output, count)):
+            keep_inputs(path, args.prompts_file, args.motion, args.end_motion)
     if args.output is not None and Path(args.output).is_dir():
         raise ValueError(f"--output {args.output} is a folder, expected a file")
     check_rest_pose(args.output or "the output", args.rest_pose)
     if _shows_motion(args):
-        if not (Path(model_path) / CODEC_FOLDER).is_dir():
-            raise ValueError(f"--output {args.output}: {model_path} does not know the codec of its tokens: set "
-                             "CODEC_PATH in config.py and start the training command again, which then only adds it")
+        check_codec(Path(model_path) / CODEC_FOLDER)
         if (suffix := Path(args.output).suffix.lower()) in (".gif", ".mp4"):
             check_packages(suffix)
         if args.task == "m2t" or args.stream:
@@ -186,11 +233,14 @@ def run(args: argparse.Namespace) -> Iterator[str]:
     overrides = {flag: getattr(args, flag) for flag in SAMPLING_SETTINGS if getattr(args, flag) is not None}
     rate = {"TOKENS_PER_SECOND": args.tokens_per_second} if args.tokens_per_second is not None else {}
     config.check({SAMPLING_SETTINGS[flag]: value for flag, value in overrides.items()} | rate, "command line")
-    requests = _requests(args, _prompts(args))
     model_path = args.model_path or str(Path(settings["WORK_DIR"]) / "stage3_t2m_sft")
+    prompts = _prompts(args)
     content = read_motion_config(model_path)
+    _take_files(args, model_path)
+    _lose_span(args, args.tokens_per_second or content["settings"].get("TOKENS_PER_SECOND"))
+    requests = _requests(args, prompts)
     config.check(content["settings"], f"{model_path}/motion_config.json")
-    _check_early(args, model_path, content)
+    _check_early(args, model_path, content, len(requests) * args.num_samples)
     log.info("model %s, trained on %s", model_path, content["settings"]["DATA_JSON_PATH"])
     generator = _generator(args, settings, model_path, overrides)
     if args.stream:
@@ -205,7 +255,8 @@ def run(args: argparse.Namespace) -> Iterator[str]:
         if _shows_motion(args):
             shown.append(result)
     if _shows_motion(args):
-        write(args.output, generator.clips(shown), args.rest_pose)
+        written = write(args.output, generator.clips(shown), args.rest_pose)
+        log.info("written: %s", named(written))
 
 
 def main() -> int:

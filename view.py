@@ -29,7 +29,7 @@ from motion_llm.motion.retarget import read_map, retargeted
 from motion_llm.motion.skeleton import Motion, MotionError
 from motion_llm.motion.survey import Measures, check_jumps, check_sizes, check_upright
 from motion_llm.viewer.figure import Clip
-from motion_llm.viewer.files import WRITERS, check_rest_pose, write, write_figure, write_joints
+from motion_llm.viewer.files import WRITERS, check_rest_pose, named, paths_of, write, write_figure, write_joints
 from motion_llm.viewer.page import NotebookView, page, write_page
 from motion_llm.viewer.video import VideoError, write_gif, write_mp4
 
@@ -129,11 +129,14 @@ def run(args: argparse.Namespace) -> str:
         raise MotionError(f"--map {args.map} is for --to, a file of another figure")
     if args.fps is not None and not 0 < args.fps < 1e5:
         raise MotionError(f"--fps {args.fps:g}, expected frames a second, more than 0 and less than 100,000")
-    keep_inputs(args.output, *args.bvh, *args.joints, *args.motion, args.to, args.map, args.skeleton)
+    files = args.bvh + args.joints + args.motion
+    for path in (args.output, *paths_of(args.output, len(args.tokens + files))):
+        keep_inputs(path, *files, args.to, args.map, args.skeleton)
     check_rest_pose(args.output, args.rest_pose)
     clips = clips_of(args)
-    write(args.output, clips, args.rest_pose)
-    return f"{args.output}: {len(clips)} clip{'s' * (len(clips) > 1)}, {Path(args.output).stat().st_size:,} bytes"
+    written = write(args.output, clips, args.rest_pose)
+    size = sum(path.stat().st_size for path in written)
+    return f"{named(written)}: {len(clips)} clip{'s' * (len(clips) > 1)}, {size:,} bytes"
 
 
 if __name__ == "__main__":

@@ -80,12 +80,16 @@ def test_inference_writes_what_the_files_name_says(run_with_codec, tmp_path, cap
         assert "a person jumps" in page and "15 tokens, 2.0 s" in page
 
 
-def test_samples_stand_side_by_side_in_a_page_and_not_in_a_bvh(run_with_codec, tmp_path, capsys):
+def test_samples_stand_side_by_side_in_a_page_and_are_numbered_bvh_files(run_with_codec, tmp_path, capsys, caplog):
     flags = ["--model_path", str(run_with_codec / "stage3_t2m_sft"), "--prompt", "a person jumps", "--num_samples", "3"]
     assert run_script(inference, *flags, "--output", str(tmp_path / "clips.html")) == 0
     assert (tmp_path / "clips.html").read_text(encoding="utf-8").count('"caption": "a person jumps"') == 3
-    assert run_script(inference, *flags, "--output", str(tmp_path / "clips.bvh")) == 1
-    assert "a .bvh file holds one clip, there are 3" in capsys.readouterr().err
+    capsys.readouterr()
+    with caplog.at_level("INFO"):
+        assert run_script(inference, *flags, "--output", str(tmp_path / "clips.bvh")) == 0
+    lengths = [len(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert [len(read_bvh(tmp_path / f"clips_{i}.bvh")) for i in range(3)] == [4 * length for length in lengths]
+    assert "clips_0.bvh" in caplog.text and not (tmp_path / "clips.bvh").exists()
 
 
 def test_a_notebook_shows_an_answer(run_with_codec):

@@ -40,7 +40,7 @@ def test_every_command_is_understood(name, command):
     if arguments == ["--help"] or not arguments and script in ("bench", "codec", "view"):
         return  # the script as such is spoken of
     args = module._parser().parse_args(arguments)
-    if script == "inference" and args.prompts_file is None and args.prompt is not None:
+    if script == "inference" and args.prompts_file is None and args.prompt is not None and args.motion is None:
         assert len(module._requests(args, module._prompts(args))) == 1
 
 
@@ -49,8 +49,8 @@ def test_there_are_commands_to_check():
 
 
 @pytest.mark.parametrize("name", [name for name, text in TEXTS.items() if "```python" in text])
-def test_the_python_code_runs_as_it_stands(name, tiny_run, tmp_path, monkeypatch, unsloth):
-    (tmp_path / "output").symlink_to(tiny_run)
+def test_the_python_code_runs_as_it_stands(name, run_with_codec, tmp_path, monkeypatch, unsloth):
+    (tmp_path / "output").symlink_to(run_with_codec)
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     for code in re.findall(r"```python\n(.*?)```", TEXTS[name], re.DOTALL):  # a later block goes on from an earlier one

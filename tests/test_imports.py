@@ -35,7 +35,7 @@ ROOMS = {
     "model": "collators digests json_files network saving templates",
     "decoding": "dataset model network templates",
     "serving": "dataset decoding network templates",
-    "generate": "data dataset decoding model motion network serving templates viewer",
+    "generate": "data dataset decoding model network serving templates viewer",
     "training": "collators dataset decoding digests generate json_files metrics model motion network saving viewer",
     "train": "collators dataset model training",
     "evaluation": "data dataset decoding digests generate json_files metrics model motion network saving",

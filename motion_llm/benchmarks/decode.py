@@ -198,7 +198,7 @@ def memory_bandwidth(device) -> float:
 def _size(generator) -> dict:
     """The weights that a step reads and multiplies by: the layers' matrices and the needed rows of the head."""
     network = generator.decoder.network
-    products = [product for layer in network.layers for product in layer.products] + [generator.motion.product]
+    products = [product for layer in network.layers for product in layer.products] + [generator.motion_alphabet.product]
     return {"values": sum(product.values for product in products), "bytes": sum(product.bytes for product in products)}
 
 
@@ -210,7 +210,7 @@ def _constraints_share(generator, count: int, step: float) -> float:
 
     device = generator.decoder.network.device
     bounds = Bounds.of([LengthLimits(10, 20, 30, "")] * count, 1.0, device=device)
-    scores, tokens = torch.randn(count, len(generator.motion), device=device), torch.full((count,), 15, device=device)
+    scores, tokens = torch.randn(count, len(generator.motion_alphabet), device=device), torch.full((count,), 15, device=device)
     return _median_seconds(lambda: constrained_scores(scores, tokens, bounds), 50) / step
 
 

@@ -47,6 +47,7 @@ def _only(path: str | Path, clips: list[Clip]) -> Motion:
 WRITERS = {".html": write_page, ".gif": write_gif, ".mp4": write_mp4, ".bvh": write_figure, ".glb": write_scene,
            ".npz": write_poses, ".npy": write_joints}
 WITH_REST_POSE = (".bvh", ".glb")  # of WRITERS
+OF_ONE_CLIP = (".bvh", ".npz", ".npy")  # of WRITERS
 
 
 def check_rest_pose(path: str | Path, rest_pose: str) -> None:
@@ -59,9 +60,24 @@ def check_rest_pose(path: str | Path, rest_pose: str) -> None:
                           "rest pose, or their own")
 
 
-def write(path: str | Path, clips: list[Clip], rest_pose: str = REST_POSES[0]) -> None:
-    """Write the clips by the path's suffix, one of WRITERS. rest_pose: of .bvh and .glb, one of REST_POSES. Raises
-    MotionError for anything else."""
+def paths_of(path: str | Path, count: int) -> list[Path]:
+    """The files that `write` writes `count` clips to: one, or run_0.bvh, run_1.bvh, ... for several of a format that
+    holds one clip."""
+    path = Path(path)
+    if count == 1 or path.suffix.lower() not in OF_ONE_CLIP:
+        return [path]
+    digits = len(str(count - 1))
+    return [path.with_name(f"{path.stem}_{i:0{digits}}{path.suffix}") for i in range(count)]
+
+
+def named(paths: list[Path]) -> str:
+    """The files that `write` wrote, in a few words."""
+    return str(paths[0]) if len(paths) == 1 else f"{paths[0]} to {paths[-1].name}"
+
+
+def write(path: str | Path, clips: list[Clip], rest_pose: str = REST_POSES[0]) -> list[Path]:
+    """Write the clips by the path's suffix, one of WRITERS, and return the files. rest_pose: of .bvh and .glb, one of
+    REST_POSES. Raises MotionError for anything else."""
     suffix = Path(path).suffix.lower()
     if suffix not in WRITERS:
         raise MotionError(f"{path}: expected a name that ends with {', '.join(WRITERS)}")
@@ -71,4 +87,7 @@ def write(path: str | Path, clips: list[Clip], rest_pose: str = REST_POSES[0]) -
             clips = [replace(clip, motion=in_t_pose(clip.motion)) for clip in clips]
         except MotionError as error:
             raise MotionError(f"{path}: no T-pose: {error}") from None
-    WRITERS[suffix](path, clips)
+    paths = paths_of(path, len(clips))
+    for i, one in enumerate(paths):
+        WRITERS[suffix](one, clips if len(paths) == 1 else [clips[i]])
+    return paths

@@ -149,7 +149,25 @@ def test_joints_come_back_from_their_file(tmp_path):
     again = read_joints(tmp_path / "a.npy", 20.0)
     assert np.allclose(again.joints, motion.joints) and again.skeleton.names == motion.skeleton.names
     with pytest.raises(MotionError, match="holds one clip, there are 2"):
-        files.write(tmp_path / "b.npy", [Clip(motion), Clip(motion)])
+        files.write_joints(tmp_path / "b.npy", [Clip(motion), Clip(motion)])
+
+
+def test_several_clips_in_a_format_of_one_are_numbered_files(tmp_path):
+    clips = [Clip(walk(seconds)) for seconds in (1, 2, 3)]
+    written = files.write(tmp_path / "walks.bvh", clips)
+    assert [path.name for path in written] == ["walks_0.bvh", "walks_1.bvh", "walks_2.bvh"]
+    assert [len(read_bvh(path)) for path in written] == [len(clip.motion) for clip in clips]
+    assert [path.name for path in files.paths_of("x.npz", 11)][::5] == ["x_00.npz", "x_05.npz", "x_10.npz"]
+    assert files.write(tmp_path / "walks.html", clips) == [tmp_path / "walks.html"]
+
+
+def test_a_numbered_file_is_not_written_over_one_that_is_read(tmp_path, capsys):
+    paths = files.write(tmp_path / "walks.bvh", [Clip(walk(1)), Clip(walk(2))])
+    before = [path.read_bytes() for path in paths]
+    flags = ["--bvh", str(paths[0]), "--bvh", str(paths[1]), "--output", str(tmp_path / "walks.bvh")]
+    assert run_script(view, *flags) == 1
+    assert "walks_0.bvh is a file that is read" in capsys.readouterr().err
+    assert [path.read_bytes() for path in paths] == before
 
 
 GOOD = np.zeros((5, 22, 3), np.float32)
@@ -287,7 +305,7 @@ def test_another_figure_moves_instead(tmp_path):
     (["--rest_pose", "t", "--output", "x.npy"], "x.npy: --rest_pose t is for .bvh and .glb"),
     (["--bvh", "other.bvh", "--output", "x.glb"], "x.glb: a .glb file holds clips of one figure"),
     (["--output", "x.npz"], "x.npz: an AMASS file holds SMPL's body"),
-    (["--bvh", "other.bvh", "--output", "x.npz"], "x.npz: a .npz file holds one clip, there are 2"),
+    (["--bvh", "other.bvh", "--output", "x.npz"], "x_0.npz: an AMASS file holds SMPL's body"),
 ])
 def test_what_other_programs_cannot_have_is_refused(arguments, message, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
