@@ -210,18 +210,40 @@ class DrawnExamples(Dataset):
         return self.drawer(task, epoch, position, self.rows[position])
 
 
+class Captions:
+    """The rows of each motion, which are its captions: an epoch shows each motion once, under one of them.
+
+    motions (N,): the motion of each row, from 0. The first caption is drawn, with `seed`; then they follow one another,
+    so that k epochs show all k captions of a motion.
+    """
+
+    def __init__(self, motions: Sequence[int], seed: int):
+        motions = np.asarray(motions)
+        self.order = np.argsort(motions, kind="stable")  # the rows of a motion are adjacent
+        self.counts = np.bincount(motions)
+        self.starts = np.cumsum(self.counts) - self.counts
+        self.first = np.random.default_rng([seed, len(motions)]).integers(self.counts)
+
+    def rows(self, epoch: int) -> np.ndarray:
+        """(motions,): the row that stands for each motion in an epoch, ascending."""
+        return np.sort(self.order[self.starts + (self.first + epoch) % self.counts])
+
+
 class EpochBatches:
     """Batch sampler: lists of (task, epoch, position), rows of similar length together, a new order in every epoch.
 
-    motion_tokens, text_tokens (N,): token counts of each row; estimates are enough. batch_size: rows of a process.
-    Where `processes` train together, number `process` gets every `processes`-th row of batches of
-    processes * batch_size rows: together they train on the same batches as a single process with such batches.
+    motion_tokens, text_tokens (N,): token counts of each row; estimates are enough. motions (N,): see Captions; by
+    default every row is a motion of its own. batch_size: rows of a process. Where `processes` train together, number
+    `process` gets every `processes`-th row of batches of processes * batch_size rows: together they train on the same
+    batches as a single process with such batches.
     """
 
     def __init__(self, motion_tokens: Sequence[int], text_tokens: Sequence[int], drawer: ExampleDrawer, batch_size: int,
-                 processes: int = 1, process: int = 0):
-        if len(motion_tokens) < processes:
-            raise ValueError(f"{len(motion_tokens)} training rows for {processes} processes: start fewer")
+                 processes: int = 1, process: int = 0, motions: Sequence[int] | None = None):
+        self.captions = Captions(range(len(motion_tokens)) if motions is None else motions, drawer.seed)
+        self.count = len(self.captions.counts)
+        if self.count < processes:
+            raise ValueError(f"{self.count} training clips for {processes} processes: start fewer")
         self.motion_tokens, self.text_tokens = np.asarray(motion_tokens), np.asarray(text_tokens)
         self.drawer = drawer
         self.batch_size = batch_size
@@ -233,15 +255,16 @@ class EpochBatches:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        full, remainder = divmod(len(self.motion_tokens), self.processes * self.batch_size)
+        full, remainder = divmod(self.count, self.processes * self.batch_size)
         return max(1, full + (remainder >= self.processes))
 
     def __iter__(self):
-        count = len(self.motion_tokens)
-        tasks, lengths = self.drawer.tasks(self.epoch, count), np.empty(count, np.int64)
+        rows, tasks = self.captions.rows(self.epoch), self.drawer.tasks(self.epoch, self.count)
+        lengths = np.empty(self.count, np.int64)
         for task in np.unique(tasks):
-            rows = tasks == task
-            lengths[rows] = self.drawer.template.length(str(task), self.text_tokens[rows], self.motion_tokens[rows])
-        rng = np.random.default_rng([self.drawer.seed, self.epoch, count])
+            of_task = rows[tasks == task]
+            lengths[tasks == task] = self.drawer.template.length(
+                str(task), self.text_tokens[of_task], self.motion_tokens[of_task])
+        rng = np.random.default_rng([self.drawer.seed, self.epoch, self.count])
         for batch in length_sorted_batches(lengths, self.processes * self.batch_size, rng, least=self.processes):
-            yield [(str(tasks[i]), self.epoch, i) for i in batch[self.process::self.processes]]
+            yield [(str(tasks[i]), self.epoch, int(rows[i])) for i in batch[self.process::self.processes]]

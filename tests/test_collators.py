@@ -14,6 +14,7 @@ import torch
 
 import collators
 from collators import (
+    Captions,
     DrawnExamples,
     EpochBatches,
     ExampleDrawer,
@@ -301,8 +302,28 @@ def test_processes_share_the_batches_that_one_process_would_have(rows):
 
 
 def test_fewer_rows_than_processes_are_refused():
-    with pytest.raises(ValueError, match="1 training rows for 2 processes"):
+    with pytest.raises(ValueError, match="1 training clips for 2 processes"):
         EpochBatches([4], [5], drawer(), 2, processes=2)
+
+
+def test_a_pass_shows_each_motion_once_and_in_turn_under_each_of_its_captions():
+    motions = [0, 1, 0, 2, 0, 2, 3]  # three captions, one, two, one
+    batches = EpochBatches([5] * 7, [5] * 7, drawer(), 2, motions=motions)
+    passes = []
+    for epoch in range(6):
+        batches.set_epoch(epoch)
+        passes.append(sorted(row for batch in batches for _, _, row in batch))
+        assert sorted(motions[row] for row in passes[-1]) == [0, 1, 2, 3] and len(batches) == len(list(batches)) == 2
+    for rows in ({0, 2, 4}, {1}, {3, 5}, {6}):
+        shown = [row for one in passes for row in one if row in rows]
+        assert {shown.count(row) for row in rows} == {6 // len(rows)}
+        assert set(shown[:len(rows)]) == rows  # before any of them comes again
+
+
+def test_motions_do_not_all_begin_with_their_first_caption():
+    motions = np.repeat(np.arange(200), 3)
+    rows = Captions(motions, 0).rows(0)
+    assert np.bincount(rows % 3).min() > 40 and (Captions(motions, 1).rows(0) != rows).any()
 
 
 def test_rows_share_a_batch_by_what_their_task_makes_of_motion_and_caption():

@@ -305,3 +305,16 @@ def row_lengths(table) -> tuple[np.ndarray, np.ndarray]:
         counts.append(batch["codes"].combine_chunks().value_lengths().to_numpy())
         text_bytes.append(pyarrow.compute.binary_length(batch["text_query"]).to_numpy())
     return np.concatenate(counts), np.concatenate(text_bytes) // BYTES_A_TOKEN
+
+
+def row_motions(table) -> np.ndarray:
+    """(N,): the motion of each row of a `datasets` table, numbered from 0; rows with the same codes have the same."""
+    numbers: dict[bytes, int] = {}
+    motions = []
+    for batch in table.select_columns(["codes"]).with_format("arrow").iter(10_000):
+        column = batch["codes"].combine_chunks()
+        codes, ends = column.values.to_numpy(), column.offsets.to_numpy().tolist()
+        for start, end in zip(ends[:-1], ends[1:], strict=True):
+            content = hashlib.blake2b(codes[start:end].tobytes(), digest_size=16).digest()
+            motions.append(numbers.setdefault(content, len(numbers)))
+    return np.array(motions, np.int64)

@@ -7,7 +7,7 @@ import pytest
 from tiny import tiny_tokenizer
 
 import model
-from motion_llm.dataset.rows import Columns, Row, row_lengths
+from motion_llm.dataset.rows import Columns, Row, row_lengths, row_motions
 from motion_llm.dataset.sequence_lengths import SHOWN, find_unfit
 from templates import MotionTemplate
 
@@ -79,3 +79,13 @@ def test_lengths_of_rows_are_their_codes_and_a_token_for_four_bytes_of_their_cap
     table = Dataset.from_dict({"text_query": ["a walk", "", "größer als ein Haus"], "codes": [[1, 2, 3], [4], [5, 6]]})
     motion, text = row_lengths(table.select([2, 0, 1]))
     assert (motion.tolist(), text.tolist()) == ([2, 3, 1], [5, 1, 0])
+
+
+def test_rows_of_the_same_codes_are_one_motion():
+    from datasets import Dataset
+
+    codes = [[1, 2, 3], [4], [1, 2], [3, 4], [1, 2, 3], [1, 2, 3, 4], [4]]
+    table = Dataset.from_dict({"text_query": ["a"] * 7, "codes": codes})
+    assert row_motions(table).tolist() == [0, 1, 2, 3, 0, 4, 1]
+    assert row_motions(table.select([6, 4, 3, 1, 0])).tolist() == [0, 1, 2, 0, 1]
+    assert row_motions(table.select(range(3, 7))).tolist() == [0, 1, 2, 3]
