@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 
 from motion_llm.dataset.length_regression import LengthRegression, words_of
-from motion_llm.dataset.rows import Columns, Groups, distinct, group, offsets
+from motion_llm.dataset.rows import Columns, Groups, distinct, group, motion_hashes, offsets
 
 ENOUGH_CLIPS = 4  # a participant with so many clips of a caption gets limits from those clips alone
 MOST_CAPTIONS = 50_000  # captions that are stored: about 3 MB in the model's folder
@@ -82,7 +82,8 @@ class LengthModel:
         clips = _Clips.of(chunks, key)
         if not len(clips.lengths):
             raise ValueError("no training clips to take lengths from")
-        of_caption = _statistics(clips.captions.ids, clips.lengths, clips.captions.count)
+        once = clips.once
+        of_caption = _statistics(clips.captions.ids[once], clips.lengths[once], clips.captions.count)
         stored = clips.most_frequent(MOST_CAPTIONS)
         by_participant = clips.by_participant(stored)
         codes = clips.codes(chunks, stored)
@@ -97,8 +98,9 @@ class LengthModel:
             of_caption(caption), by_participant.get(caption, {}) if caption in detailed else {},
             tuple(codes[caption].tolist()) if caption in detailed else None)
             for caption in sorted(stored.tolist(), key=lambda caption: clips.captions.first[caption])}
-        overall = _statistics(np.zeros(len(clips.lengths), np.int64), clips.lengths, 1)(0)
-        spread = _pooled_log_spread(clips.lengths, clips.captions.ids)
+        lengths = clips.lengths[clips.motions.first]
+        overall = _statistics(np.zeros(len(lengths), np.int64), lengths, 1)(0)
+        spread = _pooled_log_spread(clips.lengths[once], clips.captions.ids[once])
         regression = LengthRegression.fit(
             list(captions), [record.lengths.median for record in captions.values()],
             [record.lengths.count for record in captions.values()], spread)
@@ -202,12 +204,15 @@ def _pooled_log_spread(lengths: np.ndarray, ids: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class _Clips:
-    """N training clips as arrays. captions: groups of clips with the same caption key. hashes: uint64, (N, 2), of the
-    keys. names: of participants; participants: (N,), places in names, -1 for none."""
+    """N training rows as arrays. captions: groups of rows with the same caption key. hashes: uint64, (N, 2), of the
+    keys. motions: groups of rows with the same codes, which are captions of one clip. once: places of the first row of
+    each clip with a caption. names: of participants; participants: (N,), places in names, -1 for none."""
 
     lengths: np.ndarray
     captions: Groups
     hashes: np.ndarray
+    motions: Groups
+    once: np.ndarray
     names: list[str]
     participants: np.ndarray
 
@@ -215,7 +220,9 @@ class _Clips:
     def of(cls, chunks: Iterable[Columns], key: Callable[[str], str]) -> "_Clips":
         lengths, hashes, participants = [np.empty(0, np.int32)], [np.empty((0, 2), np.uint64)], [np.empty(0, np.int64)]
         names: dict[str | None, int] = {None: -1}
+        codes = [np.empty((0, 2), np.uint64)]
         for chunk in chunks:
+            codes.append(np.frombuffer(b"".join(motion_hashes(chunk.codes, chunk.ends)), "<u8").reshape(-1, 2))
             texts = chunk.texts.to_list()
             hash_of = {text: hashlib.blake2b(key(text).encode(), digest_size=16).digest() for text in set(texts)}
             hashes.append(np.frombuffer(b"".join(hash_of[text] for text in texts), "<u8").reshape(-1, 2))
@@ -223,17 +230,20 @@ class _Clips:
             participants.append(np.array(
                 [names.setdefault(name, len(names) - 1) for name in chunk.participants.to_list()], np.int64))
         all_hashes = np.concatenate(hashes)
-        return cls(np.concatenate(lengths), group(all_hashes), all_hashes, list(names)[1:],
+        captions, motions = group(all_hashes), group(np.concatenate(codes))
+        pairs = np.stack([captions.ids, motions.ids], 1).astype(np.uint64)
+        return cls(np.concatenate(lengths), captions, all_hashes, motions, np.sort(group(pairs).first), list(names)[1:],
                    np.concatenate(participants))
 
     def most_frequent(self, limit: int) -> np.ndarray:
         """Captions by number of clips, most first, then by hash; at most `limit`."""
-        counts = np.bincount(self.captions.ids, minlength=self.captions.count)
+        counts = np.bincount(self.captions.ids[self.once], minlength=self.captions.count)
         return np.lexsort((self.hashes[self.captions.first, 0], -counts))[:limit]
 
     def by_participant(self, captions: np.ndarray) -> dict[int, dict[str, LengthStatistics]]:
         """caption -> participant -> lengths, where there are ENOUGH_CLIPS."""
         mask = (self.participants >= 0) & np.isin(self.captions.ids, captions)
+        mask &= np.isin(np.arange(len(mask)), self.once)
         pairs, ids, counts = np.unique(self.captions.ids[mask] * max(len(self.names), 1) + self.participants[mask],
                                        return_inverse=True, return_counts=True)
         of_pair = _statistics(ids, self.lengths[mask], len(pairs))

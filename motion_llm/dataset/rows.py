@@ -313,8 +313,13 @@ def row_motions(table) -> np.ndarray:
     motions = []
     for batch in table.select_columns(["codes"]).with_format("arrow").iter(10_000):
         column = batch["codes"].combine_chunks()
-        codes, ends = column.values.to_numpy(), column.offsets.to_numpy().tolist()
-        for start, end in zip(ends[:-1], ends[1:], strict=True):
-            content = hashlib.blake2b(codes[start:end].tobytes(), digest_size=16).digest()
+        for content in motion_hashes(column.values.to_numpy(), column.offsets.to_numpy()):
             motions.append(numbers.setdefault(content, len(numbers)))
     return np.array(motions, np.int64)
+
+
+def motion_hashes(codes: np.ndarray, ends: np.ndarray) -> Iterator[bytes]:
+    """A hash of each row's codes, codes[ends[i]:ends[i + 1]]."""
+    bounds = ends.tolist()
+    return (hashlib.blake2b(codes[start:end].tobytes(), digest_size=16).digest()
+            for start, end in zip(bounds[:-1], bounds[1:], strict=True))

@@ -29,11 +29,20 @@ def fit(clips, key=caption_key, chunk=7) -> LengthModel:
 
 
 def fitted(captions_and_lengths, participant_id=None) -> LengthModel:
-    return fit([(text, participant_id, [0] * n) for text, n in captions_and_lengths])
+    """Clips of these lengths, no two with the same codes."""
+    return fit([(text, participant_id, [i] + [0] * (n - 1)) for i, (text, n) in enumerate(captions_and_lengths)])
 
 
 def window(limits: LengthLimits) -> tuple:
     return limits.min_tokens, limits.soft_target, limits.max_tokens
+
+
+def test_a_clip_under_several_captions_counts_once():
+    """A short clip with nine captions, two of them alike, beside two long ones with one each."""
+    words = ["walks", "Walks.", "strolls", "goes", "goes on", "saunters", "ambles", "paces", "steps"]
+    model = fit([(word, None, [5] * 10) for word in words] + [("runs", None, [6] * 30), ("jumps", None, [7] * 32)])
+    assert model.overall.to_text() == "3 10 30 32"
+    assert model.captions["walks"].lengths.count == 1 and model.limits("walks").source == "1 clip of this caption"
 
 
 def test_the_spread_is_pooled_within_captions():
@@ -82,7 +91,8 @@ def test_captions_with_the_same_key_get_the_same_limits():
 
 
 def people(clips_of_ana: int) -> LengthModel:
-    return fit([("walks", "ana", [0] * 30)] * clips_of_ana + [("walks", "bo", [0] * 10)] * 10)
+    return fit([("walks", "ana", [i] + [0] * 29) for i in range(clips_of_ana)]
+               + [("walks", "bo", [i] + [0] * 9) for i in range(10)])
 
 
 def test_a_participants_own_clips_count_from_enough_clips_on():
@@ -100,7 +110,7 @@ def test_without_a_participant_or_with_an_unknown_one_all_clips_count():
 
 
 def test_clips_without_a_participant_have_no_lengths_by_participant():
-    model = fit([("walks", None, [0] * 10)] * 6)
+    model = fitted([("walks", 10)] * 6)
     assert model.captions["walks"].by_participant == {}
     assert model.limits("walks", "None").source == "6 clips of this caption"
 
@@ -160,10 +170,10 @@ def test_json_keeps_every_limit():
 
 
 def test_arrays_from_the_table_can_be_kept_as_json():
-    model = fit([("walks", "ana", np.array([4, 2], dtype=np.int32))] * 5)
+    model = fit([("walks", "ana", np.array(codes, np.int32)) for codes in ([4, 2], [2, 4], [4, 4], [2, 2], [4, 2, 2])])
     content = json.loads(json.dumps(model.to_dict()))
-    assert content["captions"] == {"walks": "5 2 2 2"} and content["codes"] == {"walks": "2 4"}
-    assert content["participants"] == {"walks": {"ana": "5 2 2 2"}}
+    assert content["captions"] == {"walks": "5 2 2 3"} and content["codes"] == {"walks": "2 4"}
+    assert content["participants"] == {"walks": {"ana": "5 2 2 3"}}
 
 
 def test_limits_are_ordered_and_hold_every_clip_whatever_the_clips():

@@ -279,7 +279,7 @@ def test_preparing_again_replaces_also_after_a_kill(prepared_data, monkeypatch):
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(prepared.os, "replace", killed)
+    monkeypatch.setattr("motion_llm.saving._replace", killed)
     with pytest.raises(KeyboardInterrupt):
         prepared.prepare(report, other_split, folder, MADE_WITH | {"seed": 4})
     monkeypatch.undo()
