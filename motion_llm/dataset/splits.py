@@ -266,8 +266,28 @@ class _Splitter:
             kinds["seen"] += self.take(singles, part, self.target - kinds["seen"], leaves=(2, 1))
             counts |= {"seen": kinds["seen"]} if part == "seen" else {
                 "test seen": kinds["seen"], "test unseen": kinds["unseen"]}
-        return [f"{name}: {count} rows of {self.target} aimed at: {self.reason(name, closed)}"
-                for name, count in sorted(counts.items()) if 2 * count < self.target]
+        notes = self.take_tied(splits, singles, counts)
+        return notes + [f"{name}: {count} rows of {self.target} aimed at: {self.reason(name, closed)}"
+                        for name, count in sorted(counts.items()) if 2 * count < self.target]
+
+    def take_tied(self, splits: Sequence[str], singles: Lists, counts: dict[str, int]) -> list[str]:
+        """Where captions tie the clips together, so that validation or test has few rows of either kind: hold out clips
+        with all their captions, whichever of these are trained with other clips. Counts are brought up to date; returns
+        a note for each split that this was done for."""
+        notes = []
+        for split, parts, names in (("val", ("seen", "unseen"), ("seen", "unseen")),
+                                    ("test", ("test",), ("test seen", "test unseen"))):
+            have = sum(len(self.rows_in(part)) for part in parts)
+            if split not in splits or 2 * have >= self.target or not self.take(singles, parts[0], self.target - have):
+                continue
+            places = sorted(place for part in parts for place in self.rows_in(part))
+            kinds = Counter(map(self.kind, places))
+            counts |= dict(zip(names, (kinds["seen"], kinds["unseen"]), strict=True))
+            clips = len(set(self.clip[places].tolist()))
+            notes.append(f"{split}: captions tie the clips together, so {clips:,} clips are held out with all their "
+                         f"captions: {kinds['seen']:,} that are trained with other clips too, {kinds['unseen']:,} that "
+                         "are not")
+        return notes
 
     def _closed_groups(self) -> Lists:
         """Groups of clips none of whose captions has a clip in another group, ordered by hash."""
@@ -294,8 +314,9 @@ def split_rows(rows: Rows, seed: int, share: float, cap: int) -> Split:
     The target is share * training rows, at most cap, for each of seen and unseen (val), test seen and test unseen
     (test). The choice depends on seed and content only, not on the order of the rows. Training, validation and test
     have no clip in common (same tokens or same clip_id): where the file names a clip in two of them, the rows of the
-    later one count and the others are unused. seen holds only rows of kind seen, and unseen only of kind unseen; a clip
-    with captions of both kinds can only be chosen for test, and is in both where the file names it val.
+    later one count and the others are unused. seen holds only rows of kind seen, and unseen only of kind unseen. A clip
+    with captions of both kinds is chosen for test, and for validation where there are too few others or where the file
+    names it val; its rows are then in both.
     """
     part, named = _named(rows)
     missing = [split for split in SPLITS[1:] if not (named or {}).get(split)]
@@ -309,9 +330,9 @@ def split_rows(rows: Rows, seed: int, share: float, cap: int) -> Split:
     trained = np.zeros(rows.keys.count, bool)
     trained[rows.keys.ids[part == 0]] = True
     kind = np.where(trained[rows.keys.ids], KINDS.index("seen"), KINDS.index("unseen"))
-    if "val" not in missing:
-        validation = np.flatnonzero(part == PARTS.index("seen"))
-        part[validation] += kind[validation]  # in PARTS, unseen follows seen
+    seen, unseen = PARTS.index("seen"), PARTS.index("unseen")
+    validation = np.flatnonzero((part == seen) | (part == unseen))
+    part[validation] = np.array([seen, unseen], np.int8)[kind[validation]]
     kind[(part == 0) | (part == PARTS.index("unused"))] = -1
     split = Split(part, kind.astype(np.int8), notes, seed, share, cap, named)
     above_cap = [f"{name} ({size:,})" for name, size in split.sizes().items()

@@ -88,7 +88,11 @@ def test_the_guarantees_of_the_split(shape, settings):
             parts_of["motion", rows[place].codes.tobytes()].add(part)
             if rows[place].clip_id is not None:
                 parts_of["clip", rows[place].clip_id].add(part)
-    assert all(len(clip_parts) == 1 for clip_parts in parts_of.values())  # no motion and no clip_id in two parts
+    # No motion and no clip_id is in two parts; a clip with captions of both kinds is in both halves of validation, if
+    # there are no other clips to take.
+    tied = [clip_parts for clip_parts in parts_of.values() if len(clip_parts) > 1]
+    assert all(clip_parts == {"seen", "unseen"} for clip_parts in tied)
+    assert not tied or shape is labels_and_a_sentence
 
     keys = [data.caption_key(row.text_query) for row in rows]
     trained = {keys[place] for place in split.train}
@@ -133,7 +137,7 @@ def test_the_choice_is_the_same_in_another_process():
     (few_captions, 30, 50, 30, 50),      # whole captions of 50 rows; the target is 30
     (unique_captions, 0, 15, 0, 15),
     (several_captions_a_clip, 20, 25, 20, 25),
-    (labels_and_a_sentence, 0, 0, 40, 20),  # every clip has captions of both kinds
+    (labels_and_a_sentence, 30, 15, 40, 20),  # every clip has captions of both kinds: two shared, one of its own
     (windows_of_recordings, 40, 0, 40, 0),   # recordings connect all captions
 ])
 def test_each_part_gets_about_its_target(shape, seen, unseen, test_seen, test_unseen):
@@ -142,6 +146,23 @@ def test_each_part_gets_about_its_target(shape, seen, unseen, test_seen, test_un
     targets = {"seen": seen, "unseen": unseen, "test seen": test_seen, "test unseen": test_unseen}
     assert all(target <= sizes[part] <= max(target, len(rows) // 20 + 3) if target else sizes[part] == 0
                for part, target in targets.items()), sizes
+
+
+def test_a_clip_whose_captions_are_partly_shared_is_held_out_with_all_of_them():
+    """As people caption: 14 captions a clip, two of them in use for many other clips."""
+    rows = rows_of([(text, clip, None) for clip in range(60) for text in
+                    [f"label {clip % 3}", f"label {3 + clip % 2}", *(f"sentence {clip} {i}" for i in range(12))]])
+    split = splits.split_rows(rows, 0, 0.1, 100)
+    assert len(split.seen) == 12 and len(split.unseen) == 72  # six clips, of 84 rows aimed at
+    assert {len(split.test), len(split.test) % 14} == {len(split.test), 0} and len(split.test) >= 70
+    assert any(note.startswith("val: captions tie the clips together, so 6 clips are held out with all their captions: "
+                               "12 that are trained with other clips too, 72 that are not") for note in split.notes)
+
+
+def test_of_three_clips_with_many_captions_one_is_held_out():
+    rows = rows_of([(text, clip, None) for clip in range(3) for text in ["walks", *(f"{clip} {i}" for i in range(9))]])
+    split = splits.split_rows(rows, 0, 0.05, 100)
+    assert len(split.train) == 20 and len(split.kinds) == 10
 
 
 def test_two_clips_stay_in_training_where_captions_have_enough():
