@@ -18,6 +18,8 @@ TASKS = {  # task -> its name in messages
 # Field of a request -> the setting that is used where the field is None.
 SAMPLING_SETTINGS = {"temperature": "GEN_TEMPERATURE", "top_p": "GEN_TOP_P", "top_k": "GEN_TOP_K",
                      "end_logit_slope": "GEN_END_LOGIT_SLOPE", "guidance": "GEN_GUIDANCE"}
+# Field of a request -> what messages call it, for those who type flags and for those who write Python.
+FLAGS = {"text": "text (--prompt)", "motion": "motion (--motion_tokens)", "end": "end (--end_tokens)"}
 LEAST_TEMPERATURE = 0.01  # below it the scores divided by it overflow, and the likeliest code is certain anyway
 MOST_TOKENS = 1_000_000
 MOST_CALL_TOKENS = 20_000_000  # of all answers together; hours on a CPU
@@ -149,9 +151,10 @@ class MotionRequest:
         for name in ("text", "motion", "end"):
             is_set = getattr(self, name) is not None
             if is_set and name not in takes and (self.task, name) != ("continue", "text"):
-                raise GenerationError(f"{name} was given, which {self.task} ({TASKS[self.task]}) does not take")
+                raise GenerationError(f"{FLAGS[name]} was given, which {self.task} ({TASKS[self.task]}) does not take")
             if not is_set and name in takes and name != "text":
-                raise GenerationError(f"{self.task} ({TASKS[self.task]}) needs {name}: codes such as \"42 18 91\"")
+                raise GenerationError(f"{self.task} ({TASKS[self.task]}) needs {FLAGS[name]}: codes such as "
+                                      '"42 18 91"')
         if self.text is not None or "text" in takes:
             _checked_text(self.text)
         for name in ("motion", "end"):
