@@ -1,4 +1,5 @@
 # make train: set up, then train on the sample.  make test: set up, then every test.  make lint: the linter.
+# make demo: the page of demo.py, with the Gradio that it needs.
 # make test-vllm: an environment for vLLM on a CPU beside it, and the tests of serving.
 # The same steps by hand (Windows, notebooks) are in the README.
 
@@ -8,7 +9,7 @@ RUN := $(VENV)/bin/python
 VENV_VLLM := .venv-vllm
 RUN_VLLM := $(VENV_VLLM)/bin/python
 
-.PHONY: train test test-vllm lint setup clean
+.PHONY: train test test-vllm demo lint setup clean
 
 train: setup
 	$(RUN) train_pipeline.py
@@ -25,6 +26,13 @@ $(VENV_VLLM)/installed: requirements-vllm.txt
 	test -x $(RUN_VLLM) || $(PYTHON) -m venv $(VENV_VLLM)
 	$(RUN_VLLM) -m pip install --quiet -r requirements-vllm.txt
 	$(RUN_VLLM) -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
+demo: setup $(VENV)/demo_installed
+	$(RUN) demo.py
+
+$(VENV)/demo_installed: requirements-demo.txt | setup
+	$(RUN) -m pip install --quiet -r requirements-demo.txt
 	touch $@
 
 lint: setup

@@ -1,7 +1,7 @@
 """Measurements of this project on your machine, one table each: `python bench.py train`, `decode`, `tasks` ...
 
 Every measurement says what it compares. It runs in this process, except the training of `wordings` and each step of
-`data`, which run in processes of their own. --output also writes the figures as JSON.
+`data`, which run in processes of their own, and the commands of `faults`. --output also writes the figures as JSON.
 """
 
 import argparse
@@ -15,12 +15,13 @@ from motion_llm.benchmarks import codec as bench_codec
 from motion_llm.benchmarks import curve as bench_curve
 from motion_llm.benchmarks import data as bench_data
 from motion_llm.benchmarks import decode as bench_decode
+from motion_llm.benchmarks import faults as bench_faults
 from motion_llm.benchmarks import requests as bench_requests
 from motion_llm.benchmarks import tasks as bench_tasks
 from motion_llm.benchmarks import train as bench_train
 from motion_llm.benchmarks import vllm as bench_vllm
 from motion_llm.benchmarks import wordings as bench_wordings
-from motion_llm.command_line import exit_status, start_log
+from motion_llm.command_line import exit_status, printable, start_log
 from motion_llm.json_files import write_json
 
 # A module for each command: add_arguments(parser), run(args, settings) -> figures (JSON-able), format_figures(figures)
@@ -34,6 +35,7 @@ COMMANDS = {
     "curve": (bench_curve, "held-out NLL against minutes of a finished run, as a picture"),
     "codec": (bench_codec, "what a codec makes of motions: joint error, drift, jerk, seams, sliding"),
     "vllm": (bench_vllm, "how fast an exported model decodes on vLLM, in the environment that has it"),
+    "faults": (bench_faults, "damaged files, kills, odd flags: whether every answer is right or a clear refusal"),
     "wordings": (bench_wordings, "words and combinations of action and style that were never trained"),
 }
 
@@ -73,7 +75,7 @@ def main() -> int:
 def run(args: argparse.Namespace) -> None:
     module = COMMANDS[args.command][0]
     figures = module.run(args, config.resolve(config.given(args)))
-    print(module.format_figures(figures))
+    print(printable(module.format_figures(figures)))
     if args.output:
         write_json(args.output, {"command": sys.argv[1:], "machine": machine(), "figures": figures})
 

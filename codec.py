@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from motion_llm.command_line import exit_status, keep_inputs, start_log
+from motion_llm.command_line import exit_status, keep_inputs, printable, start_log
 from motion_llm.json_files import write_json
 from motion_llm.motion.bvh import SCALE, write_bvh
 from motion_llm.motion.captions import encode_captions
@@ -114,7 +114,7 @@ COMMANDS = {"fit": _fit, "encode": _encode, "decode": _decode}
 def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     start_log()
-    return exit_status("codec.py", lambda: print(run(args)))
+    return exit_status("codec.py", lambda: print(printable(run(args))))
 
 
 if __name__ == "__main__":

@@ -40,7 +40,6 @@ _WARNINGS = {
     "may-not-fit": "a clip that may not fit MAX_SEQ_LEN ({max_seq_len:,}); checked exactly once the "
                    "tokenizer is loaded",
     "duplicate": "an exact duplicate of an earlier row",
-    "same-motion": "the motion of an earlier row under another caption (they stay on one side of the split)",
     "similar-captions": "a caption that differs from an earlier one only by case, spaces, full stop or Unicode "
                         "form (they count as one)",
     "mistaken-character": "a caption with control characters, as Windows-1252 text has when it is read as Latin-1 (it "
@@ -74,7 +73,7 @@ def _type_errors(checker: Checker, report: Report, records: Records) -> list[Pro
 
 
 def _compare(rows: Rows, checker: Checker, records: Records) -> None:
-    """Add the warnings about rows that agree: duplicates, one motion under several captions, similar captions."""
+    """Add the warnings about rows that agree: duplicates, similar captions."""
     if not len(rows):
         return
     motions, captions, keys = rows.motions, rows.captions, rows.keys
@@ -94,8 +93,6 @@ def _compare(rows: Rows, checker: Checker, records: Records) -> None:
     contents = group(np.stack([captions.ids * motions.count + motions.ids, rows.participant], 1).astype(np.uint64))
     place = np.arange(len(rows))
     add("duplicate", contents.first[contents.ids] != place, contents.first[contents.ids], name_texts=False)
-    same_motion = motions.first[motions.ids]
-    add("same-motion", keys.ids[same_motion] != keys.ids, same_motion)
     same_key = keys.first[keys.ids]
     new = captions.first[captions.ids] == place
     add("similar-captions", new & (captions.ids[same_key] != captions.ids), same_key)

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import config
-from motion_llm.command_line import exit_status, start_log
+from motion_llm.command_line import exit_status, printable, start_log
 from motion_llm.dataset.rows import SPLITS
 from motion_llm.evaluation.run import Request, evaluate_model
 from motion_llm.network.folder import MOTION_CONFIG, read_motion_config
@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
 def main() -> int:
     args = _parser().parse_args()
     start_log()
-    return exit_status("evaluate.py", lambda: print(run(args), flush=True),
+    return exit_status("evaluate.py", lambda: print(printable(run(args)), flush=True),
                        stopped="stopped; the same command continues after the clips that are saved")
 
 

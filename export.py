@@ -13,14 +13,16 @@ import sys
 from pathlib import Path
 
 import config
-from motion_llm.command_line import exit_status, start_log
+from motion_llm.command_line import exit_status, printable, start_log
+from motion_llm.dataset.caption_rules import caption_problem
 from motion_llm.dataset.lengths import LengthModel
 from motion_llm.dataset.rows import caption_key
-from motion_llm.json_files import write_json
+from motion_llm.json_files import read_json, write_json
 from motion_llm.network.folder import MOTION_CONFIG, ModelError, read_motion_config
 from motion_llm.saving import saving_folder
 from motion_llm.serving.client import Client, Clip
 from motion_llm.serving.grammar import motion_grammar
+from motion_llm.serving.quoting import code_span, filled, shell_word
 from templates import MotionVocabulary
 
 log = logging.getLogger("export")
@@ -29,6 +31,8 @@ HERE = Path(__file__).parent
 SERVING = HERE / "motion_llm" / "serving"
 # The files that an export's client.py imports, in the same folders as here.
 CLIENT_MODULES = ("templates.py", "motion_llm/__init__.py",
+                  *(f"motion_llm/{name}.py" for name in ("command_line", "input_files", "json_files", "saving")),
+                  *(f"motion_llm/network/{name}.py" for name in ("__init__", "folder")),
                   *(f"motion_llm/serving/{name}.py" for name in ("__init__", "client", "grammar")),
                   *(f"motion_llm/dataset/{name}.py" for name in ("__init__", "lengths", "length_regression", "rows")))
 CLIENT = '''"""Motions for sentences, from a server that decodes this folder: see README.md."""
@@ -51,7 +55,7 @@ def check_output(folder: Path) -> None:
         raise ValueError(f"--output {folder} is a file, expected a folder")
     if folder.is_dir() and any(folder.iterdir()):
         config_file = folder / MOTION_CONFIG
-        if not config_file.is_file() or "turns" not in json.loads(config_file.read_text(encoding="utf-8")):
+        if not config_file.is_file() or "turns" not in read_json(config_file, ModelError):
             raise ValueError(f"--output {folder} is a folder with other things in it, expected an empty one, a new "
                              "one or an earlier export")
 
@@ -67,6 +71,7 @@ def export(model_path: str | Path, output: str | Path) -> Path:
         raise ModelError(f"{model_path} was trained for {', '.join(content['tasks'])}, expected a stage that turns "
                          "text to motion (t2m)")
     check_output(output)
+    config.check(content["settings"], f"{model_path}/{MOTION_CONFIG}")
     if content["settings"].get("GEN_GUIDANCE", 1.0) != 1:
         log.warning("GEN_GUIDANCE is %g, but serving engines decode without guidance: the export has 1",
                     content["settings"]["GEN_GUIDANCE"])
@@ -118,21 +123,20 @@ def write_companions(folder: Path, text_config) -> None:
         shutil.copyfile(HERE / name, folder / name)
     (folder / "plugin").mkdir()
     shutil.copyfile(SERVING / PLUGIN, folder / "plugin" / PLUGIN)
-    caption = next(iter(content["length_model"]["captions"]))
+    caption = next((text for text in content["length_model"]["captions"] if not caption_problem(text)), None)
+    if caption is None:
+        raise ModelError(f"{folder}: its length model has no caption that can be asked for, expected those of training")
     request = Client(folder).request(Clip(caption))
     heads, groups = text_config.num_attention_heads, text_config.num_key_value_heads
     sizes = [n for n in range(2, heads + 1) if heads % n == 0 and (groups % n == 0 or n % groups == 0)]
     values = {
         "MAX_SEQ_LEN": content["settings"]["MAX_SEQ_LEN"], "FIRST": vocabulary.first_motion_id,
         "LAST": vocabulary.end_id - 1, "END": vocabulary.end_id, "CODES": vocabulary.codebook_size,
-        "GRAMMAR": grammar.strip(), "CAPTION": caption, "REQUEST": json.dumps(request),
+        "GRAMMAR": grammar.strip(), "CAPTION": shell_word(caption), "REQUEST": json.dumps(request),
         "HEADS": heads, "SIZES": ", ".join(map(str, sizes)) or "none", "SIZE": sizes[0] if sizes else 1,
-        "BASE": content["model"]["model_name"], "STAGE": content["stage"],
+        "BASE": code_span(content["model"]["model_name"]), "STAGE": code_span(content["stage"]),
     }
-    text = README.read_text(encoding="utf-8")
-    for name, value in values.items():
-        text = text.replace(f"@{name}@", str(value))
-    (folder / "README.md").write_text(text, encoding="utf-8")
+    (folder / "README.md").write_text(filled(README.read_text(encoding="utf-8"), values), encoding="utf-8")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -145,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
 def main() -> int:
     args = _parser().parse_args()
     start_log()
-    return exit_status("export.py", lambda: print(run(args)))
+    return exit_status("export.py", lambda: print(printable(run(args))))
 
 
 def run(args: argparse.Namespace) -> str:

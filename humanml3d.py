@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from motion_llm.command_line import exit_status, start_log
+from motion_llm.command_line import exit_status, printable, start_log
 from motion_llm.motion.bvh import write_bvh
 from motion_llm.motion.codec import tokens_of
 from motion_llm.motion.humanml3d_codec import HumanML3DCodec, read_numbers
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     start_log()
-    return exit_status("humanml3d.py", lambda: print(run(args)))
+    return exit_status("humanml3d.py", lambda: print(printable(run(args))))
 
 
 if __name__ == "__main__":

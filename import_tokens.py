@@ -7,7 +7,6 @@ this project, --data), whose codes --drop_codes and --subtract edit. motion_llm/
 
 import argparse
 import json
-import math
 import re
 import sys
 from collections import Counter, defaultdict
@@ -17,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from data import read_rows
-from motion_llm.command_line import exit_status, keep_inputs, start_log
+from motion_llm.command_line import exit_status, keep_inputs, printable, start_log
 from motion_llm.dataset.layouts import (
     HUMANML3D_FPS,
     HUMANML3D_UNIT,
@@ -33,6 +32,8 @@ from motion_llm.json_files import write_text
 from motion_llm.saving import saving_folder
 
 LAYOUTS = ("t2m_gpt", "qiqi", "json")
+MOST_FPS = 1e6
+LONGEST_NAME = 200  # bytes of a file's name, without its suffix
 NO_LIMIT = 1_000_000  # positions: what fits a model is not known here
 
 
@@ -106,7 +107,8 @@ def _names(clip_ids: Sequence[str | None]) -> list[str]:
     """A file name for each clip, all different even on a file system that ignores case."""
     counts, names, number = Counter(clip_id.casefold() for clip_id in clip_ids if clip_id), [], 0
     for clip_id in clip_ids:
-        if clip_id and re.fullmatch(r"[\w-]{1,100}", clip_id) and counts[clip_id.casefold()] == 1:
+        is_file_name = clip_id and re.fullmatch(r"[\w-]+", clip_id) and len(clip_id.encode()) <= LONGEST_NAME
+        if is_file_name and counts[clip_id.casefold()] == 1:
             names.append(clip_id)
             continue
         while f"{number:06d}" in counts:
@@ -155,7 +157,7 @@ def run(args: argparse.Namespace) -> str:
     required = "data" if args.export or args.layout == "json" else "root"
     if getattr(args, required) is None:
         raise LayoutError(f"--{required} is missing")
-    if not (args.fps > 0 and math.isfinite(args.fps)) or args.unit < 1:
+    if not 0 < args.fps < MOST_FPS or args.unit < 1:
         raise LayoutError(f"--fps {args.fps:g} and --unit {args.unit}, expected more than 0, and 1 or more")
     if args.subtract < 0 or args.level is not None and args.level < 0:
         raise LayoutError("--level and --subtract: expected 0 or more")
@@ -181,7 +183,7 @@ def run(args: argparse.Namespace) -> str:
 def main() -> int:
     args = _parser().parse_args()
     start_log()
-    return exit_status("import_tokens.py", lambda: print(run(args)))
+    return exit_status("import_tokens.py", lambda: print(printable(run(args))))
 
 
 if __name__ == "__main__":

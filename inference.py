@@ -19,7 +19,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 import config
-from motion_llm.command_line import exit_status, keep_inputs, start_log
+from motion_llm.command_line import exit_status, keep_inputs, printable, printable_json, start_log
 from motion_llm.decoding.request import LOST, SAMPLING_SETTINGS, TASKS, GenerationError, MotionRequest
 from motion_llm.json_files import read_text
 from motion_llm.motion.bvh import SCALE
@@ -268,11 +268,12 @@ def main() -> int:
 def print_and_save(args: argparse.Namespace) -> None:
     """Print what `run` yields as it comes, and write it to --output if that is a text file."""
     end, separator = ("", " ") if args.stream else ("\n", "")
+    shown = printable if args.prompts_file is None else printable_json
     with closing(run(args)) as lines, _text_output(None if _shows_motion(args) else args.output) as save:
         for number, line in enumerate(lines):
             text = f"{separator if number else ''}{line}{end}"
             with tqdm.external_write_mode(sys.stdout):
-                print(text, end="", flush=True)
+                print(shown(text), end="", flush=True)
             save(text)
         if args.stream:
             print()

@@ -13,8 +13,8 @@ from torch import nn
 from torch.nn import functional
 
 from collators import IGNORED, collate
-from motion_llm.digests import check_digests, digests_of
-from motion_llm.json_files import write_json
+from motion_llm.digests import check_digests, digests_of, say_unchecked
+from motion_llm.json_files import read_json, write_json
 from motion_llm.network.base import (
     PROJECTIONS,
     ModelConfig,
@@ -22,6 +22,7 @@ from motion_llm.network.base import (
     load_tokenizer,
     quieten_libraries,
     read_weights,
+    shapes_of,
     start_unsloth,
 )
 from motion_llm.network.code_vectors import as_rows
@@ -219,6 +220,9 @@ class MotionLanguageModel(nn.Module):
         with saving_folder(folder) as temporary:
             self.network.save_pretrained(temporary, save_embedding_layers=False)
             (temporary / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+            adapter_config = read_json(temporary / "adapter_config.json")
+            adapter_config["target_modules"].sort()  # from a set, whose order is another one in every process
+            write_json(temporary / "adapter_config.json", adapter_config)
             self.tokenizer.save_pretrained(temporary)
             content = {"model": asdict(self.model_config), "vocabulary": self.vocabulary.to_dict(), **extra}
             write_json(temporary / MOTION_CONFIG, content | {"files": digests_of(temporary)})
@@ -284,7 +288,7 @@ def _checked_config(folder: str | Path) -> dict:
     if "files" in content:
         check_digests(Path(folder), content["files"], ModelError)
     else:
-        log.info("%s was saved before folders kept digests of their files: they are not checked", folder)
+        say_unchecked(Path(folder))
     return content
 
 
@@ -300,15 +304,10 @@ def load(folder: str | Path, device: str | None = None):
     if model.vocabulary != vocabulary:
         raise ModelError(f"{folder} was trained on a base whose new tokens start at id {vocabulary.first_motion_id}, "
                          f"this {config.model_name} starts them at {model.vocabulary.first_motion_id}")
-    from peft import set_peft_model_state_dict
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
-    path = Path(folder) / ADAPTER_WEIGHTS
-    saved = read_weights(path)
-    expected = sum(p.requires_grad for p in model.network.parameters())
-    result = set_peft_model_state_dict(model.network, saved)
-    if result.unexpected_keys or len(saved) != expected:
-        raise ModelError(f"{path} holds {len(saved)} tensors, of which {len(result.unexpected_keys)} have no place in "
-                         f"the model; expected {expected}: it is damaged, or of another model")
+    shapes = shapes_of(get_peft_model_state_dict(model.network, save_embedding_layers=False))
+    set_peft_model_state_dict(model.network, read_weights(Path(folder) / ADAPTER_WEIGHTS, shapes))
     return model
 
 

@@ -20,8 +20,8 @@ from transformers import ProgressCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from collators import DrawnExamples, EpochBatches, ExampleDrawer, collate
-from model import MotionLanguageModel, read_weights
-from motion_llm.dataset.rows import row_lengths
+from model import MotionLanguageModel, read_weights, shapes_of
+from motion_llm.dataset.rows import row_lengths, row_motions
 from motion_llm.training.memory import make_room
 from motion_llm.training.stage_trainer import (
     BEST,
@@ -158,6 +158,8 @@ def train_stage(model: MotionLanguageModel, planned: Sequence[Stage], place: int
                 raise
             raise TrainingError(f"{checkpoint} is damaged ({error}): remove it, and the same command goes on without "
                                 "it") from error
+        finally:
+            trainer.stage_callback.close()
     result = _result(trainer.state.log_history)
     trainer.accelerator.wait_for_everyone()
     if result.best:
@@ -187,7 +189,7 @@ def _trainer(model, planned: Sequence[Stage], place: int, rows, heldout, work: P
         model.template, stage.task_mix, options.participant_dropout, 10 * options.seed + stage.number,
         lambda: options.history_noise * noise_left(last, clock.share), options.caption_dropout)
     batches = EpochBatches(*row_lengths(rows), drawer, options.batch_size,
-                           arguments.world_size, arguments.process_index)
+                           arguments.world_size, arguments.process_index, row_motions(rows))
     steps = StepOptions(options.lr, options.lr_new_rows, 0.0 if last else LR_BETWEEN, options.eval_batch, tokens)
     evaluations = 1 if clock.seconds is None else max(1, round(EVALUATIONS * clock.seconds / 60 / options.minutes))
     callback = StageCallback(f"Stage {stage.number} of 3, {stage.title}", clock, options.save_steps,
@@ -195,7 +197,7 @@ def _trainer(model, planned: Sequence[Stage], place: int, rows, heldout, work: P
     trainer = StageTrainer(
         model=model, args=arguments, train_dataset=DrawnExamples(rows, drawer),
         data_collator=partial(collate, pad_id=model.pad_id), batches=batches, options=steps, clock=clock,
-        heldout=heldout, heldout_task=stage.heldout_task, callbacks=[callback])
+        heldout=heldout, heldout_task=stage.heldout_task, callback=callback)
     for default in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(default)
     return trainer
@@ -225,5 +227,5 @@ def _load_best(model: MotionLanguageModel, work: Path, step: int) -> None:
     path = work / BEST.format(step)
     if not path.is_file():
         raise TrainingError(f"{path} is missing, with the values of the best update: start anew with --fresh")
-    model.load_trainable_state(read_weights(path))
+    model.load_trainable_state(read_weights(path, shapes_of(model.trainable_state())))
 

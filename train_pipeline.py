@@ -15,11 +15,9 @@ from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 
-import numpy as np
-
 import config
 from data import read_rows
-from motion_llm.command_line import exit_status, start_log
+from motion_llm.command_line import exit_status, printable, start_log
 from motion_llm.dataset.lengths import LengthModel
 from motion_llm.dataset.prepared import (
     PreparedChunks,
@@ -31,13 +29,14 @@ from motion_llm.dataset.prepared import (
     prepared_report,
 )
 from motion_llm.dataset.report import DataError, check_split, format_report, raise_on_errors
-from motion_llm.dataset.rows import caption_key
+from motion_llm.dataset.rows import caption_key, distinct_motions
 from motion_llm.dataset.sequence_lengths import find_unfit
 from motion_llm.dataset.splits import split_rows
 from motion_llm.evaluation import run as evaluation_run
 from motion_llm.json_files import write_json
 from motion_llm.motion.codec import CODEBOOK_FILE, codec_facts, copy_codec
-from motion_llm.network.folder import CODEC_FOLDER, check_model_name, read_motion_config, update_settings
+from motion_llm.network.folder import CODEC_FOLDER, check_model_name, stage_history, update_settings
+from motion_llm.serving.quoting import shell_word
 from motion_llm.training.processes import is_first_process, wait_for_all
 from motion_llm.training.work_folder import (
     DATA_FOLDER,
@@ -88,7 +87,7 @@ def run_pipeline(args: argparse.Namespace) -> int:
         return 0 if args.check else _train_with_first_process(settings)
     run = _read(settings, reuse=not (args.check or args.fresh))
     if args.check:
-        print(run.text)
+        print(printable(run.text))
         return 1 if run.report.errors else 0
     raise_on_errors(run.report)
     check_work_folder(run, args.fresh, config.differences)
@@ -185,7 +184,7 @@ def train_and_evaluate(run: Run, fresh: bool) -> None:
     print(f"\n{final} is ready after {(time.monotonic() - started) / 60:.1f} minutes.")
     if generates:
         print(f"Ask it for motion:\n  python inference.py --model_path {shlex.quote(str(final))} "
-              f"--prompt {shlex.quote(run.report.rows[0].text_query)}")
+              f"--prompt {shell_word(run.report.rows[0].text_query)}")
 
 
 def _write_report(model_path: Path, measured: int) -> None:
@@ -248,18 +247,18 @@ def train_stages(run: Run, planned: list, sets: Mapping) -> dict:
                 changeable = {name: value for name, value in settings.items() if name not in config.TRAINING}
                 update_settings(folder, changeable)
                 _save_codec(settings, folder)
-            results[stage.folder] = read_motion_config(folder)["history"]
         else:
             if model is None:
                 model = load(previous) if previous else _new_model(run)
             result = train_stage(model, planned, place, sets["train"], heldout, work, _options(settings), used)
-            results[stage.folder] = result.to_dict()
             if is_first_process():
-                model.save(folder, _stage_config(run, stage, results[stage.folder]))
+                model.save(folder, _stage_config(run, stage, result.to_dict()))
                 _save_codec(settings, folder)
         if is_first_process():
             shutil.rmtree(work, ignore_errors=True)  # a finished stage needs no checkpoints
         wait_for_all()
+        # Read in every process, as their clocks differ, and the next stage's time has to be the same in all.
+        results[stage.folder] = stage_history(folder)
         previous, used = folder, used + results[stage.folder]["seconds"]
     return results
 
@@ -278,8 +277,7 @@ def _new_model(run: Run):
     model_config = ModelConfig(
         settings["MODEL_NAME"], settings["MAX_SEQ_LEN"], settings["LORA_R"], settings["LORA_ALPHA"], settings["DTYPE"],
         settings["SEED"], settings["LOAD_IN_4BIT"])
-    clips = (codes for chunk in chunks for codes in np.split(chunk.codes, chunk.ends[1:-1]))
-    vectors = cooccurrence_vectors(clips, size, settings["SEED"])
+    vectors = cooccurrence_vectors(distinct_motions(chunks), size, settings["SEED"])
     codebook = settings["CODEBOOK_PATH"] or settings["CODEC_PATH"] and Path(settings["CODEC_PATH"]) / CODEBOOK_FILE
     if codebook:
         vectors = joined(vectors, codebook_vectors(codebook, size))
@@ -329,7 +327,7 @@ def _evaluate(run: Run, folder: Path, sets: Mapping) -> dict:
     while len(prompts) < SHOWN_CLIPS and (caption := next((c for c in captions if c not in prompts), None)):
         prompts.append(caption)
     for caption, motion in zip(prompts, generator.generate_batch(prompts, seed=run.settings["SEED"]), strict=True):
-        print(f"  {caption}\n    {motion}")
+        print(printable(f"  {caption}\n    {motion}"))
     heldout = [row for part in ("test", "seen", "unseen") for row in parts[part]]
     if run.settings["CODEC_PATH"] and heldout:
         write_gallery(run.folder / GALLERY_FILE, generator, heldout, run.settings["SEED"])

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from motion_llm.command_line import exit_status, keep_inputs, start_log
+from motion_llm.command_line import exit_status, keep_inputs, printable, start_log
 from motion_llm.motion.bvh import SCALE, read_bvh
 from motion_llm.motion.codec import MotionCodec, tokens_of
 from motion_llm.motion.features import Layout
@@ -120,7 +120,7 @@ def _on_another_figure(clips: list[Clip], args: argparse.Namespace) -> list[Clip
 def main() -> int:
     args = _parser().parse_args()
     start_log()
-    return exit_status("view.py", lambda: print(run(args)))
+    return exit_status("view.py", lambda: print(printable(run(args))))
 
 
 def run(args: argparse.Namespace) -> str:

@@ -1,11 +1,30 @@
 """What the commands share: the log on stderr, and a sentence instead of a traceback for what the user can mend."""
 
 import logging
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+# Characters that a terminal obeys instead of showing: control characters, but for line break and tab, and those that
+# turn the direction of writing; with lone surrogates, which it cannot be sent.
+OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 NOISY = ("datasets", "httpx", "transformers", "accelerate")  # libraries whose logs tell the user nothing
+
+
+def printable(text: object) -> str:
+    """Text for a terminal, from files that may be strangers': OBEYED characters as escapes such as \\x1b."""
+    return OBEYED.sub(lambda match: ascii(match[0])[1:-1], str(text))
+
+
+def printable_json(text: str) -> str:
+    """The same for a line of JSON, which stays JSON and means the same: escapes such as \\u001b."""
+    return OBEYED.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+class _Printable(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 def start_log(level: int = logging.INFO) -> None:
@@ -14,7 +33,9 @@ def start_log(level: int = logging.INFO) -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a test or a notebook may have put something else there
             stream.reconfigure(errors="backslashreplace")
-    logging.basicConfig(level=level, stream=sys.stderr, format="%(message)s")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Printable("%(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.WARNING)
 
@@ -41,5 +62,5 @@ def exit_status(script: str, command: Callable[[], int | None], stopped: str = "
         message, status = f"the package {error.name} is missing: run it with .venv/bin/python", 1
     except KeyboardInterrupt:
         message, status = stopped, 130
-    sys.stderr.write(f"{script}: {message}\n")
+    sys.stderr.write(printable(f"{script}: {message}\n"))
     return status

@@ -4,8 +4,12 @@ The head (motion_config.json, codec.json, ...) is written with the files, so a f
 """
 
 import hashlib
+import logging
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 BLOCK = 1 << 20
 
@@ -41,3 +45,9 @@ def check_digests(folder: Path, digests: Mapping[str, str], error: type[ValueErr
     """Raises `error` for a folder with a damaged, missing or swapped file."""
     if wrong := damage(folder, digests):
         raise error(f"{folder}: {wrong}: it is damaged, or of another folder. Put it back, or make the folder anew")
+
+
+@cache  # a folder is loaded several times in a run
+def say_unchecked(folder: Path) -> None:
+    """A line, once in a process, for a folder whose head has no digests."""
+    log.info("%s was saved before folders kept digests of their files: they are not checked", folder)

@@ -5,9 +5,10 @@ import math
 import re
 from pathlib import Path
 
+from motion_llm.input_files import check_regular
 from motion_llm.saving import saving
 
-MOST_BYTES = 2**30  # of a JSON file that is no dataset; lengths of 50,000 captions take 10 MB
+MOST_BYTES = 2**28  # of a JSON or text file that is no dataset; lengths of 50,000 captions take 10 MB
 
 
 def write_json(path: str | Path, content: object) -> None:
@@ -24,16 +25,33 @@ def write_text(path: str | Path, text: str) -> None:
 def read_json(path: Path, error: type[ValueError] = ValueError) -> dict:
     """A JSON object from a file. Raises `error` naming the file where it is broken, larger than MOST_BYTES, nested too
     deep or holds something else."""
-    if Path(path).stat().st_size > MOST_BYTES:
-        raise error(f"{path} has {Path(path).stat().st_size:,} bytes, expected at most {MOST_BYTES:,}")
-    text = read_text(path, error)
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as reason:  # RecursionError: brackets in brackets, a hundred thousand deep
-        raise error(f"{path} is broken: {str(reason)[:200]}") from None
+    content = parse_json(read_text(path, error), str(path), error)
     if not isinstance(content, dict):
-        raise error(f"{path} holds a {type(content).__name__}, expected an object")
+        raise error(f"{path} holds {_shown(content)}, expected an object")
     return content
+
+
+def parse_json(text: str, place: str, error: type[ValueError], expected: str = "JSON", finite: bool = True) -> object:
+    """What a JSON text holds. finite: refuses numbers that are not; a caller who names them better takes them.
+
+    Raises `error` naming the place where it is broken or nested too deep, or has a number of thousands of digits.
+    """
+    hooks = {"parse_constant": _no_number, "parse_float": _finite} if finite else {}
+    try:
+        return json.loads(text, **hooks)
+    except (ValueError, RecursionError) as reason:  # RecursionError: brackets in brackets, a hundred thousand deep
+        raise error(f"{place} is broken: {str(reason)[:200]}; expected {expected}") from None
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name}, a number that is not finite")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text[:40]}, a number that is not finite")
+    return value
 
 
 def check_form(content: object, form: object, place: str, error: type[ValueError]) -> None:
@@ -82,11 +100,16 @@ def _shown(content: object) -> str:
 
 
 def read_text(path: Path, error: type[ValueError] = ValueError) -> str:
-    """The text of a UTF-8 file, without a byte order mark, with "\\n" between its lines.
+    """The text of a UTF-8 file or of a shell's pipe, without a byte order mark, with "\\n" between its lines.
 
-    Raises `error` naming file, line and byte where it is not UTF-8, and OSError where it cannot be opened.
+    Raises `error` naming file, line and byte where it is not UTF-8, and what is no file or has more than MOST_BYTES;
+    OSError where it cannot be opened.
     """
-    content = Path(path).read_bytes()
+    size = check_regular(path, error, pipe=True)
+    with open(path, "rb") as file:  # a pipe does not tell its size
+        content = b"" if size > MOST_BYTES else file.read(size or MOST_BYTES + 1)
+    if max(size, len(content)) > MOST_BYTES:
+        raise error(f"{path} has {max(size, len(content)):,} bytes, expected at most {MOST_BYTES:,}")
     try:
         text = content.decode()
         place = content.find(0)  # UTF-16 without a byte order mark decodes as UTF-8 where all its letters are ASCII

@@ -345,16 +345,23 @@ def test_the_bounds_of_what_fits(tmp_path, codes, words, denoise, limit, kinds):
 # ---------------------------------------------------------------- warnings
 
 
-def test_duplicates_shared_motions_and_similar_captions(tmp_path):
+def test_duplicates_and_similar_captions(tmp_path):
     report = read(tmp_path, [
         GOOD, GOOD | {"motion_tokens": [1, 2, 3]}, GOOD | {"participant_id": "A"},
         GOOD | {"text_query": "someone strolls"}, GOOD | {"text_query": "A  person walks.", "motion_tokens": "4"}])
     assert report.errors == [] and len(report.rows) == 5
     messages = {problem.kind: problem.message for problem in report.warnings}
-    assert set(messages) == {"duplicate", "same-motion", "similar-captions"}
+    assert set(messages) == {"duplicate", "similar-captions"}  # several captions of a motion are how datasets are
     assert "an exact duplicate of an earlier row, in 1 row: row 1 (as row 0)" in messages["duplicate"]
-    assert "in 1 row: row 3 ('someone strolls', as row 0, 'a person walks')" in messages["same-motion"]
     assert "in 1 row: row 4 ('A  person walks.', as row 0, 'a person walks')" in messages["similar-captions"]
+
+
+def test_several_captions_of_a_motion_are_told_as_a_fact(tmp_path):
+    report = read(tmp_path, [GOOD, GOOD | {"text_query": "someone strolls"}, GOOD | {"text_query": "walking"},
+                             GOOD | {"motion_tokens": "4"}])
+    assert "2 distinct; captions for each: min 1, median 2, mean 2.0, max 3 (a pass" in " ".join(
+        data.format_report(report).split())
+    assert "captions for each" not in data.format_report(read(tmp_path, [GOOD, GOOD | {"motion_tokens": "4"}]))
 
 
 def test_warnings_are_cut_short_too(tmp_path):
@@ -463,3 +470,54 @@ def test_what_the_check_accepts_can_be_asked_for_and_what_it_refuses_cannot(tmp_
     refused = ("walk\x00", "\x1b[31m", "x" * 10_001, "\u200b", "a \ud83d", "\x7f walk")
     assert bool(report.errors) == (caption in refused)
     assert any(problem.kind == "mistaken-character" for problem in report.warnings) == (caption == "it\x92s a walk")
+
+
+# ---------------------------------------------------------------- rows without an end
+
+
+@pytest.mark.parametrize(("content", "row"), [
+    ('[{GOOD}, {GOOD}, {"text_query": "x", "motion_tokens": [{LONG}]}, {GOOD}]', "row 2"),
+    ('[{GOOD},{"text_query": "x", "motion_tokens": "{LONG}"}]', "row 1"), ("[[{LONG}]]", "row 0"),
+    ('{GOOD}\n\n{"text_query": "x", "motion_tokens": [{LONG}]}\n{GOOD}', "line 3"),
+    ('{GOOD}\n{"text_query": "x", "motion_tokens": [{LONG}]}', "line 2"),
+    ('\n{"text_query": "x", "motion_tokens": [{LONG}]}\n{GOOD}', "line 2"),
+    ('{"data":\n[{LONG}]}', "line 2"), ('{\n\n"data":[\n{LINES}]}', "what begins in line 1"),
+    ("[{GOOD}, {GOOD}{SPACES}, {GOOD}]", "row 1"),
+])
+def test_a_row_that_is_too_long_is_refused_by_name(tmp_path, monkeypatch, content, row):
+    monkeypatch.setattr(reader, "BLOCK", 300)
+    monkeypatch.setattr(reader, "LONGEST_ROW", 1000)
+    for length in (1200, 50_000):  # whole in the window, and not
+        text = content.replace("{GOOD}", json.dumps(GOOD)).replace("{SPACES}", 5 * length * " ")
+        text = text.replace("{LONG}", ",".join("1" * (length // 2)))
+        report = read(tmp_path, text.replace("{LINES}", "1,\n" * length))
+        assert f"{row} is longer than 1,000 characters" in only(report.errors, "long-row")
+
+
+def test_a_row_of_the_longest_size_is_read_at_any_place_of_the_window(tmp_path, monkeypatch):
+    monkeypatch.setattr(reader, "BLOCK", 300)
+    monkeypatch.setattr(reader, "LONGEST_ROW", 1000)
+    longest = json.dumps(GOOD | {"clip_id": "c"})
+    longest = longest.replace('"c"', json.dumps("c" * (1000 - len(longest) + 1)))
+    assert len(longest) == 1000
+    for before in range(0, 400, 7):
+        rows = [json.dumps(GOOD | {"clip_id": "b" * (before + 1)}), longest, json.dumps(GOOD)]
+        assert len(read(tmp_path, f"[{', '.join(rows)}]").rows) == len(read(tmp_path, "\n".join(rows)).rows) == 3
+
+
+def test_white_space_takes_no_memory_and_counts_as_lines(tmp_path, monkeypatch):
+    monkeypatch.setattr(reader, "BLOCK", 300)
+    monkeypatch.setattr(reader, "LONGEST_ROW", 1000)
+    assert len(read(tmp_path, " \n" * 5000 + json.dumps([GOOD])).rows) == 1
+    assert "broken JSON at line 5001, column 3" in only(read(tmp_path, " \n" * 5000 + "3 x").errors, "json")
+    assert "line 5002" in only(read(tmp_path, "\n" * 5000 + json.dumps(GOOD) + '\n{"a"').errors, "json")
+
+
+@pytest.mark.parametrize(("codes", "kind"), [
+    ("[1, 1000000000000000000000000000000]", "code-too-large"), ("[1e308]", "non-integer-code"),
+    ("[1e999]", "non-integer-code"), ("[NaN]", "json-constant"), ("[-Infinity]", "json-constant"),
+    ('"1e308"', "non-integer-code"), (f'"{10**30}"', "code-too-large"), (f'"{"9" * 5000}"', "code-too-large"),
+    (f"[{'9' * 5000}]", "json"), ("[" * 100_000 + "]" * 100_000, "json"),
+])
+def test_numbers_and_depths_that_no_code_has(tmp_path, codes, kind):
+    only(read(tmp_path, f'[{{"text_query": "x", "motion_tokens": {codes}}}]').errors, kind)

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
          for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
 LOG = "docs/log.md"  # of the past: what it names may be gone
-SCRIPTS = r"(train_pipeline|inference|evaluate|import_tokens|codec|view|export|bench)\.py"
+SCRIPTS = r"(train_pipeline|inference|evaluate|import_tokens|codec|view|export|bench|demo)\.py"
 # Lines in fences, and inline code, which may go on in the next line.
 COMMANDS = sorted({(name, " ".join(f"{script} {rest}".split())) for name, text in TEXTS.items() if name != LOG
                    for pattern in (rf"^(?:\.venv(?:-vllm)?/bin/)?python {SCRIPTS}[ ]?([^`\n]*)$",
@@ -22,6 +22,7 @@ COMMANDS = sorted({(name, " ".join(f"{script} {rest}".split())) for name, text i
 def parser_of(script: str):
     import bench
     import codec
+    import demo
     import evaluate
     import export
     import import_tokens
@@ -29,7 +30,7 @@ def parser_of(script: str):
     import train_pipeline
     import view
 
-    modules = (bench, codec, evaluate, export, import_tokens, inference, train_pipeline, view)
+    modules = (bench, codec, demo, evaluate, export, import_tokens, inference, train_pipeline, view)
     return {module.__name__: module for module in modules}[script]
 
 

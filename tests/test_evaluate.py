@@ -1,7 +1,10 @@
 """evaluate.py, evaluation/run.py: a tiny run evaluated, interrupted and resumed; clips of other models."""
 
 import json
+import multiprocessing
 import shutil
+import threading
+import time
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +13,9 @@ from conftest import run_script
 
 import evaluate
 from motion_llm.evaluation import run as evaluation_run
+from motion_llm.evaluation.rows import EvaluationError, EvaluationRow
 from motion_llm.evaluation.table import METRICS, SPLITS
+from motion_llm.saving import locked
 
 
 @pytest.fixture(autouse=True)
@@ -145,6 +150,122 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_clips(run_folder, tmp_path,
     assert read(tmp_path / "cut" / "metrics.json") == read(whole / "metrics.json")
 
 
+def test_no_kill_leaves_fewer_clips_than_there_were(run_folder, tmp_path, monkeypatch, evaluated):
+    monkeypatch.setattr(evaluation_run, "CHUNK", 3)
+    copy, write_text = tmp_path / "copy", Path.write_text
+    shutil.copytree(evaluated, copy)
+    before = (copy / "generated.jsonl").read_bytes()[:-30]  # the last line is unfinished
+    (copy / "generated.jsonl").write_bytes(before)
+
+    def killed(path, text, **options):
+        write_text(path, text[:len(text) // 2] if "generated" in path.name else text, **options)
+        if "generated" in path.name:
+            raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            run_evaluation(run_folder, "--num_samples", "2", "--output", str(copy))
+    assert (copy / "generated.jsonl").read_bytes() == before
+
+
+def test_clips_cut_inside_a_character_and_lines_that_are_no_clips(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation_run, "CHUNK", 1)
+    rows = [EvaluationRow(i, "歩く人", "歩く人", [1], None, "seen") for i in range(3)]
+    whole = [evaluation_run._line(row, 0, [4, 5]).encode() + b"\n" for row in rows]
+    path = tmp_path / "generated.jsonl"
+    path.write_bytes(whole[0] + whole[1] + whole[2][:18])  # in the middle of the first character
+    assert evaluation_run._earlier_clips(path, rows, 1) == [[4, 5], [4, 5]]
+    for line in (b'{"motion_tokens": 5}', b'{"motion_tokens": "x"}', b"{", b"\xff", b"[" * 100_000):
+        path.write_bytes(whole[0] + line + b"\n")
+        with pytest.raises(EvaluationError, match="line 2 is not the clip expected there"):
+            evaluation_run._earlier_clips(path, rows, 1)
+
+
+def test_a_second_evaluation_of_one_folder_is_refused_at_once(run_folder, tmp_path, capsys, evaluated, monkeypatch):
+    before = {path.name: path.read_bytes() for path in evaluated.iterdir()}
+    monkeypatch.setattr(evaluation_run, "gather", lambda *arguments: pytest.fail("the data are read"))
+    with evaluation_run._working_in(evaluated):
+        assert run_evaluation(run_folder, "--num_samples", "2", "--fresh") == 1
+    assert f"another evaluation is using {evaluated}" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in evaluated.iterdir()} == before
+    with evaluation_run._working_in(tmp_path / "new"):
+        pass
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_a_kill_left_of_the_evaluator_is_cleared_though_it_is_not_written_again(run_folder, tmp_path, evaluated):
+    shutil.copytree(run_folder, tmp_path / "run")
+    evaluator = tmp_path / "run" / "evaluator"
+    (tmp_path / "run" / ".evaluator.saving").mkdir()
+    evaluator.rename(tmp_path / "run" / ".evaluator.before")  # as between the two renames
+    before = (tmp_path / "run" / ".evaluator.before" / "evaluator.json").stat().st_mtime_ns
+    assert run_evaluation(tmp_path / "run", "--num_samples", "2") == 0
+    assert (evaluator / "evaluator.json").stat().st_mtime_ns == before
+    assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith(".evaluator")]
+
+
+def _hold(path, ready, go) -> None:
+    with locked(path, busy=None):
+        ready.set()
+        go.wait(30)
+
+
+def test_a_second_evaluation_of_a_run_waits_for_its_evaluator(run_folder, tmp_path, evaluated, monkeypatch):
+    from motion_llm.evaluation import evaluator
+
+    context = multiprocessing.get_context("fork")
+    ready, go = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(run_folder / ".evaluator.preparing", ready, go))
+    other.start()
+    assert ready.wait(30)
+    loaded, load = [], evaluator.Evaluator.load.__func__
+    monkeypatch.setattr(evaluator.Evaluator, "load", classmethod(
+        lambda cls, folder: loaded.append(go.is_set()) or load(cls, folder)))
+    threading.Timer(3, go.set).start()
+    assert run_evaluation(run_folder, "--num_samples", "2") == 0
+    other.join(30)
+    assert loaded == [True]
+
+
+@pytest.mark.parametrize("changes", [{"history": []}, {"facts": {}}, {"version": "x" * 9999}, {"config": None}])
+def test_a_damaged_evaluator_is_trained_anew_with_a_line_that_names_it(run_folder, tmp_path, evaluated, caplog,
+                                                                      changes):
+    shutil.copytree(run_folder, tmp_path / "run")
+    path = tmp_path / "run" / "evaluator" / "evaluator.json"
+    before = read(path)
+    path.write_text(json.dumps(before | changes), encoding="utf-8")
+    with caplog.at_level("INFO"):
+        assert run_evaluation(tmp_path / "run", "--num_samples", "2") == 0
+    (line,) = [record.message for record in caplog.records if "training a new one" in record.message]
+    assert "evaluator.json" in line and len(line) < 400
+    assert {**read(path), "facts": {}} == {**before, "facts": {}}
+
+
+@pytest.mark.parametrize("wrong", [None, True, -1, 10**30, 1e308, "", "x" * 10_000, [], {}, [[[[[]]]]]])
+def test_a_request_of_other_values_is_refused_in_a_few_lines(run_folder, tmp_path, evaluated, capsys, wrong):
+    shutil.copytree(evaluated, tmp_path / "copy")
+    path = tmp_path / "copy" / "request.json"
+    path.write_text(json.dumps(read(path) | {"decoding": wrong}), encoding="utf-8")
+    assert run_evaluation(run_folder, "--num_samples", "2", "--output", str(tmp_path / "copy")) == 1
+    message = capsys.readouterr().err.split("evaluate.py: ")[1]
+    assert "says request.json" in message and "decoding: " in message and len(message) < 1000
+
+
+def test_clips_of_200_000_tokens_are_answered_within_seconds(tiny_dataset, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    rows = json.loads(open(tiny_dataset, encoding="utf-8").read())
+    rows[4]["motion_tokens"] = "3 1 " * 100_000
+    (tmp_path / "clips.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    (tmp_path / "data.json").write_text(json.dumps(rows), encoding="utf-8")
+    started = time.monotonic()
+    for data, message in ((tiny_dataset, "clips.jsonl: line 5 has"), ("data.json", "data.json: row 4 has")):
+        assert run_script(evaluate, "--generated", "clips.jsonl", "--data", data) == 1
+        error = capsys.readouterr().err
+        assert "200,000" in error and message.split(" has")[0] in error
+    assert time.monotonic() - started < 5 and not (tmp_path / "evaluation").exists()
+
+
 def test_every_chunk_draws_from_a_seed_of_its_own():
     seeds = [evaluation_run._chunk_seed(seed, start) for seed in (0, 1) for start in (0, 32, 64)]
     assert len(set(seeds)) == 6 and all(0 <= seed < 2**63 for seed in seeds)
@@ -170,11 +291,11 @@ def test_fresh_that_is_killed_while_it_removes_can_be_given_again(run_folder, tm
     shutil.copytree(evaluated, copy)
     calls, unlink = [], Path.unlink
 
-    def killed(path, *arguments):
+    def killed(path, *arguments, **options):
         calls.append(path)
-        if len(calls) > 2:
+        if len(calls) > 2 and path.name != ".lock":
             raise RuntimeError("killed")
-        unlink(path, *arguments)
+        unlink(path, *arguments, **options)
 
     arguments = ("--num_samples", "2", "--seed", "5", "--fresh", "--output", str(copy))
     with monkeypatch.context() as patch:

@@ -3,7 +3,11 @@
 import json
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -127,3 +131,93 @@ def test_a_missing_vllm_is_named(tiny_base, tmp_path, capsys):
         VllmEngine(tmp_path / "stage")
     assert run_script(bench, "vllm", "--folder", str(folder)) == 1
     assert "bench.py: the package vllm is not installed here" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- strangers' captions in the README
+
+CAPTIONS = ["$(touch x) walks", "`touch x`", "it's \"quoted\" $HOME \\ !!", "a\nb\t```\n~~~", "'; touch x; echo '",
+            "@REQUEST@ @GRAMMAR@", "--prompt", "# x && touch x | touch x > x", "\x9b31m\u202e\u2028 歩く 💃🏽 \\x41",
+            "```bash", "$'a\\n'"]
+BLOCK = re.compile(r"^```bash\n(.*?)\n```$", re.DOTALL | re.MULTILINE)
+
+
+def readme_of(folder: Path, tmp_path: Path, name: str, **changes) -> str:
+    """The README of an export whose motion_config.json has these values."""
+    content = json.loads((folder / "motion_config.json").read_text())
+    lengths = content["length_model"] | {"captions": changes.pop("captions", content["length_model"]["captions"])}
+    model = content["model"] | {"model_name": changes.pop("model_name", "a/b")}
+    copy = tmp_path / name / "served"
+    copy.mkdir(parents=True)
+    (copy / "motion_config.json").write_text(json.dumps(content | {"length_model": lengths, "model": model} | changes))
+    (copy / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes())
+    export.write_companions(copy, SimpleNamespace(num_attention_heads=4, num_key_value_heads=2))
+    return (copy / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_caption_runs_nothing_in_the_readmes_commands_and_arrives_unchanged(tiny_base, tmp_path):
+    _, folder = exported(tiny_base("llama"), tmp_path / "model")
+    stubs = tmp_path / "stubs"
+    stubs.mkdir()
+    for name in ("python", "pip", "cmake", "curl", "build/bin/llama-server"):
+        stub = stubs / name
+        stub.parent.mkdir(parents=True, exist_ok=True)
+        stub.write_text('#!/bin/bash\nprintf "%s\\0" "$@" >> "$ARRIVED"\n')
+        stub.chmod(0o755)
+    for number, caption in enumerate(CAPTIONS):
+        text = readme_of(folder, tmp_path, str(number), captions={caption: "3 2 4 6"})
+        blocks = BLOCK.findall(text)
+        assert len(blocks) == 3 and len(re.findall("^ {0,3}[`~]{3}", text, re.MULTILINE)) == 14  # none of the caption
+        work = tmp_path / str(number) / "work"
+        shutil.copytree(stubs, work)
+        done = subprocess.run(["bash", "-c", "\n".join(blocks)], cwd=work, capture_output=True, text=True, env={
+            "PATH": f"{stubs}:/usr/bin:/bin", "ARRIVED": str(work / "arrived"), "HOME": "/", "LC_ALL": "C.UTF-8"})
+        assert (done.returncode, done.stderr) == (0, ""), done.stderr
+        assert not list(tmp_path.rglob("x")), caption
+        arguments = (work / "arrived").read_text().split("\0")
+        (asked,) = [word for word in arguments if word.startswith("--prompt")]
+        assert client._parser(folder).parse_args([asked]).prompt == [caption]
+        assert text.isprintable() or not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e]", text)
+
+
+def test_names_stay_in_their_line_and_code_of_the_readme(tiny_base, tmp_path):
+    _, folder = exported(tiny_base("llama"), tmp_path / "model")
+    text = readme_of(folder, tmp_path, "names", model_name="a/`b``c`\n\n# Title\n```\x1b[31m", stage="`@BASE@")
+    first = text.split("\n\n")[1]
+    assert first.startswith(r"The stage `` `@BASE@ `` trained from ````a/`b``c`\n\n# Title\n```\x1b[31m````, with its")
+
+
+def test_a_model_without_a_caption_to_show_is_refused(tiny_base, tmp_path):
+    _, folder = exported(tiny_base("llama"), tmp_path / "model")
+    for number, captions in enumerate(({}, {"\ud83d": "3 2 4 6", " ": "3 2 4 6", "a\x1b[31m": "3 2 4 6"})):
+        with pytest.raises(ModelError, match="its length model has no caption that can be asked for"):
+            readme_of(folder, tmp_path, str(number), captions=captions)
+
+
+def test_settings_of_another_form_are_refused(tiny_base, tmp_path):
+    exported(tiny_base("llama"), tmp_path)
+    path = tmp_path / "stage" / "motion_config.json"
+    content = json.loads(path.read_text())
+    for name, value in (("GEN_TOP_P", "$(touch x)"), ("GEN_TEMPERATURE", None)):
+        path.write_text(json.dumps(content | {"settings": content["settings"] | {name: value}}))
+        with pytest.raises(ValueError, match=f"motion_config.json: {name}"):
+            export.export(tmp_path / "stage", tmp_path / "new")
+
+
+def test_the_client_refuses_an_export_whose_configuration_is_of_another_form(tiny_base, tmp_path, capsys, monkeypatch):
+    _, folder = exported(tiny_base("llama"), tmp_path)
+    path = folder / "motion_config.json"
+    content = json.loads(path.read_text())
+    for change, message in (({"turns": {"user": "x", "assistant": []}}, "turns user is 'x', expected a list"),
+                            ({"settings": {}}, "settings has no MAX_SEQ_LEN"), ({"turns": [1]}, "turns is a list")):
+        path.write_text(json.dumps(content | change))
+        monkeypatch.setattr("sys.argv", ["client.py", "--prompt", "a dance\x1b[31m"])
+        assert client.main(folder) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_the_client_of_an_export_runs_alone(tiny_base, tmp_path):
+    """With the modules of the export's folder, and no server."""
+    _, folder = exported(tiny_base("llama"), tmp_path)
+    done = subprocess.run([sys.executable, str(folder / "client.py"), "--prompt=a dance", "--url",
+                           "http://127.0.0.1:9"], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "") and done.stderr.startswith("client.py: no answer from http://127.")

@@ -2,6 +2,8 @@
 back the same."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -403,3 +405,65 @@ def test_what_cannot_be_done_is_refused(tmp_path, capsys, monkeypatch, arguments
 def test_codes_to_drop_are_integers_between_commas(tmp_path, capsys, text):
     assert run_script(import_tokens, "--layout", "json", "--data", "a", "--output", "b", f"--drop_codes={text}") == 2
     assert "expected codes such as 512,513" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["../outside/000001", "/etc/hostname", "a/../../000001", "..", "0" * 1001])
+def test_an_id_that_leads_out_of_the_folder_is_refused_by_file_and_line(tmp_path, name):
+    root = layout(tmp_path / "set")
+    layout(tmp_path / "outside")
+    (root / "test.txt").write_text(f"000007\n\n{name}\n")
+    with pytest.raises(LayoutError, match=r"test\.txt: line 3 is '.*', expected the name of a clip below .*set"):
+        import_t2m_gpt(root)
+
+
+def test_links_to_elsewhere_are_the_users_own(tmp_path):
+    root = layout(tmp_path / "set")
+    (root / "VQVAE").rename(tmp_path / "tokens")
+    (root / "VQVAE").symlink_to(tmp_path / "tokens")
+    assert len(import_t2m_gpt(root, root / "VQVAE").rows) == 5
+
+
+def test_times_of_absurd_sizes_are_no_times(tmp_path):
+    root = layout(tmp_path / "set")
+    (root / "texts" / "000002.txt").write_text("starts late#starts/X#1.0#1e308\nends#ends/X#1e300#nan\n")
+    imported = import_t2m_gpt(root)
+    assert imported.skipped["lines that are not caption#word/POS ...#start#end"] == ["000002.txt line 1",
+                                                                                       "000002.txt line 2"]
+
+
+def test_codes_with_many_spaces_behind_them_take_no_quadratic_time(tmp_path):
+    import time
+
+    output = "81, 207" + " " * 200_000
+    (tmp_path / "train.json").write_text(json.dumps([{"input": "a walk", "output": output + "x", "motion": "1"},
+                                                     {"input": "a walk", "output": output + ", ", "motion": "1"}]))
+    started = time.perf_counter()
+    imported = import_qiqi(tmp_path)
+    assert time.perf_counter() - started < 10 and [codes(row) for row in imported.rows] == [[81, 207]]
+
+
+@pytest.mark.parametrize("content", ["[" * 50_000, '[{"input": NaN}]', '[{"input": 1e999}]', "{"])
+def test_a_json_file_that_cannot_be_read_is_named(tmp_path, content):
+    (tmp_path / "val.json").write_text(content)
+    with pytest.raises(LayoutError, match=r"val\.json is broken: "):
+        import_qiqi(tmp_path)
+
+
+def test_an_id_that_is_too_long_for_a_file_becomes_a_number(tmp_path):
+    rows = [{"text_query": "a walk", "motion_tokens": "1 2", "clip_id": "歩" * 90},
+            {"text_query": "a run", "motion_tokens": "3", "clip_id": "歩" * 60}]
+    (tmp_path / "my.json").write_text(json.dumps(rows))
+    export_t2m_gpt(tmp_path / "my.json", tmp_path / "set")
+    assert sorted(path.stem for path in (tmp_path / "set" / "VQVAE").iterdir()) == ["000000", "歩" * 60]
+
+
+def test_a_killed_export_goes_on(tmp_path):
+    """Killed while it writes: nothing is at the name, and the next one clears what lies beside it."""
+    (tmp_path / "my.json").write_text(json.dumps([{"text_query": "a walk", "motion_tokens": "1 2"}]))
+    code = ("import os, import_tokens\nfrom pathlib import Path\nPath.write_text = lambda *a, **b: os._exit(9)\n"
+            f"import_tokens.export_t2m_gpt({str(tmp_path / 'my.json')!r}, {str(tmp_path / 'set')!r})")
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent).returncode == 9
+    assert not (tmp_path / "set").exists() and list(tmp_path.glob(".set*"))
+    export_t2m_gpt(tmp_path / "my.json", tmp_path / "set")
+    assert len(import_t2m_gpt(tmp_path / "set").rows) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["my.json", "set"]

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = "motion_llm"
 # Scripts that people type. A door may import every room and config, and nothing imports a door.
 DOORS = {"train_pipeline", "inference", "evaluate", "export", "bench", "codec", "view", "import_tokens",
-         "humanml3d"}
+         "humanml3d", "demo"}
 # Room (a module at the top, a wing or module of motion_llm) -> the rooms that it imports, from the ground up: each may
 # import only what stands above it here. A new arrow is a decision: make it here first.
 ROOMS = {
@@ -21,28 +21,30 @@ ROOMS = {
     "templates": "",
     "metrics": "",
     "saving": "",
-    "json_files": "saving",
+    "input_files": "",
+    "json_files": "input_files saving",
     "command_line": "",
     "digests": "",
-    "arrays": "",
-    "motion": "arrays digests json_files saving",
+    "arrays": "input_files",
+    "motion": "arrays digests input_files json_files saving",
     "viewer": "json_files motion saving",
     "sample": "motion",
-    "dataset": "arrays digests json_files saving templates",
+    "dataset": "arrays digests input_files json_files saving templates",
     "network": "arrays json_files saving",
     "data": "dataset",
     "collators": "templates",
     "model": "collators digests json_files network saving templates",
     "decoding": "dataset model network templates",
-    "serving": "dataset decoding network templates",
+    "serving": "command_line dataset decoding json_files network templates",
     "generate": "data dataset decoding model network serving templates viewer",
+    "demo/": "dataset decoding generate motion network viewer",
     "training": "collators dataset decoding digests generate json_files metrics model motion network saving viewer",
     "train": "collators dataset model training",
     "evaluation": "data dataset decoding digests generate json_files metrics model motion network saving",
-    "benchmarks": "collators data dataset decoding evaluation generate json_files metrics model motion network serving "
-                  "templates train training",
+    "benchmarks": "collators data dataset decoding evaluation generate json_files metrics model motion network sample "
+                  "serving templates train training",
 }
-READ_CONFIG = {"train_pipeline", "inference", "evaluate", "export", "bench"}
+READ_CONFIG = {"train_pipeline", "inference", "evaluate", "export", "bench", "demo"}
 
 
 def tree_of(path: Path) -> ast.Module:
@@ -69,9 +71,12 @@ def imported(tree: ast.AST) -> Iterator[tuple[str, ast.stmt]]:
 
 
 def room_of(name: str) -> str:
-    """motion_llm.dataset.rows.Row -> dataset; model.load -> model; a relative import is a room of its own."""
+    """motion_llm.dataset.rows.Row -> dataset; model.load -> model; a relative import is a room of its own. The wing
+    behind a door of its name ends with a stroke: motion_llm.demo.page -> demo/."""
     parts = name.split(".") if name != "." else [name]
-    return parts[1] if parts[0] == PACKAGE and len(parts) > 1 else parts[0]
+    if parts[0] != PACKAGE or len(parts) == 1:
+        return parts[0]
+    return f"{parts[1]}/" if parts[1] in DOORS else parts[1]
 
 
 def arrows(trees: dict[str, ast.Module]) -> dict[str, set[str]]:
@@ -128,6 +133,8 @@ def test_the_table_runs_one_way():
     ("motion_llm.evaluation.run", "import config", "evaluation -> config"),
     ("motion_llm.training.gallery", "from view import main", "training -> view"),
     ("codec", "from config import SEED", "codec -> config"),
+    ("motion_llm.demo.worker", "import demo", "demo/ -> demo"),
+    ("motion_llm.demo.page", "import config", "demo/ -> config"),
     ("templates", "from . import data", "templates -> ."),
 ])
 def test_a_forbidden_arrow_is_seen(module, line, arrow):
@@ -192,9 +199,9 @@ assert not slow, f"imports {slow}, which takes seconds that --help and --check s
 
 def test_importing_makes_nothing_says_nothing_and_is_quick(tmp_path):
     names = ["config", "templates", "metrics", "data", "bench", "view", "codec", "import_tokens", "evaluate",
-             "inference", "train_pipeline", "humanml3d", *(f"{PACKAGE}.{name}" for name in (
+             "inference", "train_pipeline", "humanml3d", "demo", *(f"{PACKAGE}.{name}" for name in (
                  "dataset.lengths", "dataset.splits", "dataset.prepared", "evaluation.recogniser",
-                 "benchmarks.wording_sets", "motion.humanml3d", "decoding.request"))]
+                 "benchmarks.wording_sets", "motion.humanml3d", "decoding.request", "demo.worker"))]
     code = WATCHED_IMPORT.replace("import NAME", f"import {', '.join(names)}")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "PYTHON"))} | {
         "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "HOME": str(tmp_path),

@@ -1,6 +1,8 @@
 """model.py on tiny random bases of each family: trainable parameters, the loss, saving and loading, errors."""
 
 import importlib.util
+import multiprocessing
+import resource
 import shutil
 import socket
 
@@ -19,7 +21,8 @@ ROWS = [
     {"text_query": "someone waves with the left hand", "codes": [5, 0, 7], "participant_id": None},
     {"text_query": "a dance", "codes": [4, 6], "participant_id": "P1"},
 ]
-EXTRA = {"stage": "test", "tasks": ["t2m"], "settings": {}, "length_model": {}, "history": {}}
+SETTINGS = {"MAX_SEQ_LEN": 128, "EVAL_BATCH": 4, "DATA_JSON_PATH": "x.json"}
+EXTRA = {"stage": "test", "tasks": ["t2m"], "settings": SETTINGS, "length_model": {}, "history": {}}
 
 
 def tiny_model(base: str, seed: int = 0):
@@ -215,6 +218,25 @@ def test_a_base_without_the_projections_is_refused(unsloth, tmp_path):
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="no q_proj.*Llama-, Qwen- or Gemma-like"):
         tiny_model(str(tmp_path))
+
+
+def _save_with_little_space(model, folder, path) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+    try:
+        model.save(folder, EXTRA)
+    except OSError as error:
+        path.write_text(str(error))
+
+
+def test_a_full_disk_names_the_folder_and_leaves_nothing_there(tiny_base, tmp_path):
+    """A limit on the size of a file fails as a full disk does."""
+    model = tiny_model(tiny_base())
+    child = multiprocessing.get_context("fork").Process(
+        target=_save_with_little_space, args=(model, tmp_path / "stage", tmp_path / "said.txt"))
+    child.start()
+    child.join(60)
+    assert (tmp_path / "said.txt").read_text().startswith(f"{tmp_path / 'stage'}: ")
+    assert [path.name for path in tmp_path.iterdir()] == ["said.txt"]
 
 
 # Four bits

@@ -1,7 +1,11 @@
 """train_pipeline.py and inference.py as scripts: the files of a run, what it refuses, what it prints."""
 
+import contextlib
+import io
 import json
+import multiprocessing
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -15,7 +19,8 @@ import config
 import inference
 import train_pipeline
 from motion_llm.dataset.lengths import LengthLimits
-from motion_llm.dataset.prepared import load_prepared
+from motion_llm.dataset.prepared import load_prepared, prepared_report
+from motion_llm.dataset.report import DataError
 from motion_llm.decoding.request import MotionRequest, MotionResult
 from motion_llm.training import work_folder
 
@@ -202,6 +207,126 @@ def test_damaged_files_of_a_run_are_named(tiny_run, tiny_arguments, tmp_path, ca
     (copy / file).write_text(content)
     assert run_script(train_pipeline, *tiny_arguments, "--work_dir", str(copy)) == 1
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wrong", [None, True, -1, 10**30, 1e308, "", "x" * 10_000, [], {}, [[[[[]]]]]], ids=repr)
+@pytest.mark.parametrize("place", [
+    ("settings",), ("data_fingerprint",), ("data_rows",), ("codebook_size",), ("codec_fingerprint",),
+    ("settings", "STAGE2_MIX"), ("settings", "STAGE2_MIX", "t2m"), ("settings", "DATA_JSON_PATH"), ("settings", "LR")],
+    ids=str)
+def test_other_values_of_settings_json_are_refused_by_name_or_do_no_harm(tiny_run, tiny_arguments, tmp_path, place,
+                                                                         wrong, monkeypatch):
+    copy = tmp_path / "output"
+    for name in ("settings.json", "stage1_mlm/motion_config.json"):
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(tiny_run / name, copy / name)
+    content = owner = json.loads((copy / "settings.json").read_text())
+    for key in place[:-1]:
+        owner = owner[key]
+    owner[place[-1]] = wrong
+    (copy / "settings.json").write_text(json.dumps(content))
+    args = train_pipeline._parser().parse_args([*tiny_arguments, "--work_dir", str(copy)])
+    run = train_pipeline._read(config.resolve(config.given(args)), reuse=False)
+    may_be = {"data_rows": (), "codebook_size": (None,), "codec_fingerprint": (None, "", "x" * 10_000),
+              "DATA_JSON_PATH": ("", "x" * 10_000)}.get(place[-1], ())
+    if wrong in may_be:
+        with contextlib.suppress(work_folder.PipelineError):
+            work_folder.check_work_folder(run, False, config.differences)
+        return
+    with pytest.raises(work_folder.PipelineError, match="settings.json") as refusal:
+        work_folder.check_work_folder(run, False, config.differences)
+    assert len(str(refusal.value)) < 1400
+
+
+@pytest.fixture
+def prepared(tiny_arguments, tmp_path) -> Path:
+    """A WORK_DIR with prepared data alone."""
+    args = train_pipeline._parser().parse_args([*tiny_arguments, "--work_dir", str(tmp_path / "prepared")])
+    train_pipeline._prepared(train_pipeline._read(config.resolve(config.given(args)), reuse=False))
+    return tmp_path / "prepared"
+
+
+@pytest.mark.parametrize(("file", "change", "line"), [
+    ("rows.arrow", lambda content: content.replace(b"bows", b"rows"), "rows.arrow is not the table that was saved"),
+    ("rows.arrow", None, "rows.arrow is missing"),
+    ("fingerprint.json", lambda content: content[:200], "fingerprint.json is broken"),
+    ("fingerprint.json", lambda content: content.replace(b'"train": ', b'"train": -'), "sizes train is -"),
+    ("fingerprint.json", None, "fingerprint.json"),
+])
+def test_damaged_prepared_data_are_made_anew_with_a_line_that_names_the_file(
+        prepared, tiny_arguments, tiny_dataset, caplog, file, change, line):
+    path = prepared / "prepared_data" / file
+    whole = {path.name: path.read_bytes() for path in path.parent.iterdir()}
+    rows = load_prepared(path.parent).to_list()
+    if change is None:
+        path.unlink()
+    else:
+        path.write_bytes(change(whole[file]))
+        assert path.read_bytes() != whole[file]
+    args = train_pipeline._parser().parse_args([*tiny_arguments, "--work_dir", str(prepared)])
+    with caplog.at_level("INFO"):
+        run = train_pipeline._read(config.resolve(config.given(args)), reuse=True)
+    assert line in caplog.text and f"It is made anew from {tiny_dataset}" in caplog.text
+    train_pipeline._prepared(run)
+    assert load_prepared(path.parent).to_list() == rows
+
+
+@pytest.mark.parametrize("wrong", [None, True, -1, 10**30, 1e308, "", "x" * 10_000, [], {}, [[[[[]]]]]], ids=repr)
+def test_other_values_of_fingerprint_json_are_refused_by_name_or_do_no_harm(prepared, wrong):
+    path = prepared / "prepared_data" / "fingerprint.json"
+    whole = json.loads(path.read_text())
+    for name in (*whole, *(("sizes", part) for part in whole["sizes"])):
+        content = json.loads(json.dumps(whole))
+        owner, key = (content, name) if isinstance(name, str) else (content[name[0]], name[1])
+        owner[key] = wrong
+        path.write_text(json.dumps(content))
+        try:
+            prepared_report(path.parent)
+            load_prepared(path.parent, "test")
+        except DataError as error:
+            assert str(path) in str(error) and len(str(error)) < len(str(path)) + 300, name
+
+
+def test_a_run_clears_what_kills_left_in_its_folder(tiny_run, tiny_arguments, tmp_path, monkeypatch, caplog):
+    copy = tmp_path / "output"
+    shutil.copytree(tiny_run, copy)
+    before = load_prepared(tiny_run / "prepared_data").to_list()
+    (copy / "prepared_data").rename(copy / ".prepared_data.before")  # as between the two renames of a folder
+    (copy / "checkpoints" / "stage2_multitask" / "saving").mkdir(parents=True)
+    for name in (".prepared_data.saving", ".stage2_multitask.saving", ".evaluator.saving", ".checkpoints.removing"):
+        (copy / name).mkdir()
+    monkeypatch.setattr(train_pipeline, "_evaluate", lambda *arguments: {})
+    with caplog.at_level("INFO"):
+        assert run_script(train_pipeline, *tiny_arguments, "--work_dir", str(copy)) == 0
+    assert "prepared_data is put back" in caplog.text and "removing " in caplog.text
+    assert not [path.name for path in copy.iterdir() if path.name.startswith(".")]
+    assert not list((copy / "checkpoints").iterdir())
+    assert load_prepared(copy / "prepared_data").to_list() == before
+
+
+def _trained_with_little_space(arguments: list[str], most_bytes: int, path: Path) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
+    errors = io.StringIO()
+    with contextlib.redirect_stderr(errors):
+        status = run_script(train_pipeline, *arguments)
+    path.write_text(f"{status}\n{errors.getvalue()[-2000:]}")
+
+
+@pytest.mark.parametrize(("most_bytes", "place"), [(8_000, "prepared_data"), (30_000, "checkpoints/stage1_mlm")])
+def test_a_full_disk_while_a_run_writes_is_told_by_name_and_the_same_command_goes_on(
+        tiny_arguments, tmp_path, unsloth, most_bytes, place):
+    """A limit on the size of a file fails as a full disk does."""
+    out = tmp_path / "output"
+    arguments = [*tiny_arguments, "--work_dir", str(out), "--epochs_s2", "0", "--epochs_s3", "0", "--lora_r", "3"]
+    context = multiprocessing.get_context("fork")
+    child = context.Process(target=_trained_with_little_space, args=(arguments, most_bytes, tmp_path / "said.txt"))
+    child.start()
+    child.join(120)
+    said = (tmp_path / "said.txt").read_text()
+    assert said.startswith("1\n") and "Traceback" not in said
+    assert said.splitlines()[-1].startswith("train_pipeline.py: ") and str(out / place) in said.splitlines()[-1]
+    assert not [path.name for path in out.iterdir() if path.name.startswith(".")]
+    assert run_script(train_pipeline, *arguments) == 0
 
 
 def older(folder: Path, copy: Path) -> Path:
@@ -412,7 +537,7 @@ def test_a_prompts_file_is_answered_in_its_order_with_its_duplicates(tiny_run, t
     (["--seconds", "2"], "set TOKENS_PER_SECOND"),
     (["--tokens_per_second", "0"], "TOKENS_PER_SECOND is 0"),
     (["--stream", "--num_samples", "2"], "--stream prints one motion"),
-    (["--motion_tokens", "1 2"], "motion was given, which t2m (text to motion) does not take"),
+    (["--motion_tokens", "1 2"], "motion (--motion_tokens) was given, which t2m (text to motion) does not take"),
     (["--task", "continue", "--motion_tokens", "1 x"], "'x' at position 1"),
     (["--seed", "-1"], "seed is -1"),
     (["--device", "cuda"], "torch finds no GPU"),

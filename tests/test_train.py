@@ -148,6 +148,77 @@ def test_a_damaged_checkpoint_is_named(tiny_base, tmp_path, monkeypatch):
         trained(tiny_base, tmp_path, rows(8), {})
 
 
+def test_values_of_a_checkpoint_that_are_no_numbers_are_named_without_digests_too(tiny_base, tmp_path, monkeypatch,
+                                                                                 capsys):
+    from safetensors.torch import load_file, save_file
+
+    import train
+    from model import ModelError
+
+    monkeypatch.setattr(train.StageCallback, "on_train_end", lambda *args, **kwargs: None)
+    trained(tiny_base, tmp_path, rows(8), {})
+    (checkpoint,) = train.whole_checkpoints(tmp_path)
+    (checkpoint / "files.json").unlink()
+    values = load_file(checkpoint / "trainable.safetensors")
+    name = next(name for name in values if "lora_B" in name)
+    for wrong, message in ((torch.full_like(values[name], torch.inf), "NaN or infinite"),
+                           (values[name][:-1].clone(), f"{name} is .* expected")):
+        save_file(values | {name: wrong}, checkpoint / "trainable.safetensors")
+        with pytest.raises(ModelError, match=f"{checkpoint.name}/trainable.safetensors: .*{message}"):
+            trained(tiny_base, tmp_path, rows(8), {})
+    (checkpoint / "time_used.json").write_text('{"seconds": 1, "loss": "a lot"}')
+    save_file(values, checkpoint / "trainable.safetensors")
+    with pytest.raises(train.TrainingError, match="time_used.json loss is 'a lot', expected a number"):
+        trained(tiny_base, tmp_path, rows(8), {})
+
+
+@pytest.mark.parametrize("at", [2, 4, 7])
+def test_the_loss_that_is_logged_after_a_resume_is_that_of_an_uninterrupted_stage(tiny_base, tmp_path, monkeypatch, at):
+    from motion_llm.training import stage_trainer
+
+    data, options = rows(40), dict(batch_size=4, epochs=2, save_steps=at)
+    _, whole = trained(tiny_base, tmp_path / "whole", data, {}, **options)
+    saved = stage_trainer.StageTrainer._save_checkpoint
+    with monkeypatch.context() as patch:
+        def killed(self, *args):
+            saved(self, *args)
+            raise KeyboardInterrupt
+
+        patch.setattr(stage_trainer.StageTrainer, "_save_checkpoint", killed)
+        with pytest.raises(KeyboardInterrupt):
+            trained(tiny_base, tmp_path / "killed", data, {}, **options)
+    _, resumed = trained(tiny_base, tmp_path / "killed", data, {}, **options)
+    assert [step for step, _ in whole.losses] == [5, 10, 15, 20]
+    assert resumed.losses == whole.losses
+
+
+def test_an_error_starts_on_a_line_of_its_own_below_the_progress_bar(tiny_base, tmp_path, monkeypatch, capsys):
+    from motion_llm.training import stage_trainer
+
+    def full(self, *args):
+        raise stage_trainer.TrainingError("the disk is full")
+
+    monkeypatch.setattr(stage_trainer.StageTrainer, "_save_checkpoint", full)
+    with pytest.raises(stage_trainer.TrainingError, match="the disk is full"):
+        trained(tiny_base, tmp_path, rows(8), {})
+    shown = capsys.readouterr().err
+    assert "Stage 3 of 3" in shown and shown.endswith("\n")
+
+
+def test_an_older_checkpoint_is_resumed_with_a_line(tiny_base, tmp_path, monkeypatch, caplog):
+    import train
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.StageCallback, "on_train_end", lambda *args, **kwargs: None)
+        trained(tiny_base, tmp_path, rows(8), {})
+    (checkpoint,) = train.whole_checkpoints(tmp_path)
+    (checkpoint / "files.json").unlink()
+    (checkpoint / "time_used.json").write_text('{"seconds": 1.5}')
+    with caplog.at_level("INFO"):
+        trained(tiny_base, tmp_path, rows(8), {}, epochs=3)
+    assert f"{checkpoint} was saved before folders kept digests of their files" in caplog.text
+
+
 def test_the_best_values_of_before_stay_until_a_checkpoint_knows_of_better_ones(tiny_base, tmp_path, monkeypatch):
     """Killed between an evaluation that is the best so far and the checkpoint after it, a run goes on from the
     checkpoint before, whose best values must still be there."""
@@ -255,6 +326,13 @@ def pipeline_runs(*runs: tuple[list[str], str]) -> list[PipelineRun]:
     return [PipelineRun(*json.loads(line)) for line in done.stdout.splitlines()]
 
 
+def without_times(content):
+    """metrics.json without the seconds that its parts took."""
+    if isinstance(content, dict):
+        return {name: without_times(value) for name, value in content.items() if name != "seconds"}
+    return [without_times(value) for value in content] if isinstance(content, list) else content
+
+
 def test_killed_again_and_again_it_ends_as_an_uninterrupted_run(tiny_arguments, tmp_path):
     arguments = [*tiny_arguments, "--work_dir", str(tmp_path / "killed")]
     kills = [(arguments, f"killing({wrapped}, {stage}, {call})") for wrapped, stage, call in KILLS]
@@ -269,6 +347,14 @@ def test_killed_again_and_again_it_ends_as_an_uninterrupted_run(tiny_arguments, 
     for stage in STAGES:
         expected, resumed = (tmp_path / run / stage / "adapter_model.safetensors" for run in ("whole", "killed"))
         assert resumed.read_bytes() == expected.read_bytes(), stage
+    for stage in STAGES:  # written alike by every process
+        expected, resumed = (tmp_path / run / stage / "adapter_config.json" for run in ("whole", "killed"))
+        assert resumed.read_bytes() == expected.read_bytes()
+        modules = json.loads(expected.read_text())["target_modules"]
+        assert modules == sorted(modules)
+    whole_metrics, resumed_metrics = (without_times(json.loads((tmp_path / run / "metrics.json").read_text()))
+                                      for run in ("whole", "killed"))
+    assert resumed_metrics == whole_metrics
     expected, resumed = (run.stdout.split("edit  norm.")[1].split("is ready after")[0] for run in (whole, last))
     assert resumed == expected.replace("whole", "killed") and "Three generated clips" in resumed
 
@@ -373,8 +459,9 @@ def test_the_noise_of_a_stage_depends_on_its_progress(tiny_base, tmp_path, monke
     plain = collators.with_noisy_history
     monkeypatch.setattr(collators, "with_noisy_history", lambda example, rng, rate, vocabulary: (
         rates.append(rate), plain(example, rng, rate, vocabulary))[1])
-    trained(tiny_base, tmp_path, rows(40), {}, history_noise=0.5, epochs=4, batch_size=4)
-    assert len(rates) == 160
+    clips = rows(40)
+    trained(tiny_base, tmp_path, clips, {}, history_noise=0.5, epochs=4, batch_size=4)
+    assert len(rates) == 4 * len({tuple(row["codes"]) for row in clips})  # a pass shows each motion once
     # A clip's rate is drawn from 0 to twice the mean rate, which falls from 1/2 to 1/12.
     assert max(rates) > 0.8 and max(rates[-40:]) < 0.4
     assert sum(rates[:40]) > 2 * sum(rates[-40:]) > 0

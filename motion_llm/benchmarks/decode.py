@@ -210,7 +210,8 @@ def _constraints_share(generator, count: int, step: float) -> float:
 
     device = generator.decoder.network.device
     bounds = Bounds.of([LengthLimits(10, 20, 30, "")] * count, 1.0, device=device)
-    scores, tokens = torch.randn(count, len(generator.motion_alphabet), device=device), torch.full((count,), 15, device=device)
+    alphabet = generator.motion_alphabet
+    scores, tokens = torch.randn(count, len(alphabet), device=device), torch.full((count,), 15, device=device)
     return _median_seconds(lambda: constrained_scores(scores, tokens, bounds), 50) / step
 
 

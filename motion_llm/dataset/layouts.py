@@ -4,7 +4,6 @@ t2m_gpt: HumanML3D's texts and split files with the token folder of T2M-GPT (Zha
 al. 2023). qiqi: the JSON files of qiqiApink's MotionGPT (Zhang et al. 2024).
 """
 
-import json
 import math
 import re
 import unicodedata
@@ -26,8 +25,10 @@ from motion_llm.dataset.token_files import (
     macos_files,
     read_motions,
 )
-from motion_llm.json_files import read_text
+from motion_llm.input_files import is_below
+from motion_llm.json_files import parse_json, read_text
 
+MOST_SECONDS = 1e9  # that a caption may name
 SHOWN = 3  # examples of each reason
 NOTHING_LEFT = "motions of nothing but codes to drop"
 HUMANML3D_FPS, HUMANML3D_UNIT = 20.0, 4  # frames a second; frames a token of T2M-GPT's codec
@@ -105,6 +106,10 @@ def _split_files(root: Path, imported: Imported) -> dict[str, list[str]]:
     splits = {}
     for split, path in ({name: root / f"{name}.txt" for name in names} or {"": root / "all.txt"}).items():
         lines = unicodedata.normalize("NFC", read_text(path, LayoutError)).split("\n")
+        for number, line in enumerate(lines, 1):
+            if not is_below(line.strip()):
+                raise LayoutError(f"{path}: line {number} is {line.strip()[:60]!r}, expected the name of a clip below "
+                                  f"{root}")
         counts = Counter(line.strip() for line in lines if line.strip())
         splits[split] = [name for name in counts if not _is_macos(name)]
         for reason, ids in ((f"files of macOS, {MACOS}...", filter(_is_macos, counts)),
@@ -171,7 +176,7 @@ def _seconds(text: str) -> float | None:
         return None
     if math.isnan(value):
         return 0.0
-    return value if 0 <= value < math.inf else None
+    return value if 0 <= value < MOST_SECONDS else None
 
 
 # ---------------------------------------------------------------- qiqiApink's MotionGPT
@@ -189,10 +194,7 @@ def import_qiqi(root: str | Path, edits: Edits | None = None) -> Imported:
     if not files:
         raise LayoutError(f"{root} has none of train.json, val.json and test.json")
     for split, path in files.items():
-        try:
-            content = json.loads(read_text(path, LayoutError))
-        except json.JSONDecodeError as error:
-            raise LayoutError(f"{path} is not JSON ({error})") from None
+        content = parse_json(read_text(path, LayoutError), str(path), LayoutError)
         if not isinstance(content, list):
             raise LayoutError(f"{path} holds a {type(content).__name__}, expected a list of objects")
         for number, entry in enumerate(content):
@@ -209,7 +211,7 @@ def _add_entry(imported: Imported, entry: dict, location: str, split: str, edits
         imported.skipped["objects that give tokens beside the caption, or ask for a caption"].append(location)
     elif not entry["input"].strip():
         imported.skipped["captions without text"].append(location)
-    elif not re.fullmatch(r"\s*\d{1,9}(\s*,\s*\d{1,9})*\s*,?\s*", entry["output"], re.ASCII):
+    elif not re.fullmatch(r"\s*\d{1,9}(\s*,\s*\d{1,9})*(\s*,)?\s*", entry["output"], re.ASCII):
         imported.skipped['outputs that are not "81,81,207"'].append(location)
     else:
         codes = edits.apply([int(code) for code in re.findall(r"\d+", entry["output"])], lambda: location)

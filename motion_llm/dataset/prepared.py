@@ -1,6 +1,5 @@
 """The rows and their split as a memory-mapped Arrow table on disk, so that later starts need not read the file."""
 
-import json
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -9,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from motion_llm.dataset.report import Problem, Report, raise_on_errors
-from motion_llm.dataset.rows import Columns, Rows, Texts
+from motion_llm.dataset.report import DataError, Problem, Report, raise_on_errors
+from motion_llm.dataset.rows import Columns, Rows, Texts, row_motions
 from motion_llm.dataset.splits import KINDS, PARTS, Split, sample
 from motion_llm.digests import digest_of
-from motion_llm.json_files import write_json
+from motion_llm.json_files import check_form, read_json, write_json
 from motion_llm.saving import saving_folder
 
 if TYPE_CHECKING:
@@ -24,6 +23,12 @@ log = logging.getLogger(__name__)
 
 TABLE, INFO = "rows.arrow", "fingerprint.json"
 _VERSION = 4  # raise it when the table, the checks or the split change, so that older prepared data is replaced
+_COUNT = range(2**53)
+_FORM = {  # of fingerprint.json; tables of earlier versions, which an evaluation reads, lack what is marked by "?"
+    "version": _COUNT, "made_with": {}, "text": str, "table_sha256?": str, "file_sha256?": str,
+    "sizes": dict.fromkeys(PARTS, _COUNT), "warnings": [{"kind": str, "message": str}], "path": str,
+    "max_seq_len": _COUNT, "form": str, "fingerprint": str, "codebook_size": range(2_000_000),
+    "codebook_size_is_set": bool, "codes_used": _COUNT, "ignored_fields": {str: _COUNT}}
 _REPORT_FIELDS = ("path", "max_seq_len", "form", "fingerprint", "codebook_size", "codebook_size_is_set", "codes_used",
                   "ignored_fields", "file_sha256")
 
@@ -113,22 +118,42 @@ class PreparedChunks:
 
 def prepared_info(folder: str | Path) -> dict[str, Any]:
     """fingerprint.json: version, fingerprint, made_with, codebook_size, sizes (see Split.sizes()), text and more.
-    Raises FileNotFoundError if the folder is not prepared."""
-    return json.loads((Path(folder) / INFO).read_text("utf-8"))
+    Raises FileNotFoundError if the folder is not prepared, DataError naming the file where it is damaged."""
+    path = Path(folder) / INFO
+    info = read_json(path, DataError)
+    check_form(info, _FORM, f"{path} is damaged:", DataError)
+    return info
+
+
+def damaged_table(folder: str | Path, info: Mapping[str, Any]) -> str | None:
+    """What is wrong with the table of prepared_info(); None if it is whole, or older than its sha256."""
+    path = Path(folder) / TABLE
+    if not path.is_file():
+        return f"{path} is missing"
+    if "table_sha256" in info and digest_of(path) != info["table_sha256"]:
+        return f"{path} is not the table that was saved there"
+    return None
 
 
 def prepared_matches(folder: str | Path, path: str | Path, made_with: Mapping[str, Any]) -> bool:
     """Whether the folder holds the table of the file at `path`, made with these settings; the file and the table must
-    have the same bytes as then (by their sha256)."""
-    folder = Path(folder)
+    have the same bytes as then (by their sha256). A line says where the folder is damaged, as it is made anew then."""
+    folder, damaged = Path(folder), None
+    if not folder.is_dir():
+        return False
     try:
         info = prepared_info(folder)
-        if not isinstance(info, dict) or (info.get("version"), info.get("path"), info.get("made_with")) != (
-                _VERSION, str(path), dict(made_with)):
+    except (DataError, FileNotFoundError) as error:  # that of an earlier version has other parts
+        damaged = str(error)
+    else:
+        if (info["version"], info["path"], info["made_with"]) != (_VERSION, str(path), dict(made_with)):
             return False
-        return (digest_of(Path(path)), digest_of(folder / TABLE)) == (info.get("file_sha256"), info.get("table_sha256"))
-    except (OSError, json.JSONDecodeError):  # missing or damaged: it can be prepared again
-        return False
+        if not Path(path).is_file() or digest_of(Path(path)) != info.get("file_sha256"):
+            return False
+        damaged = damaged_table(folder, info)
+    if damaged is not None:
+        log.info("%s. It is made anew from %s", damaged, path)
+    return damaged is None
 
 
 def prepared_report(folder: str | Path) -> Report:
@@ -148,11 +173,13 @@ def load_prepared(folder: str | Path, part: str | None = None, kind: str | None 
 
     if part not in (None, *PARTS) or kind not in (None, *KINDS):
         raise ValueError(f"part {part!r}, kind {kind!r}: expected one of {PARTS} and seen or unseen, or None")
-    prepared_info(folder)
+    sizes = prepared_info(folder)["sizes"]
     disable_progress_bars()
     table = Dataset.from_file(str(Path(folder) / TABLE))
+    if sum(sizes[name] for name in PARTS) != len(table):
+        raise DataError(f"{Path(folder) / INFO} is damaged: sizes has {sum(sizes[name] for name in PARTS):,} rows, "
+                        f"{TABLE} {len(table):,}")
     if part is not None:
-        sizes = prepared_info(folder)["sizes"]
         # An empty last part would start after the last row, which `datasets` refuses.
         start = sum(sizes[earlier] for earlier in PARTS[:PARTS.index(part)]) if sizes[part] else 0
         table = table.select(range(start, start + sizes[part]))  # a slice, for which `datasets` needs no index
@@ -162,15 +189,11 @@ def load_prepared(folder: str | Path, part: str | None = None, kind: str | None 
 
 
 def load_measured(folder: str | Path, part: str, most: int, seed: int) -> list[dict]:
-    """The rows of a held-out part that a run measures on: at most `most` of each kind, whatever the order of the file.
-
-    A part that split_rows() chose never has more; one that the file names may.
-    """
+    """The rows of a held-out part that a run measures on: each clip under one of its captions of each kind, at most
+    `most` clips a kind, whatever the order of the file."""
     table = load_prepared(folder, part)
-    kinds = np.array(table["kind"], object)
-    by_kind = [np.flatnonzero(kinds == kind) for kind in KINDS]
-    if max(map(len, by_kind)) > most:
-        digests = Rows(PreparedChunks(Path(folder), part)).digests
-        by_kind = [places[sample(digests[places], most, seed)] for places in by_kind]
-        table = table.select(np.sort(np.concatenate(by_kind)))
-    return table.to_list()
+    kinds, motions = np.array(table["kind"], object), row_motions(table)
+    digests = Rows(PreparedChunks(Path(folder), part)).digests
+    chosen = [places[sample(digests[places], most, seed, motions[places])]
+              for places in (np.flatnonzero(kinds == kind) for kind in KINDS)]
+    return table.select(np.sort(np.concatenate(chosen))).to_list()

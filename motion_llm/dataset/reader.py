@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from motion_llm.input_files import check_regular
 from motion_llm.json_files import not_utf8
 
 BLOCK = 1 << 22  # bytes read at once; 16,000 rows of 250 bytes, and about ten times as much memory
 AHEAD = 64  # characters read after an error: more than a message shows, and than any escape or constant's name has
+LONGEST_ROW = 1 << 23  # characters; a million codes. A longer row may take twenty times its size in memory
 SHOWN = 10  # rows, keys or lines at most that a message names
 
 
@@ -88,10 +90,11 @@ def _parse(text: str, line: int = 1, column: int = 1) -> Any:
 
 
 class Window:
-    """The part of a file's text that is in memory. Raises Invalid (kinds file, encoding).
+    """The part of a file's text that is in memory. Raises Invalid (kinds file, encoding, long-row).
 
     text: from line `line` and column `column` on (both from 1), without a byte order mark. whole: whether it goes to
-    the end of the file. digest: sha256 of the bytes read so far. size: their number.
+    the end of the file. digest: sha256 of the bytes read so far. size: their number. row: what errors call the row
+    that is read; "" for a value that may be no row.
     """
 
     def __init__(self, path: Path) -> None:
@@ -99,9 +102,10 @@ class Window:
             raise Invalid("file", "this is a folder, expected a JSON file")
         if not path.exists():
             raise Invalid("file", f"no such file (looked for {path.absolute()})")
+        check_regular(path, lambda text: Invalid("file", text.removeprefix(f"{path} ")), pipe=True)
         self._file = open(path, "rb")
         self.digest = hashlib.sha256()
-        self.text, self.line, self.column, self.whole = "", 1, 1, False
+        self.text, self.line, self.column, self.whole, self.row = "", 1, 1, False, ""
         self.size = 0
         self._lines_read = 1
         self._rest = b""  # the first bytes of a character whose last bytes are not read yet
@@ -113,8 +117,10 @@ class Window:
         """Read as much as text holds, at least a block; False at the end of the file."""
         if self.whole:
             return False
+        if len(self.text) > LONGEST_ROW + 2 * BLOCK:  # what stands before the row is at most a block
+            raise self.too_long()
         start = self.size - len(self._rest)
-        raw = self._file.read(max(BLOCK, len(self.text)))
+        raw = self._file.read(max(BLOCK, min(len(self.text), LONGEST_ROW - len(self.text))))
         self.digest.update(raw)
         self.size += len(raw)
         self.whole = not raw
@@ -131,6 +137,10 @@ class Window:
             self._rest = piece[error.start:]
         self._lines_read += piece.count(b"\n")
         return True
+
+    def too_long(self) -> Invalid:
+        return Invalid("long-row", f"{self.row or f'what begins in line {self.line}'} is longer than {LONGEST_ROW:,} "
+                                   "characters, expected a list of objects, each at most that long")
 
     def _not_utf8(self, piece: bytes, place: int, start: int) -> Invalid:
         line = self._lines_read + piece.count(b"\n", 0, place)
@@ -156,6 +166,8 @@ class Window:
         while True:
             try:
                 value, end = _decoder.raw_decode(self.text, place)
+                if end - place > LONGEST_ROW:
+                    raise self.too_long()
                 if end < len(self.text) or self.whole:  # else a number may continue after the window
                     return value, end
             except json.JSONDecodeError as error:
@@ -177,7 +189,7 @@ class Window:
         """The value of a file that holds just one. Raises Invalid if it is broken, or if something follows it."""
         value_and_end = self.value(self.skip_space(0))
         if value_and_end is None or self.skip_space(value_and_end[1]) < len(self.text):
-            _parse(self.text)
+            _parse(self.text, self.line, self.column)
         return value_and_end[0]
 
 
@@ -212,12 +224,12 @@ class Records:
     def chunks(self, path: Path, fields: tuple[str, ...]) -> Iterator[list[Any]]:
         """Lists of records, in order. fields: a single object with any of these names counts as a row.
 
-        Raises Invalid (kinds file, encoding, empty-file, json, structure), also after some chunks were yielded.
+        Raises Invalid (kinds file, encoding, empty-file, json, structure, long-row), also after some chunks.
         """
         window = Window(path)
         try:
             while not window.text.strip() and window.grow():
-                pass
+                window.drop(len(window.text) - len(window.text.lstrip()))
             if not window.text.strip():
                 raise Invalid("empty-file", f"the file is empty ({window.size} bytes)")
             if window.text.lstrip().startswith("{") and _is_lines(window, fields):
@@ -232,10 +244,14 @@ class Records:
 
     def _lines(self, window: Window) -> Iterator[list[Any]]:
         while True:
+            window.row = f"line {window.line}"
             end = len(window.text) if window.whole else window.text.rfind("\n") + 1
             records, numbers = [], []
             # Not splitlines: a caption may hold U+2028.
             for number, line in enumerate(window.text[:end].split("\n"), window.line):
+                if len(line) > LONGEST_ROW:
+                    window.row = f"line {number}"
+                    raise window.too_long()
                 if line.strip():
                     try:
                         records.append(_parse(line, number))
@@ -267,6 +283,7 @@ class Records:
                 done, records = done + len(records), []
                 window.drop(place)
                 place = 0
+            window.row = f"row {done + len(records)}"
             value_and_end = window.value(place)
             if value_and_end is None:
                 window.raise_broken(place, before)
@@ -302,7 +319,11 @@ def _is_lines(window: Window, fields: tuple[str, ...]) -> bool:
 def _first_lines(window: Window) -> tuple[str, str]:
     """The first two lines that are not blank; "" for the second if there is none."""
     while True:
-        complete = window.text.split("\n") if window.whole else window.text.split("\n")[:-1]
-        lines = [line for line in complete if line.strip()]
+        started = window.text.split("\n")
+        for number, line in enumerate(started, window.line):
+            if len(line) > LONGEST_ROW:
+                window.row = f"line {number}"
+                raise window.too_long()
+        lines = [line for line in (started if window.whole else started[:-1]) if line.strip()]
         if len(lines) > 1 or not window.grow():
             return lines[0], lines[1] if len(lines) > 1 else ""

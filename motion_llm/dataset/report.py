@@ -54,7 +54,8 @@ class Report:
             return f"row {index}"
         with open(self.path, encoding="utf-8-sig", newline="\n") as file:
             numbers = (number for number, line in enumerate(file, 1) if line.strip())
-            return f"line {next(islice(numbers, index, None))}"
+            number = next(islice(numbers, index, None), None)
+        return f"row {index}" if number is None else f"line {number}"  # a pipe is not there again
 
 
 def raise_on_errors(report: Report) -> None:
@@ -134,6 +135,7 @@ def _facts(report: Report) -> list[tuple[str, str]]:
     motions, keys, clips = rows.motions, rows.keys, rows.clips
     pairs = distinct(keys.ids * motions.count + motions.ids)  # a caption with each of its motions
     motions_of_key = np.bincount(pairs // motions.count)
+    motion_sizes = np.bincount(motions.ids)
     counts = np.bincount(rows.participant + 1, minlength=1)
     without, counts = counts[0], counts[1:]
     order = np.argsort(-counts, kind="stable")
@@ -144,7 +146,9 @@ def _facts(report: Report) -> list[tuple[str, str]]:
     return [
         ("form", report.form + _numbering(report)),
         ("rows", f"{len(rows):,}" + (" without errors" if report.errors else "")),
-        ("motions", f"{motions.count:,} distinct"),
+        ("motions", f"{motions.count:,} distinct" + (
+            f"; captions for each: {_spread(motion_sizes)} (a pass over the data shows each motion once, under one of "
+            "them)" if motion_sizes.max() > 1 else "")),
         ("motion tokens", f"{_spread(rows.lengths)} a row"),
         ("codebook", f"{size:,} codes ({size_source}): {report.codes_used:,} used, {size - report.codes_used:,} never "
                      "used"),

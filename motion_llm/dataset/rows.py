@@ -318,6 +318,17 @@ def row_motions(table) -> np.ndarray:
     return np.array(motions, np.int64)
 
 
+def distinct_motions(chunks: Iterable[Columns]) -> Iterator[np.ndarray]:
+    """The codes (T,) of each motion once, however many captions it has."""
+    seen = set()
+    for chunk in chunks:
+        for content, codes in zip(motion_hashes(chunk.codes, chunk.ends), np.split(chunk.codes, chunk.ends[1:-1]),
+                                  strict=True):
+            if content not in seen:
+                seen.add(content)
+                yield codes
+
+
 def motion_hashes(codes: np.ndarray, ends: np.ndarray) -> Iterator[bytes]:
     """A hash of each row's codes, codes[ends[i]:ends[i + 1]]."""
     bounds = ends.tolist()

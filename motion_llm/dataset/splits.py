@@ -131,11 +131,13 @@ def _hashes(salt: bytes, digests: np.ndarray, ends: np.ndarray) -> np.ndarray:
     return np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, 32)
 
 
-def sample(digests: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """A sample of at most `count` of N rows, from their digests, (N, 32): places, ascending. Which of two rows is
-    sampled first depends on their content alone, not on the order or on other rows."""
-    hashes = _hashes(f"drawn {seed} ".encode(), digests, np.arange(len(digests) + 1))
-    return np.sort(_byte_order(hashes)[:count])
+def sample(digests: np.ndarray, count: int, seed: int, motions: np.ndarray) -> np.ndarray:
+    """A sample of at most `count` of N rows, from their digests, (N, 32): places, ascending; of the rows of a motion,
+    motions (N,), only one. Which of two rows is sampled first depends on their content alone, not on the order or on
+    other rows."""
+    order = _byte_order(_hashes(f"drawn {seed} ".encode(), digests, np.arange(len(digests) + 1)))
+    first = np.sort(np.unique(motions[order], return_index=True)[1])  # of each motion, in that order
+    return np.sort(order[first][:count])
 
 
 class _Splitter:

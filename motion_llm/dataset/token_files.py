@@ -102,7 +102,8 @@ def _files(root: Path) -> Iterator[Path]:
     """All .npy and .txt files below root, in order."""
     for folder, folders, files in os.walk(root):
         folders.sort()
-        yield from (Path(folder) / name for name in sorted(files) if name.endswith(SUFFIXES))
+        paths = (Path(folder) / name for name in sorted(files) if name.endswith(SUFFIXES))
+        yield from filter(Path.is_file, paths)  # no pipes, which may have no end
 
 
 def macos_files(*folders: Path) -> list[str]:

@@ -98,14 +98,16 @@ def kid(a: np.ndarray, b: np.ndarray) -> float:
         raise ValueError(f"{len(a)} and {len(b)} clips, expected two or more of each")
     a, b = a.astype(np.float64), b.astype(np.float64)
 
-    def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        return (x @ y.T / x.shape[1] + 1) ** 3
+    def kernel(x: np.ndarray, y: np.ndarray) -> float:
+        """The sum over all pairs of rows."""
+        return sum(((x[start:start + _BLOCK] @ y.T / x.shape[1] + 1) ** 3).sum() for start in range(0, len(x), _BLOCK))
 
     def within(x: np.ndarray) -> float:
-        values = kernel(x, x)
-        return (values.sum() - np.trace(values)) / (len(x) * (len(x) - 1))
+        """The mean over pairs of two different rows."""
+        of_itself = (((x * x).sum(1) / x.shape[1] + 1) ** 3).sum()
+        return (kernel(x, x) - of_itself) / (len(x) * (len(x) - 1))
 
-    return float(within(a) + within(b) - 2 * kernel(a, b).mean())
+    return float(within(a) + within(b) - 2 * kernel(a, b) / (len(a) * len(b)))
 
 
 def diversity(embeddings: np.ndarray) -> float:
@@ -124,8 +126,10 @@ def sample_distances(samples: np.ndarray) -> np.ndarray:
     captions, count = samples.shape[:2]
     if count < 2:
         raise ValueError(f"{count} clips a caption, expected two or more")
-    first, second = np.triu_indices(count, 1)
-    return np.linalg.norm(samples[:, first] - samples[:, second], axis=2).reshape(captions, -1).mean(1)
+    total = np.zeros(captions)
+    for i in range(count - 1):  # all pairs at once of a caption with thousands of clips do not fit in memory
+        total += np.linalg.norm(samples[:, i + 1:] - samples[:, i:i + 1], axis=2).sum(1)
+    return total / (count * (count - 1) / 2)
 
 
 def multimodality(samples: np.ndarray) -> float:

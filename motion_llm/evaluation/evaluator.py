@@ -19,9 +19,9 @@ from torch import nn
 from torch.nn import functional
 
 from motion_llm.dataset.rows import caption_key
-from motion_llm.digests import check_digests, digests_of
+from motion_llm.digests import check_digests, digests_of, say_unchecked
 from motion_llm.json_files import check_form, read_json, write_json
-from motion_llm.network.base import read_weights
+from motion_llm.network.base import read_weights, shapes_of
 from motion_llm.network.folder import ModelError
 from motion_llm.saving import saving_folder
 
@@ -33,7 +33,8 @@ _VERSION = 1  # raise it when the network, its training or text_features change,
 _SIZE = range(1, 2_000_000)
 _SIZES = ("codebook_size", "dimensions", "width", "buckets", "batch", "steps", "checks", "patience")
 EVALUATOR_FORM = {"config": dict.fromkeys(_SIZES, _SIZE) | dict.fromkeys(("lr", "temperature", "lost"), float)
-                  | {"seed": range(2**64)}, "facts": {}, "history": [{}]}
+                  | {"seed": range(2**64)}, "facts": {}, "files?": {str: str},
+                  "history": [{"step": _SIZE, "loss": float, "reciprocal_rank": slice(0, 1)}]}
 MOST_CLIPS, MOST_CAPTIONS = 50_000, 1_000  # clips to train on; captions that held-out clips are ranked among
 LONGEST = 512  # codes of a clip that are used; the rest is cut off
 
@@ -189,16 +190,20 @@ class Evaluator:
             raise ModelError(f"{folder} has no {INFO}, so no evaluator was saved there")
         content = read_json(folder / INFO, ModelError)
         if content.get("version") != _VERSION:
-            raise ModelError(f"{folder / INFO} is of version {content.get('version')}, expected {_VERSION}")
+            raise ModelError(f"{folder / INFO} is of version {str(content.get('version'))[:60]}, expected {_VERSION}")
         check_form(content, EVALUATOR_FORM, str(folder / INFO), ModelError)
+        if not content["history"]:
+            raise ModelError(f"{folder / INFO} has an empty history, so the evaluator was never trained")
         if unknown := [name for name in content["config"] if name not in EVALUATOR_FORM["config"]]:
             raise ModelError(f"{folder / INFO}: config has {unknown[0][:60]}, which is unknown")
-        check_digests(folder, content.get("files", {}), ModelError)
-        evaluator = cls(EvaluatorConfig(**content["config"]))
-        weights, expected = read_weights(folder / WEIGHTS), evaluator._state()
-        if {name: tuple(value.shape) for name, value in weights.items()} != {
-                name: tuple(value.shape) for name, value in expected.items()}:
-            raise ModelError(f"{folder / WEIGHTS} does not fit {folder / INFO}: one of them is of another evaluator")
+        if "files" in content:
+            check_digests(folder, content["files"], ModelError)
+        else:
+            say_unchecked(folder)
+        config = EvaluatorConfig(**content["config"])
+        with torch.device("meta"):  # without memory, as the sizes of a stranger may be absurd
+            shapes = shapes_of(cls(config)._state())
+        weights, evaluator = read_weights(folder / WEIGHTS, shapes), cls(config)
         for name, module in (("motion", evaluator.motion), ("text", evaluator.text)):
             module.load_state_dict({key.removeprefix(f"{name}."): value for key, value in weights.items()
                                     if key.startswith(f"{name}.")})

@@ -9,6 +9,7 @@ import numpy as np
 import metrics
 from motion_llm.evaluation import embedding_metrics as embedding
 from motion_llm.evaluation.intervals import Estimate
+from motion_llm.evaluation.joint_judge import MOST_FRAMES
 from motion_llm.evaluation.table import (
     FROM_CAPTIONS,
     FROM_EMBEDDINGS,
@@ -128,6 +129,9 @@ def deviations(judge: Judge, generated: Sequence[Sequence[Sequence[int]]]) -> li
         broken = sum(not judge.joints.decodes(clip) for clips in generated for clip in clips)
         if broken:
             notes.append(f"{broken} clips cannot be decoded; DTW joint error and FID of joints leave them out")
+        if judge.joints.thinned:
+            notes.append(f"{len(judge.joints.thinned)} clips have more than {MOST_FRAMES:,} frames; their DTW joint "
+                         f"error is from every second, third, ... frame, at most {MOST_FRAMES:,}")
     if judge.evaluator is None:
         return notes
     clips = int(statistics.median(len(generated[0]) * len(places) for places in judge.references.values()))

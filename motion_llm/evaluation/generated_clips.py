@@ -1,13 +1,19 @@
 """Generated clips from a file, and how they are assigned to the rows that are scored."""
 
+import codecs
 import json
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from motion_llm.dataset.rows import caption_key
-from motion_llm.evaluation.rows import EvaluationError, EvaluationRow
+from motion_llm.evaluation.rows import MOST_TOKENS, EvaluationError, EvaluationRow
+
+MOST_BYTES = 2**22  # of a line
+POSSIBLE = range(-2**31, 2**31)  # codes
+CODE = re.compile(r"-?[0-9]{1,10}")
 
 
 @dataclass(frozen=True)
@@ -19,30 +25,32 @@ class Generated:
     lines: int
 
 
-def read_generated(path: str | Path) -> Generated:
+def read_generated(path: str | Path, most_tokens: int = MOST_TOKENS) -> Generated:
     """JSON Lines of text_query, motion_tokens ("42 18 91" or a list) and, if the clip has one, participant_id.
 
-    Codes outside the codebook and empty clips are accepted, as valid_share counts them.
+    Codes outside the codebook and empty clips are accepted, as valid_share counts them; most_tokens: of a clip.
     Raises EvaluationError naming file and line for anything else.
     """
     clips: dict[tuple[str, str | None], list[list[int]]] = defaultdict(list)
-    count = 0
-    with open(path, encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
+    count, number = 0, 0
+    with open(path, "rb") as file:
+        while line := file.readline(MOST_BYTES + 1):
+            number += 1
             location = f"{path}: line {number}"
-            try:
-                content = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise EvaluationError(f"{location} is not JSON ({error.msg} at column {error.colno})") from None
+            content = _json_of(line.removeprefix(codecs.BOM_UTF8) if number == 1 else line, location)
+            if content is None:
+                continue
             if not isinstance(content, dict) or not isinstance(content.get("text_query"), str):
-                raise EvaluationError(f"{location}: {line.strip()[:80]!r}, expected an object with text_query (text) "
-                                      "and motion_tokens")
+                raise EvaluationError(f"{location}: {line.decode().strip()[:80]!r}, expected an object with text_query "
+                                      "(text) and motion_tokens")
             participant = content.get("participant_id")
             if participant is not None and (isinstance(participant, bool) or not isinstance(participant, str | int)):
-                raise EvaluationError(f"{location}: participant_id is {participant!r}, expected text or an integer")
+                raise EvaluationError(f"{location}: participant_id is {repr(participant)[:60]}, expected text or an "
+                                      "integer")
             codes = _codes(content.get("motion_tokens"), location)
+            if len(codes) > most_tokens:
+                raise EvaluationError(f"{location}: motion_tokens has {len(codes):,} codes, expected at most "
+                                      f"{most_tokens:,}: no model here answers with a longer clip")
             clips[caption_key(content["text_query"]), None if participant is None else str(participant)].append(codes)
             count += 1
     if not count:
@@ -50,17 +58,33 @@ def read_generated(path: str | Path) -> Generated:
     return Generated(str(path), dict(clips), count)
 
 
+def _json_of(line: bytes, location: str) -> object:
+    """None for an empty line. Raises EvaluationError."""
+    if len(line) > MOST_BYTES:
+        raise EvaluationError(f"{location} has more than {MOST_BYTES:,} bytes, expected a clip")
+    try:
+        text = line.decode()
+        return json.loads(text) if text.strip() else None
+    except UnicodeDecodeError as error:
+        raise EvaluationError(f"{location} is not UTF-8 (byte 0x{line[error.start]:02x} at place {error.start}): save "
+                              "the file as UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise EvaluationError(f"{location} is not JSON ({error.msg} at column {error.colno})") from None
+    except (ValueError, RecursionError) as error:  # an integer of thousands of digits; brackets in brackets
+        raise EvaluationError(f"{location} cannot be read: {str(error)[:80]}") from None
+
+
 def _codes(tokens: object, location: str) -> list[int]:
-    if isinstance(tokens, str):
-        try:
-            return [int(token) for token in tokens.split()]
-        except ValueError:
-            raise EvaluationError(f"{location}: motion_tokens is {tokens[:60]!r}, expected integers with spaces between"
-                                  ) from None
-    if isinstance(tokens, list) and all(isinstance(token, int) and not isinstance(token, bool) for token in tokens):
-        return tokens
-    raise EvaluationError(f"{location}: motion_tokens is {str(tokens)[:60]!r}, expected "
-                          "\"42 18 91\" or a list of integers")
+    codes = None
+    if isinstance(tokens, str) and all(map(CODE.fullmatch, tokens.split())):
+        codes = [int(token) for token in tokens.split()]
+    elif isinstance(tokens, list) and all(isinstance(token, int) and not isinstance(token, bool) for token in tokens):
+        codes = tokens
+    if codes is None or any(code not in POSSIBLE for code in codes):
+        expected = '"42 18 91" or a list of integers' if codes is None and not isinstance(tokens, str) else (
+            f"integers with spaces between, from {POSSIBLE.start:,} to {POSSIBLE.stop - 1:,}")
+        raise EvaluationError(f"{location}: motion_tokens is {str(tokens)[:60]!r}, expected {expected}")
+    return codes
 
 
 def match(generated: Generated, rows: Sequence[EvaluationRow], max_samples: int

@@ -1,5 +1,6 @@
 """Metrics of clips decoded to joints: the joint error to the real clip, and the Frechet distance of a set."""
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -12,6 +13,7 @@ from motion_llm.motion.codec import MotionCodec
 from motion_llm.motion.features import heading_of, turned
 
 CACHED_CLIPS = 2000  # whose poses stay in memory, about 70 KB each
+MOST_FRAMES = 2000  # of a clip that are aligned, as time and memory grow with the product of two clips' frames
 
 
 class JointJudge:
@@ -20,18 +22,22 @@ class JointJudge:
     def __init__(self, codec: MotionCodec, real: Sequence[Sequence[int]]):
         self.codec, self.real = codec, [tuple(clip) for clip in real]
         self._poses = lru_cache(CACHED_CLIPS)(self._decoded)
+        self.thinned: set[tuple[int, ...]] = set()  # clips of more than MOST_FRAMES
         self._features: dict[tuple[int, ...], np.ndarray] = {}
         self._errors: dict[tuple[tuple[int, ...], int], float] = {}
         self.real_features = np.array([self.features(clip) for clip in self.real])  # (rows, 3 B)
 
     def _decoded(self, codes: tuple[int, ...]) -> np.ndarray:
-        """(T, B, 3) metres: the body's joints relative to its centre, every frame turned to face ahead. Also stores
-        the clip's features."""
+        """(T, B, 3) metres: the body's joints relative to its centre, every frame turned to face ahead; every second,
+        third, ... frame of a clip of more than MOST_FRAMES. Also stores the clip's features."""
         motion, layout = self.codec.decode(codes), self.codec.layout
         body = motion.joints[:, layout.body]
         self._features[codes] = kinetic_features(body, motion.fps)
+        step = math.ceil(len(body) / MOST_FRAMES)
+        if step > 1:
+            self.thinned.add(codes)
         relative = body - motion.joints[:, [layout.centre]]
-        return turned(relative, -heading_of(motion.joints, layout)).astype(np.float32)
+        return turned(relative, -heading_of(motion.joints, layout))[::step].astype(np.float32)
 
     def features(self, codes: Sequence[int]) -> np.ndarray:
         """(3 B,) kinetic features of a clip. Raises CodecError for codes that the codec does not have."""

@@ -182,12 +182,13 @@ def _smoothed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]
 def _curves(histories: Mapping[str, Mapping]) -> str:
     losses, heldout, names, start = [], [], [], 0
     for colour, (stage, history) in enumerate(histories.items()):
-        steps = [step for step, _ in history.get("losses", ())] + [check["step"] for check in history.get("nll", ())]
+        checks = [check for check in history.get("nll", ()) if "step" in check]
+        steps = [step for step, _ in history.get("losses", ())] + [check["step"] for check in checks]
         losses.append(Series(_smoothed([(start + step, loss) for step, loss in history.get("losses", ())]), colour % 6))
         names.append((stage, colour % 6))
         for kind, kind_colour in (("seen", 0), ("unseen", 1)):
-            heldout.append(Series([(start + check["step"], check[kind]) for check in history.get("nll", ())
-                                   if kind in check], kind_colour))
+            heldout.append(Series([(start + check["step"], check[kind]) for check in checks if kind in check],
+                                  kind_colour))
         start += max(steps, default=0)
     loss_chart = chart("training loss", losses, "optimiser steps, all stages", "loss", from_zero=False)
     nll_chart = chart("held-out NLL", heldout, "optimiser steps, all stages", "nats a token", from_zero=False)

@@ -12,8 +12,8 @@ import numpy as np
 
 from data import read_rows
 from motion_llm.dataset.caption_index import CaptionIndex
-from motion_llm.dataset.prepared import PreparedChunks, prepared_info
-from motion_llm.dataset.report import raise_on_errors
+from motion_llm.dataset.prepared import PreparedChunks, damaged_table, prepared_info
+from motion_llm.dataset.report import Report, raise_on_errors
 from motion_llm.dataset.rows import SPLITS, Row, Rows, caption_key
 from motion_llm.dataset.splits import split_rows
 
@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 MOST_CLIPS = 50_000  # training clips in memory, beside all clips of the captions to score
 PREPARED = "prepared_data"
 NO_LIMIT = 1_000_000  # positions, without a model that limits them
+MOST_TOKENS = 10_000  # of a clip that is scored; a model's answer has at most MAX_SEQ_LEN. Pairs take their product
 HELD_SHARE, HELD_MOST = 0.1, 500  # of training clips without a held-out split: for the evaluator's early stopping
 
 
@@ -140,7 +141,7 @@ def gather(data: str | None, train_data: str | None, model_path: Path | None, mo
     prepared = _prepared_folder(model_path, motion_config, notes)
     if data is None and split is not None:
         raise EvaluationError(f"--split {split} is for the rows of --data FILE, and there is no --data")
-    source = (_own_test_set(prepared, model_path) if data is None
+    source = (_own_test_set(prepared, model_path, notes) if data is None
               else _file_rows(data, positions, codebook_size, split, notes))
     keys = {caption_key(row.text_query) for row in source.rows}
     if train_data is not None:
@@ -168,10 +169,10 @@ def gather(data: str | None, train_data: str | None, model_path: Path | None, mo
     return EvaluationInputs(rows, sum(trained), training, codebook_size, source.facts, notes)
 
 
-def _own_test_set(prepared: Path | None, model_path: Path | None) -> _Source:
+def _own_test_set(prepared: Path | None, model_path: Path | None, notes: Sequence[str]) -> _Source:
     if prepared is None:
-        raise EvaluationError(f"there is no {PREPARED} of this run beside {model_path}, so no test set of its own: "
-                              "give --data FILE")
+        reason = notes[0] if notes else f"there is no {PREPARED} of this run beside {model_path}"
+        raise EvaluationError(f"{reason}: no test set of its own; give --data FILE")
     info = prepared_info(prepared)
     rows = list(_rows_in(prepared, "test"))
     if not rows:
@@ -182,11 +183,22 @@ def _own_test_set(prepared: Path | None, model_path: Path | None) -> _Source:
 
 
 def _file_rows(path: str, positions: int, codebook_size: int | None, split: str | None, notes: list[str]) -> _Source:
-    report = read_rows(path, positions, codebook_size, denoise=False)
-    raise_on_errors(report)
+    report = _read(path, positions, codebook_size)
     rows, part = _rows_of_split(report.rows, path, split, notes)
     return _Source(rows, report.codebook_size, {"path": str(path), "fingerprint": report.fingerprint,
                                                 "rows": len(rows)} | part)
+
+
+def _read(path: str, positions: int, codebook_size: int | None) -> Report:
+    """Raises DataError, and EvaluationError for a clip that is too long to be scored."""
+    report = read_rows(path, positions, codebook_size, denoise=False)
+    raise_on_errors(report)
+    lengths = report.rows.lengths
+    if positions == NO_LIMIT and lengths.max(initial=0) > MOST_TOKENS:
+        place = int(np.argmax(lengths > MOST_TOKENS))
+        raise EvaluationError(f"{path}: {report.name_of(report.rows[place].index)} has {lengths[place]:,} motion "
+                              f"tokens, expected at most {MOST_TOKENS:,}: split it into clips")
+    return report
 
 
 def _choose(source: _Source, trained: Sequence[bool], max_prompts: int | None, include_train: bool, seed: int,
@@ -264,11 +276,15 @@ def _prepared_folder(model_path: Path | None, motion_config: Mapping | None, not
     folder = Path(model_path).resolve().parent / PREPARED
     if not (folder / "fingerprint.json").is_file():
         return None
-    fingerprint, expected = prepared_info(folder)["fingerprint"], motion_config.get("data_fingerprint")
+    info = prepared_info(folder)
+    fingerprint, expected = info["fingerprint"], motion_config.get("data_fingerprint")
     if fingerprint != expected:
-        notes.append(f"{folder} is of other data ({fingerprint[:12]}) than the model was trained on "
-                     f"({str(expected)[:12]}), so it is not used")
+        notes.append(f"{folder / 'fingerprint.json'} is of other data ({fingerprint[:12]}) than the model was trained "
+                     f"on ({str(expected)[:12]}), so it is not used")
         return None
+    if damage := damaged_table(folder, info):
+        raise EvaluationError(f"{damage}: it is damaged. The run's train_pipeline.py command makes it anew; to do "
+                              f"without it, remove {folder}")
     return folder
 
 
@@ -287,8 +303,7 @@ def _from_file(path: str, positions: int, codebook_size: int | None, motion_conf
                caption_keys: Container[str], seed: int) -> Training:
     """The training clips in a file: those of the run's split if the run was trained on the same data, else the rows
     whose split is train if the file has splits, else all rows. Raises EvaluationError if no row is in train."""
-    report = read_rows(path, positions, codebook_size, denoise=False)
-    raise_on_errors(report)
+    report = _read(path, positions, codebook_size)
     rows = report.rows
     training = Training(report.fingerprint, str(path))
     same_data = motion_config and motion_config.get("data_fingerprint") == report.fingerprint

@@ -1,12 +1,14 @@
 """An evaluation from start to end: generate clips, each saved at once, score them, write the files and the page."""
 
+import contextlib
 import hashlib
 import json
 import logging
 import platform
+import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -17,10 +19,11 @@ from motion_llm.dataset.lengths import LengthModel
 from motion_llm.dataset.rows import caption_key
 from motion_llm.evaluation.generated_clips import match, read_generated
 from motion_llm.evaluation.joint_judge import JointJudge
-from motion_llm.evaluation.rows import EvaluationError, EvaluationInputs, EvaluationRow, evaluator_material, gather
-from motion_llm.json_files import read_json, write_json
+from motion_llm.evaluation.rows import MOST_TOKENS, EvaluationError, EvaluationInputs, EvaluationRow, gather
+from motion_llm.json_files import read_json, write_json, write_text
 from motion_llm.motion.codec import CodecError, MotionCodec, codec_facts
-from motion_llm.network.folder import CODEC_FOLDER, MOTION_CONFIG, ModelError, read_motion_config
+from motion_llm.network.folder import CODEC_FOLDER, MOTION_CONFIG, read_motion_config
+from motion_llm.saving import locked
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +31,7 @@ CHUNK = 128  # rows that are generated and saved at a time
 CLIPS, REQUEST, METRICS_FILE = "generated.jsonl", "request.json", "metrics.json"
 BASELINES, DETAILS, PAGE, EVALUATOR = "baselines.json", "details.json", "report.html", "evaluator"
 OUTPUT_FILES = (CLIPS, REQUEST, METRICS_FILE, BASELINES, DETAILS, PAGE)
+CODES = re.compile(rb'"motion_tokens": "(\d{1,9}(?: \d{1,9})*)"')  # in a line of generated.jsonl
 VERSIONS = ("torch", "transformers", "peft", "unsloth", "numpy", "rapidfuzz", "sacrebleu", "rouge-score")
 
 
@@ -83,17 +87,40 @@ def evaluate_model(request: Request) -> str:
     output = Path(request.output) if request.output else (model_path.parent if model_path else Path()) / "evaluation"
     if output.exists() and not output.is_dir():
         raise EvaluationError(f"--output {output} is a file, expected a folder or a new name")
+    with _working_in(output):
+        return _evaluate(request, model_path, motion_config, output, started)
+
+
+@contextlib.contextmanager
+def _working_in(output: Path) -> Iterator[None]:
+    """Hold the folder for one evaluation at a time. A new one stays only if something was written there. Raises
+    EvaluationError where another evaluation holds it."""
+    is_new = not output.exists()
+    try:
+        with locked(output / ".lock", EvaluationError(f"another evaluation is using {output}: wait for it, or choose "
+                                                      "another --output")):
+            yield
+    finally:
+        if is_new and output.is_dir() and not any(output.iterdir()):
+            with contextlib.suppress(OSError):  # another one has just begun there
+                output.rmdir()
+
+
+def _evaluate(request: Request, model_path: Path | None, motion_config: Mapping | None, output: Path, started: float
+              ) -> str:
     inputs = gather(request.data, request.train_data, model_path, motion_config, request.max_prompts,
                     request.include_train, request.seed, request.split)
     codec = _codec_folder(request.codec, model_path, inputs)
     log.info("%d rows of %s to score%s", len(inputs.rows), inputs.facts["path"],
              "".join(f"\n  {note}" for note in inputs.notes))
-    _claim(output, _clip_facts(request, model_path, motion_config, inputs), request.fresh)
+    clips = nll = None
     if request.generated is not None:
-        clips, notes = match(read_generated(request.generated), inputs.rows, request.num_samples)
+        positions = motion_config["settings"]["MAX_SEQ_LEN"] if motion_config else 0
+        generated = read_generated(request.generated, max(MOST_TOKENS, positions))
+        clips, notes = match(generated, inputs.rows, request.num_samples)
         inputs.notes += notes
-        nll = None
-    else:
+    _claim(output, _clip_facts(request, model_path, motion_config, inputs), request.fresh)
+    if clips is None:
         clips, nll = _generate(model_path, inputs, request, output)
     text = _score(inputs, clips, nll, motion_config, model_path, output, request, started, codec)
     return f"{text}\n\n{output / PAGE} shows it in a browser ({(time.monotonic() - started) / 60:.1f} minutes)."
@@ -124,11 +151,12 @@ def _claim(output: Path, clip_facts: Mapping, fresh: bool) -> None:
             raise EvaluationError(f"{output} holds {', '.join(existing)} but no {REQUEST}, so they may not be an "
                                   "evaluation's: choose another --output, or move them away")
         earlier = read_json(output / REQUEST, EvaluationError)
-        changed = [f"{name}: {earlier.get(name)} before, {value} now" for name, value in clip_facts.items()
-                   if earlier.get(name) != value]
+        changed = [f"{name}: {str(earlier.get(name))[:120]} before, {str(value)[:120]} now"
+                   for name, value in clip_facts.items() if earlier.get(name) != value]
         if changed:
-            raise EvaluationError(f"{output} holds an evaluation of something else:\n  " + "\n  ".join(changed)
-                                  + "\nChoose another --output, or give --fresh to remove it.")
+            lines = "\n  ".join(changed)
+            raise EvaluationError(f"{output} holds an evaluation of something else, says {REQUEST}:\n  {lines}\n"
+                                  "Choose another --output, or give --fresh to remove it.")
     for name in sorted(existing, key=lambda name: name == REQUEST) if fresh else ():  # request.json last
         (output / name).unlink()
     output.mkdir(parents=True, exist_ok=True)
@@ -145,15 +173,16 @@ def _earlier_clips(path: Path, order: Sequence[EvaluationRow], samples: int) -> 
     Raises EvaluationError for a line that is not the expected clip."""
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # what follows the last newline is an unfinished line
+    lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline is an unfinished line
     clips = []
-    for place, text in enumerate(lines[:len(order) * samples]):
+    for place, line in enumerate(lines[:len(order) * samples]):
         row, sample = order[place // samples], place % samples
-        codes = json.loads(text).get("motion_tokens", "").split() if text.startswith("{") else []
-        if not codes or text != _line(row, sample, codes):
+        match = CODES.search(line)
+        codes = [int(code) for code in match[1].split()] if match else []
+        if not codes or line != _line(row, sample, codes).encode():
             raise EvaluationError(f"{path}: line {place + 1} is not the clip expected there (row {row.index}, sample "
                                   f"{sample}): it was changed; give --fresh to generate anew")
-        clips.append([int(code) for code in codes])
+        clips.append(codes)
     whole = len(clips) if len(clips) == len(order) * samples else len(clips) // (CHUNK * samples) * CHUNK * samples
     return clips[:whole]
 
@@ -181,9 +210,8 @@ def _generate(model_path: Path, inputs: EvaluationInputs, request: Request, outp
     order = [inputs.rows[i] for i in places]
     generated = _earlier_clips(output / CLIPS, order, request.num_samples)
     done = len(generated) // request.num_samples
-    (output / CLIPS).write_text("".join(
-        _line(order[i // request.num_samples], i % request.num_samples, codes) + "\n"
-        for i, codes in enumerate(generated)), encoding="utf-8")
+    write_text(output / CLIPS, "".join(_line(order[i // request.num_samples], i % request.num_samples, codes) + "\n"
+                                       for i, codes in enumerate(generated)))
     with open(output / CLIPS, "a", encoding="utf-8") as file, tqdm(
             total=len(order), initial=done, unit="row", desc="generating", file=sys.stderr) as bar:
         for start in range(done, len(order), CHUNK):
@@ -248,46 +276,18 @@ def _codec_folder(codec_path: str | None, model_path: Path | None, inputs: Evalu
     return folder
 
 
-def _evaluator(inputs: EvaluationInputs, folder: Path, seed: int):
-    """The evaluator saved in `folder`, if it was trained on the same clips; else a new one. None without training
-    clips, and, with a note, for a single caption."""
-    # imports torch, which takes seconds
-    from motion_llm.evaluation.evaluator import Evaluator, EvaluatorConfig, train_evaluator
-
-    training = inputs.training
-    if training is None:
-        return None
-    clips, texts, held_clips, held_texts = evaluator_material(training, seed)
-    if len({caption_key(text) for text in texts}) < 2:
-        inputs.notes.append("the training clips have a single caption, so no evaluator can be trained")
-        return None
-    facts = {"trained_on": hashlib.sha256(repr((clips, texts, held_clips, held_texts)).encode()).hexdigest(),
-             "clips": len(clips), "source": training.source}
-    config = EvaluatorConfig(inputs.codebook_size, seed=seed)
-    try:
-        evaluator = Evaluator.load(folder)
-        if evaluator.config == config and evaluator.facts["trained_on"] == facts["trained_on"]:
-            log.info("evaluator: loaded from %s", folder)
-            return evaluator
-    except ModelError as error:  # none yet, or of an earlier version
-        log.info("%s: training a new one", error)
-    evaluator = train_evaluator(clips, texts, held_clips, held_texts, config)
-    evaluator.facts = facts
-    evaluator.save(folder)
-    return evaluator
-
-
 def _score(inputs: EvaluationInputs, clips: list, nll: Mapping | None, motion_config: Mapping | None,
            model_path: Path | None, output: Path, request: Request, started: float, codec: Path | None) -> str:
     """Score the clips, write every file but generated.jsonl, and return the text to print."""
     # these import torch, which takes seconds
+    from motion_llm.evaluation.evaluator_folder import evaluator_of
     from motion_llm.evaluation.findings import breakdown, deviations, format_scores, not_available, verdict
     from motion_llm.evaluation.report_page import write_page
     from motion_llm.evaluation.table import MODEL, Judge, score_all
     from motion_llm.evaluation.tasks import score_tasks, without_model
 
     beside_model = inputs.training is not None and request.train_data is None and motion_config is not None
-    evaluator = _evaluator(inputs, (model_path.parent if beside_model else output) / EVALUATOR, request.seed)
+    evaluator = evaluator_of(inputs, (model_path.parent if beside_model else output) / EVALUATOR, request.seed)
     joints = None if codec is None else JointJudge(MotionCodec.load(codec), [row.codes for row in inputs.rows])
     judge = Judge(inputs.rows, inputs.codebook_size, evaluator, inputs.training, request.seed, joints)
     table = score_all(judge, clips, nll)

@@ -120,7 +120,8 @@ class Judge:
             picked = np.random.default_rng(seed).permutation(len(others))[:embedding.POOL - len(pool)]
             pool |= dict.fromkeys(others[i] for i in np.sort(picked))
         self.captions = list(pool)
-        self.own_caption = np.array([self.captions.index(row.key) for row in rows])
+        places = {key: place for place, key in enumerate(self.captions)}
+        self.own_caption = np.array([places[row.key] for row in rows])
         if evaluator is not None:
             self.caption_embeddings = evaluator.embed_captions(self.captions)
             self.real_embeddings = evaluator.embed_motions([row.codes for row in rows])

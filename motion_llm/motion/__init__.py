@@ -1,12 +1,12 @@
 """Motion of a skeleton: files in and out, the features that codecs quantise, and the codecs.
 
 Read in this order: skeleton (a motion: joints, skeleton, frames a second), names (left and right, one figure in two
-files), kinematics (rotations), bvh_reader and bvh, joints_file, amass, pose_file and files (every format that is read),
-glb, npz, rest_pose and retarget (what is written), features (what codecs quantise), kmeans and vqvae (the two
-quantisers), clip_files and survey (a folder of motions, and what they have in common), codec (a fitted codec and its
-folder), captions (a dataset from clips), humanml3d, humanml3d_codec, humanml3d_network and checkpoint (the published
-codec of T2M-GPT and MotionGPT).
+files), kinematics (rotations), bvh_numbers, bvh_reader and bvh, joints_file, amass, pose_file and files (every format
+that is read), glb, npz, rest_pose and retarget (what is written), features (what codecs quantise), kmeans and vqvae
+(the two quantisers), clip_files and survey (a folder of motions, and what they have in common), codec (a fitted codec
+and its folder), captions (a dataset from clips), humanml3d, humanml3d_codec, humanml3d_network and checkpoint (the
+published codec of T2M-GPT and MotionGPT).
 
-codec.py and humanml3d.py at the top are its command lines. It imports arrays, digests and json_files, and nothing else
-of the project.
+codec.py and humanml3d.py at the top are its command lines. It imports arrays, digests, input_files, json_files and
+saving, and nothing else of the project.
 """

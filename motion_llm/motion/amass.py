@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 OTHER_NAMES = {"global_orient": "root_orient", "body_pose": "pose_body", "transl": "trans",  # the package smplx
                "smpl_poses": "poses", "smpl_trans": "trans"}  # AIST++
 MOST_TURN = 4 * np.pi  # radians; a rotation is less than one turn, and AMASS has some of almost two
+MOST_FPS = 1e5
 RATES = "mocap_framerate", "mocap_frame_rate", "framerate", "fps"  # AMASS's for SMPL-H, for SMPL-X; others'
 ROOT, BODY = humanml3d.NAMES[:1], humanml3d.NAMES[1:]
 HANDS = tuple(f"{side}_{finger}{joint}" for side in ("left", "right")
@@ -85,10 +86,14 @@ def _rate(file: "_Archive", name: str) -> float:
     if value.dtype.kind in "US" and value.size == 1:
         text = value.flat[0].decode("latin-1") if value.dtype.kind == "S" else str(value.flat[0])
         try:
-            return float(text)
+            rate = float(text)
         except ValueError:
             file.fail(f"{name} is {text[:40]!r}, expected frames a second")
-    return float(file.numbers(name).flat[0])
+    else:
+        rate = float(file.numbers(name).flat[0])
+    if not 0 < rate < MOST_FPS:
+        file.fail(f"{rate} frames a second: expected more than 0, and less than {MOST_FPS:,.0f} ({name})")
+    return rate
 
 
 class _Archive(Archive):

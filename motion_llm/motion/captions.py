@@ -1,12 +1,10 @@
 """A dataset from clips and their captions: each caption with the codes of its clip, or of the part that it names."""
 
-import json
 import logging
-import math
 from collections import Counter
 from pathlib import Path
 
-from motion_llm.json_files import read_text
+from motion_llm.json_files import parse_json, read_text
 from motion_llm.motion.clip_files import MotionFiles, clip_id_of
 from motion_llm.motion.codec import CodecError, MotionCodec
 from motion_llm.motion.kinematics import body_size
@@ -18,6 +16,8 @@ log = logging.getLogger(__name__)
 TIMES, FRAMES = ("start", "end"), ("start_frame", "end_frame")  # in seconds; in frames of the file
 KEPT = ("participant_id", "split")
 FIELDS = ("file", "text_query", *KEPT, *TIMES, *FRAMES)
+EXPECTED = 'JSON, a list of objects such as {"file": "walk.bvh", "text_query": "a person walks"}'
+MOST = 1e9  # seconds or frames that an entry may name
 LONG = 30.0  # seconds; one caption rarely says what happens in more
 
 
@@ -87,7 +87,7 @@ def _part(entry: dict, codes: list[int], fps: float, seconds: float, codec: Moti
         raise CodecError(f"it has {' and '.join(times)}, expected {' and '.join(TIMES)} in seconds, or "
                          f"{' and '.join(FRAMES)}")
     for name, value in times.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < MOST:
             raise CodecError(f"{name} is {value!r}, expected a number from 0 on")
     unit = 1 / fps if names is FRAMES else 1.0
     start, end = times.get(names[0], 0) * unit, times.get(names[1], seconds / unit) * unit
@@ -122,14 +122,11 @@ def _warn(entries: list[dict], seconds: dict[Path, float], paths: list[Path]) ->
 
 def _read_captions(path: Path) -> list[dict]:
     text = read_text(path, CodecError)
-    try:
-        if text.lstrip().startswith("{"):  # JSON Lines
-            rows = [json.loads(line) for line in text.split("\n") if line.strip()]
-        else:
-            rows = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise CodecError(f"{path} is broken: {error}; expected JSON, a list of objects such as "
-                         '{"file": "walk.bvh", "text_query": "a person walks"}') from None
+    if text.lstrip().startswith("{"):  # JSON Lines
+        rows = [parse_json(line, f"{path}: line {number}", CodecError, EXPECTED, finite=False)
+                for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    else:
+        rows = parse_json(text, str(path), CodecError, EXPECTED, finite=False)
     if not isinstance(rows, list) or not rows or rows == [{}]:
         raise CodecError(f"{path}: expected a list of objects with file and text_query")
     for place, row in enumerate(rows):

@@ -20,7 +20,8 @@ STORAGES = {  # torch's name of a storage -> the numbers in it; bfloat16 is wide
     "DoubleStorage": "<f8", "FloatStorage": "<f4", "HalfStorage": "<f2", "BFloat16Storage": "<u2",
     "LongStorage": "<i8", "IntStorage": "<i4", "ShortStorage": "<i2", "CharStorage": "|i1", "ByteStorage": "|u1",
     "BoolStorage": "|b1"}
-BROKEN = (ValueError, TypeError, IndexError, KeyError)  # what following the steps of a broken pickle can raise
+# What following the steps of a broken pickle can raise.
+BROKEN = (ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Checkpoint:
                 if f"{folder}byteorder" in file.namelist() and file.read(f"{folder}byteorder") != b"little":
                     raise CodecError(f"{path} was saved on a big-endian machine: load it there and save it as float32 "
                                      "on a usual one")
-                return Checkpoint(path, folder, _followed(file.read(pickled)))
+                return Checkpoint(path, folder, _followed(_stored(file, pickled)))
         except zipfile.BadZipFile as error:
             raise CodecError(f"{path} is no checkpoint that torch.save wrote (torch 1.6 or later), or is damaged: "
                              f"{str(error)[:100]}") from None
@@ -79,7 +80,7 @@ class Checkpoint:
         if tensor.storage not in STORAGES:
             raise CodecError(f"{self.path}: {name} is of {tensor.storage}, expected one of {', '.join(STORAGES)}")
         try:
-            numbers = np.frombuffer(file.read(f"{self.folder}data/{tensor.key}"), STORAGES[tensor.storage])
+            numbers = np.frombuffer(_stored(file, f"{self.folder}data/{tensor.key}"), STORAGES[tensor.storage])
         except (KeyError, ValueError, zipfile.BadZipFile) as error:
             raise CodecError(f"{self.path} is damaged: the numbers of {name} ({str(error)[:100]!r})") from None
         if tensor.storage == "BFloat16Storage":
@@ -87,10 +88,18 @@ class Checkpoint:
         if prod(tensor.shape) == 0:
             return np.zeros(tensor.shape, numbers.dtype)
         last = tensor.start + sum((size - 1) * step for size, step in zip(tensor.shape, tensor.strides, strict=True))
-        if min(tensor.start, *tensor.shape, *tensor.strides, 0) < 0 or last >= len(numbers):
+        if min(tensor.start, *tensor.shape, *tensor.strides, 0) < 0 or last >= len(numbers) or (
+                prod(tensor.shape) > len(numbers)):  # strides of 0 repeat numbers
             raise CodecError(f"{self.path} is damaged: {name} is {tensor.shape}, of {len(numbers)} numbers")
         strides = [step * numbers.itemsize for step in tensor.strides]
         return np.lib.stride_tricks.as_strided(numbers[tensor.start:], tensor.shape, strides).copy()
+
+
+def _stored(file: zipfile.ZipFile, name: str) -> bytes:
+    """The bytes of a member. torch.save packs none, and a packed one may have any size. Raises ValueError, KeyError."""
+    if file.getinfo(name).compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"{name[:60]} is packed")
+    return file.read(name)
 
 
 def _followed(pickled: bytes) -> object:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
+from motion_llm.input_files import is_below
 from motion_llm.motion.files import READERS, is_motion_file, read_motion
 from motion_llm.motion.names import listed
 from motion_llm.motion.skeleton import Motion, MotionError
@@ -80,6 +81,9 @@ class MotionFiles(Sequence[Motion]):
         wanted = unicodedata.normalize("NFC", posixpath.normpath(name.replace("\\", "/")))
         if wanted in self._places:
             return self._places[wanted]
+        if not is_below(wanted):
+            raise MotionError(f"{name[:60]} is no motion file in {self.folder} and its folders: it leads out of it, "
+                              "expected a name below it")
         names = self._names
         if (self.folder / name).is_file():
             raise MotionError(f"{self.folder / name} is no motion file in {self.folder} and its folders, expected a "

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from motion_llm.arrays import Archive
+from motion_llm.arrays import Archive, load_weights
 from motion_llm.digests import check_digests, digests_of
-from motion_llm.json_files import read_json, write_json
+from motion_llm.json_files import check_form, read_json, write_json
 from motion_llm.motion.clip_files import with_bar
 from motion_llm.motion.features import Layout, features_of, joints_from_features, mirror_features
 from motion_llm.motion.kinematics import resampled, with_rotations
@@ -25,7 +26,12 @@ CONFIG_FILE, CODEBOOK_FILE, WEIGHTS_FILE = "codec.json", "codebook.npz", "weight
 FILES = (CONFIG_FILE, CODEBOOK_FILE, WEIGHTS_FILE)
 CODES, WINDOW, SEED = 512, 4, 0
 FEATURE_MEMORY = 0.4  # of the free memory, for the features that a codec is fitted to
+MOST_CODES, MOST_WINDOW = 1_000_000, 1024
 QUANTISERS = ("vqvae", "kmeans")  # the first is the default: its measured error is lower (docs/log.md)
+FORM = {  # of codec.json
+    "skeleton": {"names": [str], "parents": [range(-1, 100_000)], "offsets": [[slice(-1e6, 1e6)]]},
+    "kind": re.compile("|".join(QUANTISERS)), "codes": range(2, MOST_CODES + 1), "window": range(1, MOST_WINDOW + 1),
+    "fps": slice(1e-6, 1e6), "files?": {str: re.compile("[0-9a-f]{64}")}}
 
 
 class CodecError(ValueError):
@@ -87,8 +93,9 @@ class MotionCodec:
         motion of another figure or in another unit."""
         if not motions:
             raise CodecError("no motions to fit a codec to")
-        if codes < 2 or window < 1:
-            raise CodecError(f"{codes} codes of {window} frames: expected 2 codes or more, of 1 frame or more")
+        if not (2 <= codes <= MOST_CODES and 1 <= window <= MOST_WINDOW):
+            raise CodecError(f"{codes} codes of {window} frames: expected 2 to {MOST_CODES:,} codes, of 1 to "
+                             f"{MOST_WINDOW} frames")
         if fps is not None and not 0 < fps < 1e5:
             raise MotionError(f"{fps} frames a second: expected more than 0, and less than 100,000")
         count, names = len(motions), names or [f"motion {i}" for i in range(len(motions))]
@@ -138,7 +145,9 @@ class MotionCodec:
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / CONFIG_FILE).unlink(missing_ok=True)
+        for name in map(Path, FILES):  # what a killed fit left
+            for path in (folder / name, folder / f".{name.stem}.saving{name.suffix}"):
+                path.unlink(missing_ok=True)
         with saving(folder / CODEBOOK_FILE) as path:
             np.savez(path, codebook=self.quantiser.codebook.astype(np.float32))
         tensors = self.quantiser.tensors()
@@ -185,15 +194,17 @@ def _config_of(folder: Path) -> dict:
 
 
 def copy_codec(source: str | Path, target: str | Path) -> None:
-    """Copies the codec's files, without other files of the folder; removes those of an earlier codec in target."""
+    """Copies the codec's files, without other files of the folder; removes those of an earlier codec in target. As in
+    save(), a folder that has codec.json is complete."""
     source, target = Path(source), Path(target)
     if source.resolve() == target.resolve():
         return
-    target.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         (target / name).unlink(missing_ok=True)
+    for name in reversed(FILES):
         if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
+            with saving(target / name) as path:
+                shutil.copyfile(source / name, path)
 
 
 def codec_fingerprint(folder: str | Path) -> str:
@@ -207,30 +218,25 @@ def codec_fingerprint(folder: str | Path) -> str:
 
 def _read_config(path: Path) -> dict:
     content = read_json(path, CodecError)
+    if missing := [name for name in FORM if name[-1] != "?" and name not in content]:
+        raise CodecError(f"{path} has no {missing[0]!r}: it is damaged, or no codec's file")
+    content = {"files": {}, "layout": None} | content  # folders of earlier versions have neither
+    place, layout = f"{path} is damaged:", content["layout"]
+    check_form(content, FORM, place, CodecError)
+    if unknown := set(content["files"]) - set(FILES):
+        raise CodecError(f"{place} files has {min(unknown)[:60]!r}, expected {', '.join(FILES[1:])}")
+    skeleton = content["skeleton"]
+    if layout is not None:
+        joint = range(len(skeleton["names"]))
+        check_form(layout, {"centre": joint}, f"{place} layout", CodecError)
+        if layout.get("across") is not None:
+            check_form(layout, {"across": [joint]}, f"{place} layout", CodecError)
+        content["layout"] = {"across": None} | layout
     try:
-        skeleton = content["skeleton"]
         content["skeleton"] = Skeleton(tuple(skeleton["names"]), tuple(skeleton["parents"]),
                                        np.array(skeleton["offsets"], dtype=float))
-        if not np.isfinite(content["skeleton"].offsets).all():
-            raise CodecError("the skeleton's offsets hold values that are not finite")
-        for name, least in (("codes", 2), ("window", 1)):
-            if not isinstance(content[name], int) or content[name] < least:
-                raise CodecError(f"{name} is {content[name]!r}, expected an integer from {least} on")
-        if not isinstance(content["fps"], int | float) or not 0 < content["fps"] < 1e6:
-            raise CodecError(f"fps is {content['fps']!r}, expected frames a second")
-        content.setdefault("files", {})  # folders of before have neither this
-        layout = content.setdefault("layout", None)  # nor this
-        if not isinstance(content["files"], dict) or not set(content["files"]) <= set(FILES):
-            raise CodecError(f"files is {str(content['files'])[:80]}, expected names and their sha256")
-        if layout is not None and not (layout["centre"] in range(len(skeleton["names"]))
-                                       and isinstance(layout["across"], list | None)):
-            raise CodecError(f"layout is {layout!r}, expected centre, a joint, and across, two joints")
-        if content["kind"] not in QUANTISERS:
-            raise CodecError(f"kind is {content['kind']!r}, expected one of {', '.join(QUANTISERS)}")
-    except KeyError as error:
-        raise CodecError(f"{path} has no {error.args[0]!r}: it is damaged, or no codec's file") from None
-    except (ValueError, TypeError) as error:
-        raise CodecError(f"{path} is damaged: {error}") from None
+    except ValueError as error:  # of numpy: rows of several lengths
+        raise CodecError(f"{place} {error}") from None
     return content
 
 
@@ -248,15 +254,10 @@ def _read_codebook(path: Path, codes: int) -> np.ndarray:
 
 
 def _read_weights(path: Path) -> dict[str, np.ndarray]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
     try:
-        return load_file(path)
+        return load_weights(path, CodecError)
     except FileNotFoundError:
         raise CodecError(f"{path} is missing: the folder is damaged") from None
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise CodecError(f"{path} is damaged: {error}") from None
 
 
 def tokens_of(text: str) -> list[int]:

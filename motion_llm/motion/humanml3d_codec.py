@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from motion_llm.arrays import load_npy
+from motion_llm.input_files import check_regular
 from motion_llm.motion.checkpoint import Checkpoint, StoredTensor, Stub
 from motion_llm.motion.codec import CodecError
 from motion_llm.motion.humanml3d import FEATURES, FPS, joints_from_features, skeleton_of
@@ -76,6 +77,7 @@ def _read_checkpoint(path: Path) -> dict:
     before that is removed. Of the rest of the file nothing is loaded, and nothing is run."""
     import torch
 
+    check_regular(path, CodecError)
     checkpoint = Checkpoint.read(path)
     content = checkpoint.content
     for name in ("net", "state_dict"):
@@ -89,7 +91,10 @@ def _read_checkpoint(path: Path) -> dict:
         for part in PARTS:
             if part in words[:2] and isinstance(tensor, StoredTensor):
                 tensors[".".join(words[words.index(part):])] = tensor
-    return {name: torch.from_numpy(numbers) for name, numbers in checkpoint.arrays(tensors).items()}
+    arrays = checkpoint.arrays(tensors)
+    if damaged := [name for name, numbers in arrays.items() if not np.isfinite(numbers).all()]:
+        raise CodecError(f"{path} is damaged: {damaged[0][:60]} holds values that are not finite")
+    return {name: torch.from_numpy(numbers) for name, numbers in arrays.items()}
 
 
 def _network_of(parameters: dict, path: Path):
@@ -105,12 +110,14 @@ def _network_of(parameters: dict, path: Path):
         raise CodecError(f"{path} is of {first.shape[1]} features a frame, expected HumanML3D's {FEATURES}")
     halvings = sum(f"encoder.model.{2 + i}.0.weight" in parameters for i in range(8))
     depth = sum(f"encoder.model.2.1.model.{i}.conv1.weight" in parameters for i in range(16))
-    network = Network(FEATURES, first.shape[0], len(codebook), codebook.shape[1], halvings, depth)
-    expected = network.state_dict()
+    sizes = FEATURES, first.shape[0], len(codebook), codebook.shape[1], halvings, depth
+    with torch.device("meta"):  # shapes alone, as a network of sizes that lie would take all memory
+        expected = Network(*sizes).state_dict()
     for name in sorted(set(expected) | set(parameters)):
         if name not in parameters or name not in expected or parameters[name].shape != expected[name].shape:
             shape = tuple(parameters[name].shape) if name in parameters else "nothing"
             expected_shape = tuple(expected[name].shape) if name in expected else "nothing"
             raise CodecError(f"{path}: {name} is {shape}, expected {expected_shape}")
+    network = Network(*sizes)
     network.load_state_dict(parameters)
     return network

@@ -1,18 +1,18 @@
 """Reads .npy files of joints or of HumanML3D's features, and JSON files of skeletons."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 
 from motion_llm.arrays import load_npy
-from motion_llm.json_files import read_text
+from motion_llm.json_files import check_form, read_json
 from motion_llm.motion import humanml3d
 from motion_llm.motion.kinematics import turned_up
 from motion_llm.motion.skeleton import Motion, MotionError, Skeleton
 
 SKELETON_FILE = "skeleton.json"  # beside the clips, or in a folder above them
 OTHER_BONES = 0.5  # of HumanML3D's bone lengths, which all its clips share; those of normalised features differ by more
+MOST_JOINTS = 5000
 NO_LENGTH = 1e-6  # metres; a shorter bone has no direction
 
 
@@ -46,14 +46,14 @@ def read_joints(path: str | Path, fps: float = humanml3d.FPS, skeleton_path: str
 def read_skeleton(path: str | Path) -> tuple[list[str], list[int]]:
     """Names and parents of a JSON file such as {"names": ["hips", "spine"], "parents": [-1, 0]}."""
     try:
-        skeleton = json.loads(read_text(path, MotionError))
-        names, parents = skeleton["names"], skeleton["parents"]
-    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise MotionError(f'{path}: {str(error)[:100]!r}, expected JSON such as {{"names": ["hips"], "parents": [-1]}}'
-                          ) from error
-    if not (isinstance(names, list) and isinstance(parents, list) and len(names) == len(parents)
-            and all(isinstance(name, str) for name in names) and all(type(parent) is int for parent in parents)):
-        raise MotionError(f"{path}: expected as many names (text) as parents (whole numbers, -1 for the root)")
+        skeleton = read_json(Path(path), MotionError)
+        check_form(skeleton, {"names": [str], "parents": [range(-1, MOST_JOINTS)]}, f"{path}:", MotionError)
+    except (OSError, MotionError) as error:
+        found = str(error).removeprefix(str(path)).lstrip(" :")
+        raise MotionError(f'{path}: {found}; expected JSON such as {{"names": ["hips"], "parents": [-1]}}') from None
+    names, parents = skeleton["names"], skeleton["parents"]
+    if len(names) != len(parents):
+        raise MotionError(f"{path}: {len(names)} names and {len(parents)} parents, expected as many")
     return names, parents
 
 

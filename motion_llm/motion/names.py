@@ -5,6 +5,7 @@ import unicodedata
 from collections.abc import Sequence
 
 SIDES = (("left", "right"), ("l", "r"), ("左", "右"))
+READINGS = 8  # at most of one name; a name of many words that are sides would take quadratic time
 SHOWN = 6  # names at most in a message
 
 
@@ -33,10 +34,12 @@ def _words(name: str) -> list[str]:
 
 
 def _readings(name: str, whole_words: bool) -> list[tuple[str, int]]:
-    """Every (name without its side, 0 for left or 1 for right) that a name may mean: "LeftArm", "Arm_L", "l_arm", and,
+    """The (name without its side, 0 for left or 1 for right) that a name may mean: "LeftArm", "Arm_L", "l_arm", and,
     unless whole_words, "leftarm" and "lfemur"."""
     words, readings = _words(name), []
     for i, word in enumerate(words):
+        if len(readings) >= READINGS:
+            break
         for sides in SIDES:
             for side, spelling in enumerate(sides):
                 starts = word.lower().startswith(spelling) and not whole_words and i == 0

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
+from motion_llm.input_files import check_regular
 from motion_llm.motion.skeleton import Motion, MotionError, Skeleton
 
 log = logging.getLogger(__name__)
 SHOULDERS = 0.36  # metres from shoulder to shoulder: an adult's; the image says nothing of metres
 CHEST_HEIGHT = 1.4  # metres, of the chest in its median position
 LONGEST_GAP = 0.25  # seconds; longer gaps of a needed point are refused, since what happened in them is unknown
+MOST_BYTES = 2**31  # hours of all points
 LIKELY_SEEN = 0.5  # mean confidence of the legs' points from which the legs are part of the figure
 PIXELS, WIDTHS = 10, 10  # MediaPipe's depth is in image widths beside pixels: shoulders over 10, depths below 10
 COMPONENTS = (  # of the body, the left and the right hand: MediaPipe Holistic, OpenPose, COCO WholeBody, AlphaPose
@@ -90,9 +92,11 @@ def _points(path: Path) -> _Points:
     except ModuleNotFoundError as error:
         raise MotionError(f".pose files need the package pose-format (no {error.name} here): pip install pose-format"
                           ) from None
+    if (size := check_regular(path, lambda text: MotionError(text.removeprefix(f"{path} ")))) > MOST_BYTES:
+        raise MotionError(f"{size:,} bytes, expected at most {MOST_BYTES:,}")
     try:
         pose = Pose.read(path.read_bytes())
-    except (struct.error, ValueError, TypeError, IndexError, NotImplementedError) as error:
+    except (struct.error, ValueError, TypeError, IndexError, NotImplementedError, MemoryError) as error:
         raise MotionError(f"no .pose file, or damaged ({str(error)[:100]})") from None
     starts, start = {}, 0
     for component in pose.header.components:

@@ -121,8 +121,9 @@ class VqVae:
     def restore(codebook: np.ndarray, tensors: Mapping[str, np.ndarray], window: int, width: int) -> "VqVae":
         """Raises ValueError for tensors that do not fit such a network."""
         channels = len(tensors["decoder.0.bias"]) if "decoder.0.bias" in tensors else WIDTH
-        network = _untrained(width, len(codebook), window, channels, 0)
-        expected, arrays = network.state_dict(), {**tensors, "codebook": codebook}
+        with torch.device("meta"):  # shapes alone, as a network of sizes that lie would take all memory
+            expected = _untrained(width, len(codebook), window, channels, 0).state_dict()
+        arrays = {**tensors, "codebook": codebook}
         for name in sorted(set(expected) | set(arrays)):
             state = f"is {arrays[name].dtype} {arrays[name].shape}" if name in arrays else "is missing"
             if name not in expected:
@@ -131,6 +132,7 @@ class VqVae:
                 raise ValueError(f"tensor {name} {state}, expected float32 {tuple(expected[name].shape)}")
             if not np.isfinite(arrays[name]).all():
                 raise ValueError(f"tensor {name} holds values that are not finite")
+        network = _untrained(width, len(codebook), window, channels, 0)
         network.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in arrays.items()})
         return VqVae(network, window)
 

@@ -5,12 +5,12 @@ import importlib.util
 import logging
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 
 from motion_llm.network.folder import BUNDLED_MODEL, ModelError, check_model_name
 from motion_llm.saving import locked, saving_folder
@@ -18,6 +18,7 @@ from motion_llm.saving import locked, saving_folder
 log = logging.getLogger(__name__)
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+FLOATS = ("F32", "BF16", "F16")  # as safetensors spells them
 
 
 @dataclass(frozen=True)
@@ -137,10 +138,43 @@ def broken_weights_as_model_error(path: str | Path):
         raise ModelError(f"the weights in {path} are broken ({error}): restore or remove them") from error
 
 
-def read_weights(path: Path) -> dict:
-    """Name to tensor of a safetensors file. Raises ModelError naming the file where it is broken."""
-    with broken_weights_as_model_error(path):
-        return load_file(path)
+def check_weights(path: Path, file, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises ModelError, naming the file, where an open safetensors file has other tensors than these, or one of
+    another shape or kind of number. Only its head is read."""
+    names = set(file.keys())
+    if names != shapes.keys():
+        differing = sorted(names ^ shapes.keys())
+        raise ModelError(f"{path} holds {len(names)} tensors, of which {len(names - shapes.keys())} have no place in "
+                         f"the model; expected {len(shapes)} ({differing[0][:100]} differs): it is damaged, or of "
+                         "another model")
+    for name, expected in shapes.items():
+        tensor = file.get_slice(name)
+        found = tuple(tensor.get_shape()), tensor.get_dtype()
+        for actual, wanted in ((found[0], (tuple(expected),)), (found[1], FLOATS)):
+            if actual not in wanted:
+                raise ModelError(f"{path}: {name} is {actual}, expected {' or '.join(map(str, wanted))}: it is "
+                                 "damaged, or of another model")
+
+
+def check_finite(path: Path, name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor. Raises ModelError, naming the file, where a value is NaN or infinite."""
+    wrong = tensor.numel() - int(tensor.isfinite().sum())
+    if wrong:
+        raise ModelError(f"{path}: {wrong:,} of {tensor.numel():,} values of {name} are NaN or infinite, expected "
+                         "finite numbers: it is damaged")
+    return tensor
+
+
+def read_weights(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
+    """Name to tensor of a safetensors file that has exactly these names and shapes. Raises ModelError naming the file
+    where it is broken, or has other tensors or values that are not finite; before they take memory, if possible."""
+    with broken_weights_as_model_error(path), safe_open(path, framework="pt") as file:
+        check_weights(path, file, shapes)
+        return {name: check_finite(path, name, file.get_tensor(name)) for name in shapes}
+
+
+def shapes_of(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
 def load_base(config: ModelConfig, device: str | None):

@@ -11,9 +11,13 @@ CODEC_FOLDER = "codec"  # in a model's folder, where CODEC_PATH named one
 FIELDS = ("stage", "tasks", "model", "vocabulary", "settings", "length_model", "history")
 LENGTHS = re.compile(r"\d{1,9} \d{1,9} \d{1,9}(\.\d+)? \d{1,9}")  # clips, shortest, median, longest
 NUMBERS = re.compile(r"[-+.e\d]+( [-+.e\d]+)*|")
+NAME = re.compile(r"(?s).{1,1000}")
+CHECK = dict.fromkeys(("epoch?", "step?", "seconds?", "seen?", "unseen?", "mean?"), float)  # on held-out clips
+HISTORY = {"losses?": [[float]], "nll?": [CHECK], "best?": CHECK, "seconds?": slice(0, 1e9)}
 FORM = {  # of motion_config.json; folders of earlier versions lack what is marked by "?"
-    "stage": str, "tasks": [str], "settings": {}, "history": {},
-    "model": {"model_name": str, "max_seq_len": range(1, 10**8), "lora_r": range(1, 10**6),
+    "stage": NAME, "tasks": [NAME], "history": HISTORY, "data_fingerprint?": str,
+    "settings": {"MAX_SEQ_LEN": range(1, 10**8), "EVAL_BATCH": range(1, 10**6), "DATA_JSON_PATH": str},
+    "model": {"model_name": NAME, "max_seq_len": range(1, 10**8), "lora_r": range(1, 10**6),
               "lora_alpha": range(1, 10**6), "dtype": str, "seed?": range(2**64), "load_in_4bit?": bool},
     "vocabulary": {"first_motion_id": range(2**31), "codebook_size": range(1, 2_000_000), "participants": [str]},
     "length_model": {
@@ -63,7 +67,19 @@ def read_motion_config(folder: str | Path) -> dict:
     if unknown := [name for name in content["model"] if not {name, f"{name}?"} & {*FORM["model"]}]:
         raise ModelError(f"{folder / MOTION_CONFIG} is damaged: model has {unknown[0][:60]}, which is unknown")
     check_form(content.get("files", {}), {str: str}, f"{folder / MOTION_CONFIG} is damaged: files", ModelError)
+    if wrong := [pair for pair in content["history"].get("losses", ()) if len(pair) != 2]:
+        raise ModelError(f"{folder / MOTION_CONFIG} is damaged: history losses has {str(wrong[0])[:60]}, expected an "
+                         "update and its loss")
     return content
+
+
+def stage_history(folder: str | Path) -> dict:
+    """The history of a stage that a run has finished. Raises ModelError for one that lacks a part."""
+    history, place = read_motion_config(folder)["history"], f"{Path(folder) / MOTION_CONFIG} is damaged: history"
+    check_form(history, {"losses": [[float]], "nll": [{}], "best": {}, "seconds": float}, place, ModelError)
+    if history["best"]:
+        check_form(history["best"], {"epoch": float}, f"{place} best", ModelError)
+    return history
 
 
 def update_settings(folder: Path, changes: Mapping) -> None:

@@ -9,7 +9,7 @@ import re
 from datetime import datetime
 from pathlib import Path
 
-from motion_llm.json_files import read_json, read_text
+from motion_llm.json_files import check_form, read_json, read_text
 from motion_llm.network.folder import ModelError
 from motion_llm.network.known_bases import UnknownToFastLoading
 
@@ -19,9 +19,28 @@ def count_tokens(folder: Path) -> int:
     if not (folder / "tokenizer.json").is_file():
         raise UnknownToFastLoading(f"{folder} has no tokenizer.json")
     state = read_json(folder / "tokenizer.json", ModelError)
-    vocabulary = state["model"]["vocab"]  # an object, or a list of [token, score]
-    tokens = vocabulary if isinstance(vocabulary, dict) else [token for token, _ in vocabulary]
+    check_form(state, {"model": {}, "added_tokens": [{"content": str}]}, str(folder / "tokenizer.json"), ModelError)
+    vocabulary = state["model"].get("vocab")  # an object, or a list of [token, score]
+    if isinstance(vocabulary, dict):
+        tokens = [*vocabulary]
+    else:
+        check_form(vocabulary, [[]], f"{folder / 'tokenizer.json'}: model vocab", ModelError)
+        tokens = [str(pair[0]) for pair in vocabulary if pair]
     return len({*tokens, *(token["content"] for token in state["added_tokens"])})
+
+
+class _PlainErrors:
+    """Around tokenizers, which raises a plain Exception, of no class of its own, for whatever is wrong with a file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind, error, traceback) -> None:
+        if kind in (Exception, ValueError):
+            raise ModelError(f"{self.path} is broken: {str(error)[:200]}") from error
 
 
 class FolderTokenizer:
@@ -36,10 +55,8 @@ class FolderTokenizer:
         folder = Path(folder)
         if not (folder / "tokenizer.json").is_file():
             raise UnknownToFastLoading(f"{folder} has no tokenizer.json")
-        try:
+        with _PlainErrors(folder / "tokenizer.json"):
             self.backend_tokenizer = Tokenizer.from_str(read_text(folder / "tokenizer.json", ModelError))
-        except ValueError as error:
-            raise ModelError(f"{folder / 'tokenizer.json'} is broken: {str(error)[:200]}") from error
         self.backend_tokenizer.no_truncation()
         self.backend_tokenizer.no_padding()
         config = read_json(folder / "tokenizer_config.json", ModelError)

@@ -9,7 +9,7 @@ names; the tests compare both bit by bit for every kind of base.
 import math
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +19,7 @@ from safetensors import safe_open
 from torch.nn import functional
 
 from motion_llm.json_files import read_json
-from motion_llm.network.base import ModelConfig, base_source, broken_weights_as_model_error
+from motion_llm.network.base import ModelConfig, base_source, broken_weights_as_model_error, read_weights
 from motion_llm.network.folder import ModelError
 from motion_llm.network.known_bases import ATTENTION, MLP, BaseConfig, UnknownToFastLoading
 
@@ -88,9 +88,11 @@ class Tensors:
 
 
 class Merger:
-    """Merges one weight at a time. base, adapter: Tensors; scale: alpha / r; new_ids: the ids of the new rows."""
+    """Merges one weight at a time. adapter: name -> trained values; scale: alpha / r; new_ids: the ids of the new
+    rows."""
 
-    def __init__(self, base: Tensors, adapter: Tensors, scale: float, dtype: torch.dtype, new_ids: range):
+    def __init__(self, base: Tensors, adapter: Mapping[str, torch.Tensor], scale: float, dtype: torch.dtype,
+                 new_ids: range):
         self.base, self.adapter, self.scale, self.dtype, self.new_ids = base, adapter, scale, dtype, new_ids
         self._buffer = torch.empty(0)  # for B A: memory that is new for every weight would take longer than the product
 
@@ -249,8 +251,7 @@ def merged_network(config: ModelConfig, folder: Path, adapter_path: Path, new_id
     if shapes != base_config.shapes(base_rows):
         differing = sorted(name for name, _ in shapes.items() ^ base_config.shapes(base_rows).items())
         raise UnknownToFastLoading(f"a {base_config.model_type} base with other tensors, such as {differing[0]}")
-    adapter = Tensors([adapter_path])
-    _check_adapter(adapter_path, adapter.shapes(), _adapter_shapes(shapes, config.lora_r, len(new_ids), width))
+    adapter = read_weights(adapter_path, _adapter_shapes(shapes, config.lora_r, len(new_ids), width))
     merger = Merger(base, adapter, config.lora_alpha / config.lora_r, dtype, new_ids)
     return MergedNetwork(base_config, merger, max(tokens, base_rows))
 
@@ -265,14 +266,3 @@ def _adapter_shapes(shapes: dict[str, tuple[int, ...]], rank: int, rows: int, wi
             expected[f"{PREFIX}{name}.lora_A.weight"] = (rank, shape[1])
             expected[f"{PREFIX}{name}.lora_B.weight"] = (shape[0], rank)
     return expected
-
-
-def _check_adapter(path: Path, shapes: dict, expected: dict) -> None:
-    """Raises ModelError for trained values that are not exactly the expected ones."""
-    if shapes.keys() != expected.keys():
-        raise ModelError(f"{path} holds {len(shapes)} tensors, of which {len(shapes.keys() - expected.keys())} have no "
-                         f"place in the model; expected {len(expected)}: it is damaged, or of another model")
-    for name, shape in shapes.items():
-        if shape != expected[name]:
-            raise ModelError(f"{path}: {name} is {shape}, expected {expected[name]}: it is damaged, or of another "
-                             "model")

@@ -2,7 +2,8 @@
 
 Read in this order: grammar (the allowed ids, for llguidance), end_shift (the soft target of a length, a plugin for
 vLLM), client (a client of a server, which goes into every export), vllm_engine (vLLM in the same process),
-export_readme.md (the README of an export).
+export_readme.md (the README of an export) and quoting (a model's text in it).
 
-export.py at the top writes the folder. Serving may import templates.py, dataset, network and decoding.request.
+export.py at the top writes the folder. Serving may import templates.py, dataset, network, decoding.request,
+command_line and json_files.
 """

@@ -9,7 +9,6 @@ training, and each answer is checked. Written for vLLM's OpenAI-compatible serve
 
 import argparse
 import json
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
@@ -17,12 +16,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from motion_llm.command_line import exit_status
 from motion_llm.dataset.lengths import LengthLimits, LengthModel
 from motion_llm.dataset.rows import caption_key
+from motion_llm.json_files import check_form
+from motion_llm.network.folder import read_motion_config
 from motion_llm.serving.grammar import motion_grammar
 from templates import MotionVocabulary, PlainTextEncoder
 
 URL = "http://127.0.0.1:8000"
+IDS = [range(2**31)]
+FORM = {  # of what the client reads in motion_config.json, beside what every model's folder has
+    "turns": {"user": IDS, "assistant": IDS},
+    "settings": {"MAX_SEQ_LEN": range(1, 10**8), "GEN_TEMPERATURE": float, "GEN_TOP_P": float, "GEN_TOP_K": float,
+                 "GEN_END_LOGIT_SLOPE": float}}
 TIMEOUT = 600.0  # seconds to wait for an answer
 
 
@@ -67,9 +74,10 @@ class Prompts:
         for name in ("motion_config.json", "tokenizer.json"):
             if not (folder / name).is_file():
                 raise ClientError(f"{folder} has no {name}: it is no exported model")
-        content = json.loads((folder / "motion_config.json").read_text(encoding="utf-8"))
+        content = read_motion_config(folder)
         if "turns" not in content:
             raise ClientError(f"{folder}/motion_config.json has no turns: it is a model's folder, not an exported one")
+        check_form(content, FORM, f"{folder}/motion_config.json:", ClientError)
         self.settings = content["settings"]
         self.turns = content["turns"]
         self.vocabulary = MotionVocabulary.from_dict(content["vocabulary"])
@@ -183,14 +191,14 @@ class Client:
         choice = answer["choices"][0]
         ids = choice.get("token_ids")
         if not ids:
-            raise ClientError(f"the answer has no token_ids, expected those of a vLLM server: {choice}")
+            raise ClientError(f"the answer has no token_ids, expected those of a vLLM server: {str(choice)[:200]}")
         codes = [i - vocabulary.first_motion_id for i in ids[:-1]]
         allowed = range(vocabulary.codebook_size) if clip.codes is None else set(clip.codes)
         if not (ids[-1] == vocabulary.end_id and limits.min_tokens <= len(codes) <= limits.max_tokens
                 and all(code in allowed for code in codes)):
             raise ClientError(f"{clip.caption!r}: not a motion of {limits.min_tokens} to {limits.max_tokens} codes and "
-                              f"the end {vocabulary.end_id}: {ids} ({choice.get('finish_reason')}): was the grammar "
-                              "left out?")
+                              f"the end {vocabulary.end_id}: {str(ids)[:200]} ({choice.get('finish_reason')}): "
+                              "was the grammar left out?")
         return codes
 
 
@@ -211,14 +219,12 @@ def _parser(folder: Path) -> argparse.ArgumentParser:
 def main(folder: Path) -> int:
     """The command line of an export's client.py; folder: the export."""
     args = _parser(folder).parse_args()
+    return exit_status("client.py", lambda: print("\n".join(_answers(args))))
+
+
+def _answers(args: argparse.Namespace) -> list[str]:
     clips = [Clip(prompt, args.participant_id, args.min_tokens, args.max_tokens, args.soft_target, None, args.seed)
              for prompt in args.prompt]
-    try:
-        client = Client(args.folder, args.url, temperature=args.temperature, top_p=args.top_p, top_k=args.top_k,
-                        end_logit_slope=args.end_logit_slope)
-        for codes in client.ask_all(clips):
-            print(" ".join(map(str, codes)))
-    except (ValueError, OSError) as error:
-        print(f"client.py: {error}", file=sys.stderr)
-        return 1
-    return 0
+    client = Client(args.folder, args.url, temperature=args.temperature, top_p=args.top_p, top_k=args.top_k,
+                    end_logit_slope=args.end_logit_slope)
+    return [" ".join(map(str, codes)) for codes in client.ask_all(clips)]

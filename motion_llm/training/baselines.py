@@ -31,7 +31,7 @@ class TrainingClips:
 
     def __init__(self, chunks: Iterable[Columns], captions: Container[str] = (), seed: int = 0):
         share = MOST_CLIPS / max(1, sum(map(len, chunks)))
-        rng = np.random.default_rng(seed)
+        rng, motions = np.random.default_rng(seed), set()
         self.clips: list[list[int]] = []
         self.by_caption: dict[str, list[list[int]]] = defaultdict(list)
         for chunk in chunks:
@@ -39,9 +39,11 @@ class TrainingClips:
             for place, text in enumerate(chunk.texts.to_list()):
                 key = caption_key(text)
                 if sampled[place] or key in captions:
-                    codes = chunk.row(place).codes.tolist()
-                    self.by_caption[key].append(codes)
-                    self.clips += [codes] * int(sampled[place])
+                    codes = chunk.row(place).codes
+                    self.by_caption[key].append(codes.tolist())
+                    if sampled[place] and codes.tobytes() not in motions:  # a clip counts once, with many captions too
+                        motions.add(codes.tobytes())
+                        self.clips.append(codes.tolist())
         self._index = CaptionIndex(list(self.by_caption))
         self._nearest: dict[str, str] = {}
 

@@ -19,14 +19,15 @@ from tqdm.auto import tqdm
 from transformers import Trainer, TrainerCallback
 
 from collators import EpochBatches, micro_batches
-from model import read_weights, sum_nll
-from motion_llm.digests import damage, digests_of
+from model import read_weights, shapes_of, sum_nll
+from motion_llm.digests import damage, digests_of, say_unchecked
 from motion_llm.json_files import check_form, read_json, write_json
 from motion_llm.saving import naming, saving
 
 log = logging.getLogger(__name__)
 
 WEIGHTS, TIME_USED, DIGESTS = "trainable.safetensors", "time_used.json", "files.json"
+TIME_FORM = {"seconds": slice(0, 1e9), "loss?": float, "logged_at?": range(2**53)}
 CHECKPOINT_FILES = (WEIGHTS, TIME_USED, "optimizer.pt", "scheduler.pt", "trainer_state.json")
 BEST = "best-{}.safetensors"  # with the update whose values it holds
 TURNED_UP = 1.01  # a held-out NLL above this many times the best one so far gives a warning
@@ -84,13 +85,15 @@ class StageTrainer(Trainer):
     """heldout: set -> rows. heldout_task: the task whose NLL is computed on them."""
 
     def __init__(self, *args, batches: EpochBatches, options: StepOptions, clock: Clock,
-                 heldout: Mapping[str, Sequence], heldout_task: str, **kwargs):
-        super().__init__(*args, eval_dataset=heldout, **kwargs)
+                 heldout: Mapping[str, Sequence], heldout_task: str, callback: "StageCallback", **kwargs):
+        super().__init__(*args, eval_dataset=heldout, callbacks=[callback], **kwargs)
+        callback.trainer, self.stage_callback = self, callback
         self.batches = batches
         self.options = options
         self.clock = clock
         self.heldout = heldout
         self.heldout_task = heldout_task
+        self.progress: dict = {}  # of time_used.json, from the checkpoint that training goes on from or is saving
 
     def get_train_dataloader(self) -> DataLoader:
         # Not prepared by accelerate: EpochBatches already gives each process its part of every batch.
@@ -147,8 +150,9 @@ class StageTrainer(Trainer):
             if metrics["eval_mean"] < min(earlier, default=math.inf):
                 self._save_best()
             elif metrics["eval_mean"] > TURNED_UP * min(earlier):
-                log.warning("held-out NLL turned up: %.3f after a best of %.3f; the best values are kept, and fewer "
-                            "epochs would do", metrics["eval_mean"], min(earlier))
+                with tqdm.external_write_mode(file=sys.stderr):
+                    log.warning("held-out NLL turned up: %.3f after a best of %.3f; the best values are kept, and "
+                                "fewer epochs would do", metrics["eval_mean"], min(earlier))
             metrics["eval_seconds"] = self.clock.used()
         self.clock.reserve = time.monotonic() - started
         self.log(dict(metrics))
@@ -190,6 +194,8 @@ class StageTrainer(Trainer):
             shutil.rmtree(folder / "saving", ignore_errors=True)
             self._need_space(copies=3)  # the values, and AdamW's two averages of them
         self.accelerator.wait_for_everyone()
+        self.progress = {"loss": self.accelerator.reduce(self._tr_loss.clone(), "mean").item(),
+                         "logged_at": self._globalstep_last_logged}
         with naming(folder):
             super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
@@ -217,21 +223,31 @@ class StageTrainer(Trainer):
     def _save(self, output_dir=None, state_dict=None) -> None:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
         save_file(self.model.trainable_state(), Path(output_dir) / WEIGHTS)
-        write_json(Path(output_dir) / TIME_USED, {"seconds": self.clock.used()})
+        write_json(Path(output_dir) / TIME_USED, {"seconds": self.clock.used()} | self.progress)
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None) -> None:
         folder = Path(resume_from_checkpoint)
         check_checkpoint(folder)
-        self.model.load_trainable_state(read_weights(folder / WEIGHTS))
-        content = read_json(folder / TIME_USED, TrainingError)
-        check_form(content, {"seconds": float}, str(folder / TIME_USED), TrainingError)
-        self.clock.resume(content["seconds"])
+        self.model.load_trainable_state(read_weights(folder / WEIGHTS, shapes_of(self.model.trainable_state())))
+        self.progress = read_json(folder / TIME_USED, TrainingError)
+        check_form(self.progress, TIME_FORM, str(folder / TIME_USED), TrainingError)
+        self.clock.resume(self.progress["seconds"])
+
+    def resume_loss(self) -> None:
+        """The loss that is logged next is the mean since the one before the checkpoint; Trainer forgets what was before
+        it. Checkpoints of earlier versions forgot it too."""
+        self._tr_loss += self.progress.get("loss", 0.0)
+        self._globalstep_last_logged = self.progress.get("logged_at", self.state.global_step)
 
 
 def check_checkpoint(folder: Path) -> None:
     """Raises TrainingError for a checkpoint with a damaged or missing file: Trainer would go on without an optimizer's
     state, to other weights."""
-    digests = read_json(folder / DIGESTS, TrainingError) if (folder / DIGESTS).is_file() else {}
+    digests = {}
+    if (folder / DIGESTS).is_file():
+        digests = read_json(folder / DIGESTS, TrainingError)
+    else:
+        say_unchecked(folder)
     check_form(digests, {str: str}, str(folder / DIGESTS), TrainingError)
     gone = [name for name in CHECKPOINT_FILES if not (folder / name).is_file() or not (folder / name).stat().st_size]
     if wrong := f"{gone[0]} is missing or empty" if gone else damage(folder, digests):
@@ -277,9 +293,12 @@ class StageCallback(TrainerCallback):
         self.evaluations = evaluations
         self.evaluated = 0  # evaluations that were due so far, in a stage of minutes
         self.bar = None
+        self.trainer: StageTrainer | None = None  # which it is given to
 
     def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer.resume_loss()
         self.clock.tick(state.global_step, state.max_steps)
+        self.clock.share = _of_first_process(self.clock.share, args)
         self.evaluated = int(self.clock.share * self.evaluations)
         bar_options = dict(total=state.max_steps, initial=state.global_step, unit="step")
         if self.clock.seconds is not None:
@@ -331,7 +350,12 @@ class StageCallback(TrainerCallback):
             log.info("  %s: %sheld-out NLL per motion token: %s", progress, loss, sets or "nothing is held out")
 
     def on_train_end(self, args, state, control, **kwargs):
-        self.bar.close()
+        self.close()
+
+    def close(self) -> None:
+        """End the line of the progress bar, so that a message starts on its own."""
+        if self.bar is not None:
+            self.bar.close()
 
 
 def _minutes(seconds: float) -> str:

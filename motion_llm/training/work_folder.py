@@ -7,7 +7,7 @@ from pathlib import Path
 
 from motion_llm.dataset.report import Report
 from motion_llm.dataset.splits import Split
-from motion_llm.json_files import read_json, write_json
+from motion_llm.json_files import check_form, read_json, write_json
 from motion_llm.motion.codec import codec_fingerprint
 from motion_llm.network.folder import CODEC_FOLDER, read_motion_config
 from motion_llm.saving import clear_leftovers, locked, remove
@@ -17,6 +17,12 @@ STAGE_FOLDERS = ("stage1_mlm", "stage2_multitask", "stage3_t2m_sft")
 EVALUATION_FOLDER, JUDGE_FOLDER, GALLERY_FILE = "evaluation", "evaluator", "gallery.html"
 # Everything that a run writes beside settings.json.
 RUN_FILES = (EVALUATION_FOLDER, JUDGE_FOLDER, DATA_FOLDER, WORK_FOLDER, *STAGE_FOLDERS, METRICS_FILE, GALLERY_FILE)
+
+
+# Of settings.json; those of earlier versions lack what is marked by "?".
+FORM = {"settings": {"DATA_JSON_PATH?": str, "STAGE2_MIX?": {str: float}}, "data_fingerprint": str,
+        "data_rows?": range(2**53)}
+OR_NULL = {"codebook_size": range(1, 2_000_000), "codec_fingerprint": str}
 
 
 class PipelineError(ValueError):
@@ -51,9 +57,11 @@ def check_work_folder(run: Run, fresh: bool, differences: Callable[[Mapping, Map
                                 "away")
         return
     earlier = read_json(run.folder / SETTINGS_FILE, PipelineError)
-    if not isinstance(earlier.get("settings"), dict) or "data_fingerprint" not in earlier:
-        raise PipelineError(f"{run.folder / SETTINGS_FILE} is damaged, or was not written by this program: choose "
-                            "another --work_dir")
+    check_form(earlier, FORM, f"{run.folder / SETTINGS_FILE} is damaged, or was not written by this program "
+                              "(choose another --work_dir):", PipelineError)
+    for name, form in OR_NULL.items():
+        if earlier.get(name) is not None:
+            check_form(earlier[name], form, f"{run.folder / SETTINGS_FILE} is damaged: {name}", PipelineError)
     inside = [name for name in present if Path(run.settings["DATA_JSON_PATH"]).resolve().is_relative_to(
         (run.folder / name).resolve())]
     if fresh and inside:
@@ -76,7 +84,9 @@ def _check_earlier_run(run: Run, earlier: Mapping, differences: Callable) -> Non
                        "now")
     changed += _codec_difference(run, earlier)
     if changed:
-        raise PipelineError(f"{run.folder} was made with other settings or data:\n  " + "\n  ".join(changed) + "\n"
+        shown = [line[:400] for line in changed[:10]] + [f"and {len(changed) - 10} more"] * (len(changed) > 10)
+        lines = "\n  ".join(shown)
+        raise PipelineError(f"{run.folder} was made with other settings or data, says {SETTINGS_FILE}:\n  {lines}\n"
                             "Go back to what it was made with, choose another --work_dir, or give --fresh to "
                             "remove it and start anew.")
     for name in finished:

@@ -175,6 +175,20 @@ def test_nothing_to_train_is_an_error_with_the_splits_of_the_file(tmp_path, caps
 # ---------------------------------------------------------------- what a run measures on
 
 
+def test_a_run_measures_on_each_clip_once_whatever_its_captions(tmp_path):
+    rows = [{"text_query": f"{word} {clip}", "motion_tokens": [clip, 1, 2], "split": split}
+            for clip, split in enumerate(["train"] * 20 + ["test"] * 30) for word in ("walks", "strolls", "goes")]
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps(rows))
+    report = data.read_rows(path, 512)
+    prepared.prepare(report, splits.split_rows(report.rows, 0, 0.05, 100), tmp_path / "prepared", {})
+    measured = prepared.load_measured(tmp_path / "prepared", "test", 100, 0)
+    assert sorted(row["codes"][0] for row in measured) == list(range(20, 50))
+    words = [row["text_query"].split()[0] for row in measured]
+    assert min(words.count(word) for word in ("walks", "strolls", "goes")) > 2  # not always the first
+    assert len(prepared.load_measured(tmp_path / "prepared", "test", 7, 0)) == 7
+
+
 def test_a_run_measures_on_at_most_heldout_max_rows_of_each_kind_in_any_order(tmp_path):
     specs = [(f"caption {n % 60}", n, None, "train" if n % 60 < 30 and n < 200 else "test") for n in range(600)]
 

@@ -36,3 +36,14 @@ def test_other_encodings_are_refused_with_file_line_and_byte(tmp_path, content, 
 def test_json_with_a_byte_order_mark_is_read(tmp_path):
     (tmp_path / "a.json").write_text("\ufeff" + json.dumps({"a": "\u00e9"}), encoding="utf-8")
     assert read_json(tmp_path / "a.json") == {"a": "\u00e9"}
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    ('{"a": NaN}', "NaN, a number that is not finite"), ('{"a": [-Infinity]}', "-Infinity, a number that is not"),
+    ('{"a": 1e999}', "1e999, a number that is not finite"), ('{"a": %s}' % ("9" * 5000), "is broken: .*5000 digits"),
+    ('{"a": ' + "[" * 100_000 + "]" * 100_000 + "}", "recursion"), ("[1, 2]", "holds a list of 2, expected an object"),
+])
+def test_json_that_no_reader_of_numbers_takes_is_refused(tmp_path, content, message):
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(Refused, match=r"a\.json .*" + message):
+        read_json(tmp_path / "a.json", Refused)

@@ -7,7 +7,7 @@ import pytest
 from tiny import tiny_tokenizer
 
 import model
-from motion_llm.dataset.rows import Columns, Row, row_lengths, row_motions
+from motion_llm.dataset.rows import Columns, Row, distinct_motions, row_lengths, row_motions
 from motion_llm.dataset.sequence_lengths import SHOWN, find_unfit
 from templates import MotionTemplate
 
@@ -89,3 +89,9 @@ def test_rows_of_the_same_codes_are_one_motion():
     assert row_motions(table).tolist() == [0, 1, 2, 3, 0, 4, 1]
     assert row_motions(table.select([6, 4, 3, 1, 0])).tolist() == [0, 1, 2, 0, 1]
     assert row_motions(table.select(range(3, 7))).tolist() == [0, 1, 2, 3]
+
+
+def test_a_motion_with_several_captions_is_read_once():
+    chunks = [Columns.of([Row(i, "a", np.array(codes, np.int32)) for i, codes in enumerate(rows)])
+              for rows in ([[1, 2], [3], [1, 2]], [[3], [1, 2, 3]])]
+    assert [codes.tolist() for codes in distinct_motions(chunks)] == [[1, 2], [3], [1, 2, 3]]

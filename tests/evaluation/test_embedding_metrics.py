@@ -12,6 +12,7 @@ from motion_llm.evaluation.embedding_metrics import (
     multimodality,
     r_precision,
     retrieval_hits,
+    sample_distances,
 )
 
 
@@ -129,3 +130,13 @@ def test_one_clip_has_no_diversity():
         diversity(np.zeros((1, 3)))
     with pytest.raises(ValueError, match="^1 clips a caption, expected two or more$"):
         multimodality(np.zeros((4, 1, 3)))
+
+
+def test_large_sets_are_computed_in_parts_to_the_same_values(monkeypatch):
+    monkeypatch.setattr("motion_llm.evaluation.embedding_metrics._BLOCK", 7)
+    a, b = rng(1).normal(size=(30, 4)), rng(2).normal(size=(23, 4))
+    kernels = [(x @ y.T / 4 + 1) ** 3 for x, y in ((a, a), (b, b), (a, b))]
+    within = [(k.sum() - np.trace(k)) / (len(k) * (len(k) - 1)) for k in kernels[:2]]
+    assert kid(a, b) == pytest.approx(sum(within) - 2 * kernels[2].mean())
+    pairs = [np.linalg.norm(a[i] - a[k]) for i in range(30) for k in range(i)]
+    assert sample_distances(a[None]).tolist() == pytest.approx([np.mean(pairs)])

@@ -1,6 +1,7 @@
 """evaluation/rows.py: which rows are scored, and which clips were trained on."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,23 @@ def test_data_with_errors_are_refused_as_in_training(tmp_path):
     path = write(tmp_path / "bad.jsonl", [row("walks", [-1])])
     with pytest.raises(DataError, match="negative"):
         gather(path, None, None, None, None, False, 0)
+
+
+def test_a_clip_that_is_too_long_to_be_scored_is_named(tmp_path):
+    path = write(tmp_path / "long.jsonl", [*ROWS, row("strolls", [4, 5] * 6000)])
+    for data, train in ((path, None), (write(tmp_path / "data.jsonl", ROWS), path)):
+        with pytest.raises(EvaluationError, match="long.jsonl: line 7 has 12,000 motion tokens, expected at most"):
+            gather(data, train, None, None, None, False, 0)
+
+
+def test_a_damaged_table_of_prepared_data_is_named(tiny_run, tmp_path):
+    from motion_llm.network.folder import read_motion_config
+
+    shutil.copytree(tiny_run, tmp_path / "run")
+    folder, table = tmp_path / "run" / "stage3_t2m_sft", tmp_path / "run" / "prepared_data" / "rows.arrow"
+    table.write_bytes(table.read_bytes().replace(b"jumps", b"dumps"))
+    with pytest.raises(EvaluationError, match="prepared_data/rows.arrow is not the table .* makes it anew"):
+        gather(None, None, folder, read_motion_config(folder), None, False, 0)
 
 
 def test_the_runs_own_test_set_and_training_clips(tiny_run, tiny_dataset):

@@ -42,7 +42,8 @@ def stages(folder, **contents) -> None:
     for name, (tasks, fingerprint) in contents.items():
         (folder / name).mkdir()
         (folder / name / "motion_config.json").write_text(json.dumps({
-            "stage": name, "tasks": tasks, "data_fingerprint": fingerprint, "settings": {},
+            "stage": name, "tasks": tasks, "data_fingerprint": fingerprint,
+            "settings": {"MAX_SEQ_LEN": 64, "EVAL_BATCH": 4, "DATA_JSON_PATH": "x"},
             "model": {"model_name": "x", "max_seq_len": 64, "lora_r": 4, "lora_alpha": 8, "dtype": "auto"},
             "vocabulary": {"first_motion_id": 9, "codebook_size": 8, "participants": []}, "length_model": {},
             "history": {}}))

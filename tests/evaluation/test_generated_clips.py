@@ -37,6 +37,12 @@ def test_lines_are_read_whatever_their_order_with_what_is_invalid_kept(tmp_path)
     ('{"text_query": "a", "motion_tokens": [1.5]}', "line 2: motion_tokens is '\\[1.5\\]'"),
     ('{"text_query": "a"}', "line 2: motion_tokens is 'None'"),
     ('{"text_query": "a", "motion_tokens": "1", "participant_id": [1]}', "line 2: participant_id is \\[1\\]"),
+    ('{"text_query": "a", "motion_tokens": "3 4294967296"}', "line 2: motion_tokens is '3 4294967296', expected"),
+    ('{"text_query": "a", "motion_tokens": [1' + "0" * 30 + "]}", "line 2: motion_tokens is '\\[10+\\]', expected"),
+    ('{"text_query": "a", "motion_tokens": [' + "9" * 5000 + "]}", "line 2 cannot be read: Exceeds the limit"),
+    ("[" * 100_000, "line 2 cannot be read: maximum recursion"),
+    ('{"text_query": "a", "motion_tokens": "' + "7 " * 50_000 + '"}', "line 2: motion_tokens has 50,000 codes"),
+    (" " * 5_000_000 + "x", "line 2 has more than 4,194,304 bytes"),
 ])
 def test_a_line_that_cannot_be_read_is_named(tmp_path, line, message):
     path = tmp_path / "clips.jsonl"
@@ -68,3 +74,16 @@ def test_rows_without_a_clip_are_named():
     message = "f: no clip for 2 of 3 rows, the first is row 1: 'jumps', participant 'A'"
     with pytest.raises(EvaluationError, match=message):
         match(Generated("f", {("walks", "A"): [[1]], ("jumps", "B"): [[1]]}, 2), rows, 3)
+
+
+def test_a_clip_of_the_stated_largest_size_is_read(tmp_path):
+    path = write(tmp_path / "clips.jsonl", [row("walks", [5] * 300)])
+    assert read_generated(path, 300).clips["walks", None] == [[5] * 300]
+    with pytest.raises(EvaluationError, match="line 1: motion_tokens has 300 codes, expected at most 299"):
+        read_generated(path, 299)
+
+
+def test_a_file_that_is_not_utf8_is_named_with_its_line(tmp_path):
+    (tmp_path / "clips.jsonl").write_bytes(b'{"text_query": "a", "motion_tokens": "1"}\n{"text_query": "\xe9"}')
+    with pytest.raises(EvaluationError, match="clips.jsonl: line 2 is not UTF-8 .byte 0xe9 at place 16"):
+        read_generated(tmp_path / "clips.jsonl")

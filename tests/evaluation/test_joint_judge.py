@@ -127,3 +127,16 @@ def test_without_a_codec_it_is_said_how_to_have_one(judge):
     assert all(table[row]["all"][name].value is None for row in table for name in FROM_JOINTS)
     assert any("dtw_joint_error, fid_joints (no codec of the tokens: CODEC_PATH" in line
                for line in not_available(table, bare, False))
+
+
+def test_long_clips_are_thinned_before_they_are_aligned_and_a_note_says_so(judge, monkeypatch):
+    rows = judge.rows[:4]
+    whole = JointJudge(judge.joints.codec, [row.codes for row in rows])
+    monkeypatch.setattr("motion_llm.evaluation.joint_judge.MOST_FRAMES", 20)
+    thinned = Judge(rows, judge.codebook_size, None, None, 0, JointJudge(whole.codec, [row.codes for row in rows]))
+    assert all(len(thinned.joints._poses(tuple(row.codes))) <= 20 < len(whole._poses(tuple(row.codes)))
+               for row in rows)
+    other = judge.rows[-1].codes
+    assert thinned.joints.error(other, 0) == pytest.approx(whole.error(other, 0), rel=0.3)
+    assert thinned.joints.error(rows[1].codes, 1) == 0
+    assert "clips have more than" in deviations(thinned, [[row.codes] for row in rows])[0]

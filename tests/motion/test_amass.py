@@ -231,3 +231,9 @@ def test_rotations_in_degrees_are_refused(tmp_path):
     poses = np.degrees(0.5 * RNG.normal(size=(5, 66)))
     with pytest.raises(MotionError, match=r"a\.npz: a rotation by .* in radians: are these degrees"):
         read_amass(motion_file(tmp_path / "a.npz", poses=poses))
+
+
+@pytest.mark.parametrize("rate", [np.array("inf"), np.array("nan"), np.array(1e300), np.array("-5")])
+def test_a_rate_that_no_recording_has_is_refused(tmp_path, rate):
+    with pytest.raises(MotionError, match=r"a\.npz: \S+ frames a second: expected more than 0, and less than 100,000"):
+        read_amass(motion_file(tmp_path / "a.npz", mocap_framerate=rate))

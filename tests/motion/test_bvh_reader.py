@@ -1,6 +1,7 @@
 """bvh_reader.py: what programs in the field write beside the plain format, and large files in blocks."""
 
 import re
+import time
 from pathlib import Path
 
 import numpy as np
@@ -206,3 +207,80 @@ def test_position_channels_that_are_all_0_do_not_collapse_the_figure(tmp_path, c
         lines[i] = " ".join(values[:6] + sum((["0", "0", "0"] + values[6 + 3 * j:9 + 3 * j] for j in range(4)), []))
     assert joints_of(tmp_path, "\n".join(lines)) == pytest.approx(joints_of(tmp_path, PAIR), abs=1e-6)
     assert "clip.bvh: 4 joints such as LeftArm have an offset, and position channels that are 0" in caplog.text
+
+
+# ---------------------------------------------------------------- absurd sizes
+
+
+def seconds_of(function) -> float:
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
+def nested(count: int, name: str = "j{}") -> str:
+    joints = "".join(f"{'JOINT' if i else 'ROOT'} {name.format(i)}\n{{\nOFFSET 0 1 0\nCHANNELS 1 Xrotation\n"
+                     for i in range(count))
+    return f"HIERARCHY\n{joints}" + "}\n" * count + "MOTION\nFrames: 1\nFrame Time: 0.05\n" + "0 " * count
+
+
+@pytest.mark.parametrize("change", [
+    lambda text: text.replace("MOTION", 300_000 * "\n" + "MOTION"), lambda text: 300_000 * "\n" + text,
+    lambda text: text.replace("MOTION", 300_000 * "# \n" + "MOTION"), lambda text: text + 300_000 * "\n",
+    lambda text: text.replace("Frames", 300_000 * " \n" + "Frames"),
+    lambda text: text.replace("Frame Time", 300_000 * "\n" + "Frame Time"), lambda text: text + 300_000 * " "])
+def test_blank_lines_take_no_quadratic_time(tmp_path, change):
+    path = written(tmp_path, change(PAIR))
+    assert seconds_of(lambda: read_bvh(path)) < 10  # a tenth of a second, where quadratic time is a quarter of an hour
+    assert len(read_bvh(path)) == 3
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    (nested(100_000), "line 20003: a figure of more than 5,000 joints"),
+    (nested(100_000, "same"), "a figure of more than 5,000 joints"),
+    (nested(3, "l " * 100_000), "line 2: ROOT l l l l l ... has a name of more than 1000 characters, expected {"),
+    (nested(3, "l" * 100_000), "has a name of more than 1000 characters"),
+    (nested(3).replace("MOTION", "}" * 1_000_000 + "\nMOTION"), "found '}' after the figure's last brace"),
+    (nested(3).replace("MOTION", "\n" * 9_000_000), "no MOTION in the first 9,000,184 bytes"),
+    (PAIR.replace("Hips", "x" * 900).replace("OFFSET 20 0 0", "OFFSET 20 0 y" + "z" * 100_000), "expected a number"),
+    (nested(3) + "\n" + "x" * 100_000, "is 'xxx"),
+])
+def test_figures_of_absurd_sizes_are_refused_at_once(tmp_path, text, message):
+    path = written(tmp_path, text)
+    started = time.perf_counter()
+    with pytest.raises(MotionError, match=re.escape(message)) as error:
+        read_bvh(path)
+    assert time.perf_counter() - started < 10 and len(str(error.value)) < 600
+
+
+def test_a_figure_of_thousands_of_joints_is_read(tmp_path):
+    motion = read_bvh(written(tmp_path, nested(4999)))
+    assert len(motion.skeleton.names) == 4999 and motion.joints.shape == (1, 4999, 3)
+
+
+def test_more_poses_than_memory_holds_are_refused(tmp_path, monkeypatch):
+    """A thousand joints without channels: a value stands for a thousand poses."""
+    monkeypatch.setattr(bvh_reader, "MOST_POSES", 5000)
+    text = nested(1000).replace("CHANNELS 1 Xrotation", "CHANNELS 0").replace("CHANNELS 0", "CHANNELS 1 Xrotation", 1)
+    text = text.partition("Frames")[0]
+    assert len(read_bvh(written(tmp_path, text + "Frames: 4\nFrame Time: 0.05\n" + "0\n" * 4))) == 4
+    with pytest.raises(MotionError, match="9 frames of 1,000 joints, expected at most 5 frames: cut the recording"):
+        read_bvh(written(tmp_path, text + "Frames: 9\nFrame Time: 0.05\n" + "0\n" * 9))
+
+
+def test_frames_come_in_small_parts(tmp_path, monkeypatch):
+    expected = joints_of(tmp_path, PAIR)
+    monkeypatch.setattr(bvh_reader, "POSES", 10)  # two frames of five joints
+    reader = bvh_reader.BvhReader(written(tmp_path, PAIR))
+    assert [len(values) for values in reader.chunks()] == [2, 1]
+    assert np.array_equal(joints_of(tmp_path, PAIR), expected)
+
+
+def test_a_line_has_a_longest_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(bvh_reader, "BLOCK", 1000)
+    monkeypatch.setattr(bvh_reader, "LONGEST_LINE", 3000)
+    path = written(tmp_path, PAIR + "0 " * 5000)
+    with pytest.raises(MotionError, match=r"line 37: a line of more than 3,000 bytes"):
+        read_bvh(path)
+    with pytest.raises(MotionError, match=r"no frame in the first \d,\d+ bytes"):
+        read_bvh(written(tmp_path, PAIR.partition("0 90 0 0")[0] + "0 " * 5000))

@@ -104,3 +104,16 @@ def test_an_end_after_the_clip_is_said(codec, folder, caplog):
 def test_a_participant_that_is_no_name_is_refused_by_row(codec, folder):
     with pytest.raises(CodecError, match=r"row 1: participant_id is \{'id': 1\}, expected text or an integer"):
         rows_of(codec, folder, entry(), entry(participant_id={"id": 1}))
+
+
+@pytest.mark.parametrize("times", [{"end": 1e308}, {"end": 10**400}, {"start": 1e12}, {"end_frame": 10**30}])
+def test_times_of_absurd_sizes_are_refused_by_row(codec, folder, times):
+    with pytest.raises(CodecError, match=r"captions\.json, row 1 \(take\.bvh\): \w+ is 1\S*, expected a number"):
+        rows_of(codec, folder, entry(), entry(**times))
+
+
+def test_a_broken_line_of_captions_is_named(codec, folder):
+    for line in ('{"file": "take.bvh"', '{"file": ' + "[" * 50_000):
+        (folder / "captions.json").write_text(json.dumps(entry()) + "\n\n" + line)
+        with pytest.raises(CodecError, match=r"captions\.json: line 3 is broken: "):
+            encode_captions(codec, folder, folder / "captions.json")

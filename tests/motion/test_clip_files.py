@@ -186,3 +186,19 @@ def test_notes_on_files_that_are_alike_are_said_a_few_times(tmp_path, caplog):
     files = MotionFiles(tmp_path)
     MotionCodec.fit(files, 8, kind="kmeans")
     assert caplog.text.count("announces 21") == 3 and "the same of other files is not said" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["../outside.bvh", "../../etc/passwd", "/etc/hostname", "a/../../outside"])
+def test_a_name_that_leads_out_of_the_folder_is_refused(tmp_path, name):
+    write_bvh(tmp_path / "outside.bvh", walk(8))
+    files = MotionFiles(folder_of(tmp_path / "clips", a=walk(8)))
+    with pytest.raises(MotionError, match="it leads out of it, expected a name below it"):
+        files.find(name)
+    assert files.find("b/../a.bvh") == 0
+
+
+def test_a_link_that_the_user_made_may_lead_out(tmp_path):
+    write_bvh(tmp_path / "outside.bvh", walk(8))
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "a.bvh").symlink_to(tmp_path / "outside.bvh")
+    assert len(MotionFiles(tmp_path / "clips")[0]) == 8

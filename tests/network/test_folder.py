@@ -15,7 +15,8 @@ from templates import MotionVocabulary
 
 WRONG = (None, "x", "", -1, 1.5, 1e300, 10**30, True, [], {}, [[]], {"a": 1}, ["a"])
 CONFIG = {
-    "stage": "stage3_t2m_sft", "tasks": ["t2m"], "settings": {"SEED": 0},
+    "stage": "stage3_t2m_sft", "tasks": ["t2m"],
+    "settings": {"SEED": 0, "MAX_SEQ_LEN": 128, "EVAL_BATCH": 4, "DATA_JSON_PATH": "x.json"},
     "history": {"losses": [[1, 2.5]], "nll": [{}]},
     "model": {"model_name": "smollm2-135m", "max_seq_len": 512, "lora_r": 16, "lora_alpha": 32, "dtype": "auto",
               "seed": 0, "load_in_4bit": False},

@@ -12,7 +12,8 @@ from model import MergedModel, ModelConfig, ModelError, build, load, load_for_de
 from motion_llm.network import cached as cached_module
 from motion_llm.network.cached import CachedNetwork, decoding_network
 
-EXTRA = {"stage": "test", "tasks": ["t2m"], "settings": {}, "history": {"losses": [], "nll": []}, "length_model": {
+SETTINGS = {"MAX_SEQ_LEN": 128, "EVAL_BATCH": 4, "DATA_JSON_PATH": "x.json"}
+EXTRA = {"stage": "test", "tasks": ["t2m"], "settings": SETTINGS, "history": {}, "length_model": {
     "captions": {}, "overall": "1 2 2 2", "spread": 0.1, "participants": {}, "codes": {},
     "regression": {"mean": 0.0, "deviation": 1.0, "weights": ""}}}
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -292,6 +293,62 @@ def test_trained_values_of_another_model_are_refused(stage, tmp_path):
         load_for_decoding(folder)
     save_file(values | {name: values[name][:, :3].clone()}, path)
     with pytest.raises(ModelError, match=r"is \(\d+, 3\), expected \(\d+, 4\): it is damaged, or of another model"):
+        load_for_decoding(folder)
+
+
+def damaged(values: dict, name: str, how: str) -> dict:
+    """The trained values with one of them changed."""
+    change = {"NaN": lambda tensor: tensor.index_fill(0, torch.tensor([0]), float("nan")),
+              "infinite": lambda tensor: tensor.index_fill(0, torch.tensor([1]), float("-inf")),
+              "rank": lambda tensor: tensor[:2] if "lora_A" in name else tensor[:, :2],
+              "integers": lambda tensor: tensor.to(torch.int32),
+              "float64": lambda tensor: tensor.double()}[how]
+    return values | {name: change(values[name]).contiguous()}
+
+
+@pytest.mark.parametrize("loading", [load, load_for_decoding])
+@pytest.mark.parametrize(("how", "message"), [
+    ("NaN", r"values of \S+ are NaN or infinite, expected finite numbers"),
+    ("infinite", r"values of \S+ are NaN or infinite, expected finite numbers"),
+    ("rank", r"is \(\d+, \d+\), expected \(\d+, \d+\)"),
+    ("integers", r"is I32, expected F32 or BF16 or F16"),
+    ("float64", r"is F64, expected F32 or BF16 or F16")])
+@pytest.mark.parametrize("part", ["lora_A", "lora_B", "trainable_tokens_delta"])
+def test_damaged_trained_values_of_an_older_folder_are_named(stage, tmp_path, loading, how, message, part):
+    folder = moved_to_a_copy_of_its_base(*stage, tmp_path)
+    without_digests(folder)
+    path = folder / "adapter_model.safetensors"
+    values = load_file(path)
+    save_file(damaged(values, next(name for name in sorted(values) if part in name), how), path)
+    with pytest.raises(ModelError, match=f"adapter_model.safetensors: .*{message}"):
+        loading(folder)
+
+
+def test_an_older_folder_in_half_precision_loads_with_one_line(stage, tmp_path, caplog):
+    folder = moved_to_a_copy_of_its_base(*stage, tmp_path)
+    without_digests(folder)
+    path = folder / "adapter_model.safetensors"
+    save_file({name: value.bfloat16() for name, value in load_file(path).items()}, path)
+    with caplog.at_level("INFO"):
+        for loading in (load_for_decoding, load, load_for_decoding):
+            loading(folder)
+    assert caplog.text.count("was saved before folders kept digests of their files") == 1
+
+
+def test_a_tokenizer_of_an_older_folder_that_cannot_be_read_is_named(stage, tmp_path):
+    folder = moved_to_a_copy_of_its_base(*stage, tmp_path)
+    without_digests(folder)
+    edit_tokenizer(folder, lambda state: state["model"].update(merges=[["a"]]))
+    with pytest.raises(ModelError, match="stage/tokenizer.json is broken"):
+        load_for_decoding(folder)
+
+
+@pytest.mark.parametrize("change", [lambda state: state.update(model=None), lambda state: state.pop("added_tokens"),
+                                    lambda state: state["model"].update(vocab=[7])])
+def test_a_tokenizer_of_a_base_that_cannot_be_counted_is_named(stage, tmp_path, change):
+    folder = moved_to_a_copy_of_its_base(*stage, tmp_path)
+    edit_tokenizer(tmp_path / "base", change)
+    with pytest.raises(ModelError, match="base/tokenizer.json"):
         load_for_decoding(folder)
 
 

@@ -1,0 +1,91 @@
+"""The generators behind the page, and a round of clips decoded token by token."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from generate import MotionGenerator
+from motion_llm.dataset.lengths import LengthLimits
+from motion_llm.decoding.loop import Answer, Job
+from motion_llm.decoding.request import MotionRequest, MotionResult, check_size
+from motion_llm.network.folder import MOTION_CONFIG, read_motion_config
+
+
+@dataclass(frozen=True)
+class Part:
+    """One clip (or sentence) to decode. limits: None for a sentence."""
+
+    generator: "SteppedGenerator"
+    request: MotionRequest
+    job: Job
+    limits: LengthLimits | None
+
+
+class SteppedGenerator(MotionGenerator):
+    """A generator whose answers are decoded beside those of other questions, each the same as alone."""
+
+    def parts(self, request: MotionRequest, seed: int) -> list[Part]:
+        """One part for each sample; the answers are those of `answer([request], seed)`. best_of is not looked at.
+        Raises GenerationError or ValueError for a request that cannot be answered."""
+        made = [self._job(request, (seed, 0, sample)) for sample in range(request.num_samples)]
+        check_size([request], [job.limits.max_tokens for job, _ in made[:1]])
+        return [Part(self, request, job, limits) for job, limits in made]
+
+    def steps(self, parts: Sequence[Part]) -> Iterator[tuple[int, MotionResult | None]]:
+        """(place in parts, None) for each token, and (place, result) once for each part. All of one kind: motions, or
+        sentences."""
+        is_text = parts[0].request.task == "m2t"
+        unfinished = [Answer() for _ in parts]
+        alphabet = self.text_alphabet if is_text else self.motion_alphabet
+        with closing(self.decoder.steps([part.job for part in parts], alphabet)) as steps:
+            for place, index, log_probability in steps:
+                answer, part = unfinished[place], parts[place]
+                answer.log_probability += log_probability
+                if index is not None:
+                    answer.indices.append(index)
+                    yield place, None
+                else:
+                    yield place, (self._as_text(part.request, answer) if is_text else
+                                  self._as_motion(part.request, answer, part.limits))
+
+
+def decode(parts: Sequence[Part]) -> Iterator[tuple[int, MotionResult | None]]:
+    """As `SteppedGenerator.steps`, for parts of several generators and both kinds."""
+    groups: dict[tuple[int, bool], list[int]] = {}
+    for place, part in enumerate(parts):
+        groups.setdefault((id(part.generator), part.request.task == "m2t"), []).append(place)
+    for places in groups.values():
+        with closing(parts[places[0]].generator.steps([parts[place] for place in places])) as steps:
+            for index, result in steps:
+                yield places[index], result
+
+
+class Models:
+    """The model, and another stage's folder beside it for the tasks that it was not trained for, which is loaded when
+    it is asked for the first time. Raises ModelError, and what MotionGenerator raises."""
+
+    def __init__(self, model_path: str | Path, device: str | None = None):
+        self.device = device
+        self.main = SteppedGenerator(model_path, device=device)
+        self._loaded = {self.main.model_path: self.main}
+        self._lock = threading.Lock()
+
+    def folder_for(self, task: str) -> Path | None:
+        """The model's own folder if it was trained for the task, else the first one beside it that was, else None."""
+        own = self.main.model_path
+        if task in self.main.tasks:
+            return own
+        beside = sorted(path.parent.name for path in own.resolve().parent.glob(f"*/{MOTION_CONFIG}"))
+        return next((own.parent / name for name in beside
+                     if task in read_motion_config(own.resolve().parent / name)["tasks"]), None)
+
+    def generator_for(self, task: str) -> SteppedGenerator:
+        """The generator that answers a task; the model's own, which refuses it in the words of the command line, where
+        no folder was trained for it."""
+        folder = self.folder_for(task) or self.main.model_path
+        with self._lock:
+            if folder not in self._loaded:
+                self._loaded[folder] = SteppedGenerator(folder, device=self.device)
+            return self._loaded[folder]

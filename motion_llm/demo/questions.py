@@ -1,0 +1,183 @@
+"""What was typed at the page, checked, as requests; and what is shown of an answer."""
+
+import html
+import re
+import secrets
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from urllib.parse import urlencode
+
+from motion_llm.decoding.request import LOST, GenerationError, MotionRequest, MotionResult, checked_number
+from motion_llm.demo.models import Models, Part, SteppedGenerator
+from motion_llm.demo.worker import check_clips
+from motion_llm.viewer.codec_figures import CodecFigures
+from motion_llm.viewer.figure import Clip
+from motion_llm.viewer.files import write
+from motion_llm.viewer.page import page
+from motion_llm.viewer.video import VideoError, check_packages
+
+FILES = (".bvh", ".glb", ".gif")  # of the buttons
+SHORT = 44  # characters of a title
+
+
+@dataclass(frozen=True)
+class Question:
+    """A request that can be answered. title: of the history."""
+
+    generator: SteppedGenerator
+    request: MotionRequest
+    seed: int
+    title: str
+
+    @property
+    def parts(self) -> list[Part]:
+        return self.generator.parts(self.request, self.seed)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is kept of an answer. number: counts the answers of a visit; codes: of each clip; captions: of each clip,
+    what was asked, or what the model said if `says`."""
+
+    number: int
+    title: str
+    codes: tuple[tuple[int, ...], ...]
+    captions: tuple[str, ...]
+    says: bool
+    seed: int
+
+    @classmethod
+    def of(cls, question: Question, results: Sequence[MotionResult], number: int) -> "Answer":
+        return cls(number, question.title, tuple(result.codes for result in results),
+                   tuple(result.text or question.title for result in results), question.request.task == "m2t",
+                   question.seed)
+
+
+# ---- from the form to a question
+
+
+def question_of(models: Models, task: str, title: str, seed: str | None = None, **fields) -> Question:
+    """seed: as it was typed; a new one where there is none. fields: of MotionRequest. Raises GenerationError, Refused,
+    ModelError."""
+    check_clips(fields.get("num_samples", 1))
+    request = MotionRequest(task, **fields)
+    generator = models.generator_for(task if request.text is None else "t2m")
+    title = title if len(title) <= SHORT else f"{title[:SHORT - 1]}…"
+    return Question(generator, request, seed_of(seed), title)
+
+
+def seed_of(text: str | None) -> int:
+    """Raises GenerationError."""
+    if text is None or not str(text).strip():
+        return secrets.randbits(32)
+    text = str(text).strip()
+    return checked_number("seed", int(text) if re.fullmatch(r"[0-9]{1,19}", text) else text, 0, 2**63 - 1, whole=True)
+
+
+def whole(value: float | None) -> float | None:
+    """4.0 from a form as 4; anything else as it is, for the request to refuse."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def tokens_or_file(models: Models, tokens: str | None, path: str | None) -> str | None:
+    """The motion that was given: codes, or a file that the model's codec encodes. Raises ValueError, OSError."""
+    if path is None:
+        return tokens.strip() or None if tokens else None
+    if tokens and tokens.strip():
+        raise GenerationError("a file and tokens were given, which are the same thing: give one of them")
+    try:
+        return models.main.encode(path)
+    except ValueError as error:  # the visitor knows the file's name, not where the page put it
+        raise GenerationError(str(error).replace(str(path), Path(path).name)) from None
+
+
+def with_lost_span(tokens: str, span: str, rate: float | None) -> str:
+    """The tokens with a gap. span: "START:END" in seconds; rate: tokens a second. Raises GenerationError."""
+    if rate is None:
+        raise GenerationError(f"the gap is in seconds, and the model does not know its tokens' rate: write {LOST} for "
+                              "each lost token")
+    codes = tokens.split()
+    parts = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*:\s*(\d+(?:\.\d+)?)\s*", span, re.ASCII)
+    start, end = (round(float(part) * rate) for part in parts.groups()) if parts else (0, 0)
+    if not start < end <= len(codes):
+        raise GenerationError(f"the gap is {span[:60]!r}, expected START:END in seconds such as 2.0:3.5, at least a "
+                              f"token apart; the motion has {len(codes) / rate:.1f} seconds ({len(codes)} tokens)")
+    return " ".join([*codes[:start], *[LOST] * (end - start), *codes[end:]])
+
+
+# ---- what is shown
+
+
+def examples_of(captions: Sequence[str], most: int = 4, longest: int = 30) -> list[str]:
+    """Short captions of the training data, from everywhere in it."""
+    short = [caption for caption in captions if len(caption) <= longest]
+    return short[::max(1, len(short) // most)][:most]
+
+
+def figures_html(clips: Sequence[Clip], at: float = 0) -> str:
+    """The clips side by side in the viewer, which starts at `at` seconds."""
+    several = len(clips) > 1
+    viewer = page([replace(clip, note=f"{i}: {clip.note}") if several else clip for i, clip in enumerate(clips, 1)])
+    # The frame may have got its size after the viewer's script arranged the figures, which no event tells then.
+    start = f"<script>setTime({at:.2f}); requestAnimationFrame(() => {{ arrange(); stale = true; }});</script>"
+    viewer = viewer.replace("</body>", f"{start}\n</body>")
+    return (f'<iframe class="figures" title="Moving figures: {len(clips)}" sandbox="allow-scripts" '
+            f'srcdoc="{html.escape(viewer)}"></iframe>')
+
+
+def tokens_html(answer: Answer) -> str:
+    """The tokens of each clip, for a model without a codec."""
+    rows = "".join(f"<li><code>{' '.join(map(str, codes))}</code></li>" for codes in answer.codes)
+    return ('<div class="no-figures"><p>This model does not know the codec of its tokens, so there is no figure. To '
+            "add it, set CODEC_PATH in config.py and start the training command again.</p>"
+            f"<ol>{rows}</ol></div>")
+
+
+def status_html(text: str, kind: str = "status") -> str:
+    """kind: status, or alert for what went wrong."""
+    return f'<p class="{kind}" role="{kind}">{html.escape(text)}</p>'
+
+
+def error_html(error: BaseException) -> str:
+    """The text of the command line for what a user can mend; anything else is called a defect."""
+    if isinstance(error, (ValueError, OSError)):
+        return status_html(str(error), "alert")
+    return status_html(f"This is a defect of the program, not of your question: {type(error).__name__}: "
+                       f"{str(error)[:200]}. The log of the command has its traceback.", "alert")
+
+
+def links_html(answer: Answer, place: int, figures: bool) -> str:
+    """Links to the files of one clip; they are made when they are asked for. figures: whether there is a codec."""
+    if not answer.codes or not figures:
+        return ""
+    codes = " ".join(map(str, answer.codes[place]))
+    links = []
+    for suffix in FILES:
+        try:
+            check_packages(suffix)
+        except VideoError:
+            continue
+        name = f"{slug(answer.captions[place])}_{place + 1}{suffix}"
+        address = html.escape(f"motion/{name}?{urlencode({'tokens': codes, 'caption': answer.captions[place]})}")
+        kind = suffix[1:].upper()
+        links.append(f'<a class="file" href="{address}" download="{name}" aria-label="Download clip {place + 1} as '
+                     f'{kind}">{kind}</a>')
+    return f'<div class="files">{"".join(links)}</div>'
+
+
+def slug(caption: str) -> str:
+    """A file's name for a caption: letters, digits and underscores."""
+    return "_".join(re.findall(r"\w+", caption.lower(), re.ASCII))[:40].strip("_") or "motion"
+
+
+def file_of(figures: CodecFigures, name: str, tokens: str, caption: str) -> bytes:
+    """The content of a file of that name with the clip. Raises ValueError, OSError."""
+    suffix = Path(name).suffix
+    if suffix not in FILES:
+        raise GenerationError(f"{name[:60]}: expected a name that ends with {', '.join(FILES)}")
+    codes = MotionRequest("m2t", motion=tokens).motion  # checked
+    with tempfile.TemporaryDirectory() as folder:
+        (path,) = write(Path(folder) / f"motion{suffix}", [figures.clip(codes, caption)])
+        return path.read_bytes()
