@@ -310,6 +310,11 @@ def defaults() -> dict[str, Any]:
             for name, value in constants.items() if name != "TRAINING"}
 
 
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
 def check(settings: Mapping[str, Any], source: str) -> dict[str, Any]:
     """The settings in their final types (an int becomes a float where a number is meant).
 
@@ -326,7 +331,7 @@ def check(settings: Mapping[str, Any], source: str) -> dict[str, Any]:
         try:
             accepted[name] = _RULES[name].accept(value)
         except (TypeError, ValueError):
-            refused.append(f"{source}: {name} is {value!r}, expected {_RULES[name].expected}")
+            refused.append(f"{source}: {name} is {_short(value)}, expected {_RULES[name].expected}")
     if refused:
         raise SettingError("\n".join(refused))
     return accepted

@@ -294,9 +294,10 @@ def _text_output(path: str | None) -> Iterator[Callable[[str], None]]:
             with naming(Path(path)):
                 if file is None:
                     Path(path).parent.mkdir(parents=True, exist_ok=True)
-                    file = stack.enter_context(open(path, "w", encoding="utf-8"))
-                file.write(text)
-                file.flush()
+                    file = stack.enter_context(open(path, "wb", buffering=0))  # what fails, fails here and by name
+                content = text.encode()
+                while content:
+                    content = content[file.write(content):]
 
         yield save
 

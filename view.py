@@ -77,6 +77,8 @@ def clips_of(args: argparse.Namespace) -> list[Clip]:
         raise MotionError("--tokens needs --codec, the folder of the codec that made them")
     motions = []  # of (motion, default caption, start of the note)
     if args.tokens:
+        if empty := [text for text in args.tokens if not text.strip()]:
+            raise MotionError(f'--tokens is {empty[0]!r}, expected codes such as "42 18 91"')
         codec = MotionCodec.load(args.codec)
         motions = [(codec.decode(tokens_of(text)), text, f"{len(tokens_of(text))} tokens, ") for text in args.tokens]
     recordings = [(path, read_bvh(path, args.scale, args.up or "y")) for path in args.bvh]

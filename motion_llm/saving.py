@@ -14,6 +14,7 @@ log = logging.getLogger(__name__)
 
 # In errors of the disk that are no OSError: of safetensors and tokenizers, and of torch.save.
 MARKS = ("(os error ", "enforce fail at inline_container.cc")
+LEFTOVERS = ("saving", "before", "removing")  # kinds of folders that a kill may leave
 
 
 @contextlib.contextmanager
@@ -43,7 +44,7 @@ def saving_folder(folder: str | Path) -> Iterator[Path]:
     temporary = _aside(folder, "saving")
     with naming(folder), locked(_aside(folder, "lock"), OSError(
             f"{folder}: another process is writing it: wait for it, or choose another name")):
-        clear_leftovers(folder)
+        _clear(folder)
         temporary.mkdir()
         try:
             yield temporary
@@ -71,12 +72,22 @@ def _umask() -> int:
 
 def clear_leftovers(folder: Path) -> None:
     """Remove, with a line, what a killed saving_folder() or remove() of `folder` left beside it; or put the folder
-    back, where the kill came between its two renames."""
+    back, where the kill came between its two renames. Does nothing while another process writes the folder."""
+    if not any(_aside(folder, kind).exists() for kind in LEFTOVERS):
+        return
+    try:
+        with locked(_aside(folder, "lock"), BlockingIOError()):
+            _clear(folder)
+    except BlockingIOError:
+        log.info("%s is being written by another process", folder)
+
+
+def _clear(folder: Path) -> None:
     before = _aside(folder, "before")
     if before.exists() and not folder.exists():
         log.info("%s is put back, as a command was stopped while it was replaced", folder)
         before.rename(folder)
-    for leftover in (_aside(folder, kind) for kind in ("saving", "before", "removing")):
+    for leftover in (_aside(folder, kind) for kind in LEFTOVERS):
         if leftover.exists():
             log.info("removing %s, which a stopped command left", leftover)
             shutil.rmtree(leftover)

@@ -127,6 +127,18 @@ def test_a_second_process_that_writes_a_folder_is_refused_by_name(tmp_path):
     assert (tmp_path / "served" / "of.txt").read_text() == "first" and names(tmp_path) == ["served"]
 
 
+def test_what_another_process_is_writing_is_no_leftover(tmp_path):
+    context = multiprocessing.get_context("fork")
+    ready, go = context.Event(), context.Event()
+    first = context.Process(target=_write, args=(tmp_path / "evaluator", ready, go))
+    first.start()
+    assert ready.wait(30)
+    clear_leftovers(tmp_path / "evaluator")
+    go.set()
+    first.join(30)
+    assert first.exitcode == 0 and names(tmp_path) == ["evaluator"]
+
+
 def _hold(path: Path, ready) -> None:
     with locked(path, busy=None):
         ready.set()

@@ -12,11 +12,15 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
+from motion_llm.json_files import read_json
 from motion_llm.network.folder import BUNDLED_MODEL, ModelError, check_model_name
 from motion_llm.saving import locked, saving_folder
 
 log = logging.getLogger(__name__)
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+BASE_FILES = ("config.json", "generation_config.json", "special_tokens_map.json", "tokenizer_config.json",
+              "tokenizer.json")  # JSON that a base's folder may have
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 FLOATS = ("F32", "BF16", "F16")  # as safetensors spells them
 
@@ -127,7 +131,33 @@ def load_tokenizer(model_name: str):
     source = base_source(model_name)
     if Path(source).is_dir():
         _disable_hub()
-    return AutoTokenizer.from_pretrained(source)
+    with reading_base(source):
+        return AutoTokenizer.from_pretrained(source)
+
+
+class reading_base:
+    """Around a library's reading of a base: its JSON files are checked before, where it is a folder, and whatever the
+    library says of the rest names the base. Raises ModelError."""
+
+    def __init__(self, source: str):
+        self.source = source
+
+    def __enter__(self) -> None:
+        folder = Path(self.source)
+        if not folder.is_dir():
+            return
+        for path in (folder / name for name in BASE_FILES):
+            if path.is_file():
+                read_json(path, ModelError)
+        if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+            raise ModelError(f"{folder} has none of {', '.join(TOKENIZER_FILES)}, so no tokenizer: it is no whole base")
+
+    def __exit__(self, kind, error, traceback) -> None:
+        memory = torch.OutOfMemoryError | MemoryError
+        if Path(self.source).is_dir() and isinstance(error, Exception) and not isinstance(error, ModelError | memory):
+            files = ", ".join(name for name in BASE_FILES if (Path(self.source) / name).is_file())
+            raise ModelError(f"the base {self.source} cannot be read ({type(error).__name__}: {str(error)[:150]}): one "
+                             f"of {files} is damaged, or of a kind that transformers does not know") from error
 
 
 @contextlib.contextmanager
@@ -135,7 +165,9 @@ def broken_weights_as_model_error(path: str | Path):
     try:
         yield
     except SafetensorError as error:
-        raise ModelError(f"the weights in {path} are broken ({error}): restore or remove them") from error
+        names = ", ".join(sorted(file.name for file in Path(path).glob("*.safetensors"))) if Path(path).is_dir() else ""
+        raise ModelError(f"the weights in {path} are broken ({f'{names}: ' * bool(names)}{error}): restore or remove "
+                         "them") from error
 
 
 def check_weights(path: Path, file, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -190,7 +222,7 @@ def load_base(config: ModelConfig, device: str | None):
     transformers.utils.logging.disable_progress_bar()
     # On a CPU eager attention is faster than SDPA for sequences as short as motions (docs/log.md).
     attention = {} if torch.cuda.is_available() and device != "cpu" else {"attn_implementation": "eager"}
-    with contextlib.redirect_stdout(sys.stderr), broken_weights_as_model_error(source):
+    with contextlib.redirect_stdout(sys.stderr), reading_base(source), broken_weights_as_model_error(source):
         network, tokenizer = fast_language_model.from_pretrained(
             source, max_seq_length=config.max_seq_len, load_in_4bit=config.load_in_4bit,
             use_gradient_checkpointing=False, dtype=None if config.dtype == "auto" else getattr(torch, config.dtype),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from motion_llm.json_files import check_form, read_json, write_json
 
-MOTION_CONFIG = "motion_config.json"
+MOTION_CONFIG, ADAPTER = "motion_config.json", "adapter_model.safetensors"
 CODEC_FOLDER = "codec"  # in a model's folder, where CODEC_PATH named one
 FIELDS = ("stage", "tasks", "model", "vocabulary", "settings", "length_model", "history")
 LENGTHS = re.compile(r"\d{1,9} \d{1,9} \d{1,9}(\.\d+)? \d{1,9}")  # clips, shortest, median, longest
@@ -54,7 +54,8 @@ def read_motion_config(folder: str | Path) -> dict:
     if not folder.is_dir():
         siblings = sorted(path.parent.name for path in folder.parent.glob(f"*/{MOTION_CONFIG}"))
         hint = f"{folder.parent} has {', '.join(siblings)}" if siblings else "train with python train_pipeline.py"
-        raise ModelError(f"model folder {folder} does not exist; {hint}")
+        name = folder if str(folder).strip() else repr(str(folder))
+        raise ModelError(f"model folder {name} does not exist; {hint}")
     if not (folder / MOTION_CONFIG).is_file():
         models = sorted(path.parent.name for path in folder.glob(f"*/{MOTION_CONFIG}"))
         hint = f"; it has the models {', '.join(models)}: choose one" if models else ""
@@ -66,6 +67,9 @@ def read_motion_config(folder: str | Path) -> dict:
     check_form(content, FORM, f"{folder / MOTION_CONFIG} is damaged:", ModelError)
     if unknown := [name for name in content["model"] if not {name, f"{name}?"} & {*FORM["model"]}]:
         raise ModelError(f"{folder / MOTION_CONFIG} is damaged: model has {unknown[0][:60]}, which is unknown")
+    if "turns" in content and (folder / ADAPTER).is_file():
+        raise ModelError(f"{folder / MOTION_CONFIG} is that of an export (it has turns), but {ADAPTER} beside it is of a "
+                         "stage: it is of another folder")
     check_form(content.get("files", {}), {str: str}, f"{folder / MOTION_CONFIG} is damaged: files", ModelError)
     if wrong := [pair for pair in content["history"].get("losses", ()) if len(pair) != 2]:
         raise ModelError(f"{folder / MOTION_CONFIG} is damaged: history losses has {str(wrong[0])[:60]}, expected an "

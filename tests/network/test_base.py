@@ -1,14 +1,17 @@
-"""base.py: the folder of the bundled base is made once, whatever an earlier start left."""
+"""base.py: the folder of the bundled base is made once, whatever an earlier start left; a damaged base is named."""
 
 import importlib.machinery
 import importlib.util
 import multiprocessing
+import re
+import shutil
 import threading
 
 import pytest
 from safetensors import SafetensorError
 
 from motion_llm.network import base
+from motion_llm.network.folder import ModelError
 from motion_llm.saving import locked
 
 
@@ -61,3 +64,32 @@ def test_a_full_disk_while_the_base_is_made_names_its_folder(cache, monkeypatch)
     with pytest.raises(OSError, match="motion-llm/smollm2-135m: .*No space left"):
         base.bundled_model_folder()
     assert list(cache.iterdir()) == []
+
+
+# A base's own files, which no digest protects
+
+
+@pytest.mark.parametrize(("name", "change", "message"), [
+    ("tokenizer.json", None, "has none of tokenizer.json"),
+    ("tokenizer.json", lambda text: "[" * 100_000, "tokenizer.json is broken"),
+    ("tokenizer.json", lambda text: text[:1000], "tokenizer.json is broken"),
+    ("tokenizer.json", lambda text: text.replace('"truncation": null', '"truncation": []'), "cannot be read ("),
+    ("tokenizer_config.json", lambda text: text.replace('"bos_token": ', '"bos_token": false, "was": '),
+     "tokenizer_config.json"),
+    ("config.json", lambda text: text.replace('"hidden_act": "silu"', '"hidden_act": 0'), "cannot be read ("),
+    ("config.json", lambda text: text.replace('"vocab_size": ', '"vocab_size": 1, "was": '), "cannot be read ("),
+    ("config.json", lambda text: "{}", "config.json"),
+])
+def test_a_damaged_base_is_named(unsloth, tiny_base, tmp_path, name, change, message):
+    from model import ModelConfig, build
+
+    folder = tmp_path / "my_base"
+    shutil.copytree(tiny_base(), folder)
+    text = (folder / name).read_text(encoding="utf-8")
+    (folder / name).unlink()
+    if change is not None:
+        assert change(text) != text
+        (folder / name).write_text(change(text), encoding="utf-8")
+    with pytest.raises(ModelError, match=f"my_base.*{re.escape(message)}") as found:
+        build(ModelConfig(str(folder), 128, 4, 8, "float32"), 8, [])
+    assert len(str(found.value)) < 700

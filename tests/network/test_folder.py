@@ -99,3 +99,17 @@ def test_a_huge_file_is_not_read(tmp_path, monkeypatch):
     write(tmp_path, CONFIG)
     with pytest.raises(ModelError, match="bytes, expected at most 10"):
         read_json(tmp_path / MOTION_CONFIG, ModelError)
+
+
+def test_an_exports_head_in_a_stages_folder_is_refused(tmp_path):
+    (tmp_path / MOTION_CONFIG).write_text(json.dumps(CONFIG | {"turns": {"user": [1], "assistant": [2]}}))
+    assert read_motion_config(tmp_path)["turns"]  # an export has no adapter
+    (tmp_path / "adapter_model.safetensors").touch()
+    with pytest.raises(ModelError, match="motion_config.json is that of an export"):
+        read_motion_config(tmp_path)
+
+
+def test_a_blank_name_of_a_model_is_shown_in_quotes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match="model folder '  ' does not exist"):
+        read_motion_config("  ")

@@ -229,6 +229,7 @@ def test_the_command_writes_a_page(tmp_path, capsys):
     (["--output", "clip.html", "--fps", "0"], "--fps 0, expected frames a second"),
     (["--output", "clip.html", "--caption", "a", "--caption", "b"], "2 captions for 1 clips"),
     (["--output", "a.npy/clip.html"], "a.npy"),
+    (["--output", "clip.html", "--tokens", " ", "--codec", "codec"], "--tokens is ' ', expected codes"),
 ])
 def test_the_command_says_what_is_wrong(arguments, message, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
