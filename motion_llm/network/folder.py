@@ -69,7 +69,7 @@ def read_motion_config(folder: str | Path) -> dict:
         raise ModelError(f"{folder / MOTION_CONFIG} is damaged: model has {unknown[0][:60]}, which is unknown")
     if "turns" in content and (folder / ADAPTER).is_file():
         raise ModelError(f"{folder / MOTION_CONFIG} is that of an export (it has turns), but {ADAPTER} beside it is of "
-                         "stage: it is of another folder")
+                         "a stage: it is of another folder")
     check_form(content.get("files", {}), {str: str}, f"{folder / MOTION_CONFIG} is damaged: files", ModelError)
     if wrong := [pair for pair in content["history"].get("losses", ()) if len(pair) != 2]:
         raise ModelError(f"{folder / MOTION_CONFIG} is damaged: history losses has {str(wrong[0])[:60]}, expected an "
