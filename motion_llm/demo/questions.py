@@ -120,8 +120,7 @@ def figures_html(clips: Sequence[Clip], at: float = 0) -> str:
     """The clips side by side in the viewer, which starts at `at` seconds."""
     several = len(clips) > 1
     viewer = page([replace(clip, note=f"{i}: {clip.note}") if several else clip for i, clip in enumerate(clips, 1)])
-    # The frame may have got its size after the viewer's script arranged the figures, which no event tells then.
-    start = f"<script>setTime({at:.2f}); requestAnimationFrame(() => {{ arrange(); stale = true; }});</script>"
+    start = f"<script>setTime({at:.2f});</script>"
     viewer = viewer.replace("</body>", f"{start}\n</body>")
     return (f'<iframe class="figures" title="Moving figures: {len(clips)}" sandbox="allow-scripts" '
             f'srcdoc="{html.escape(viewer)}"></iframe>')
