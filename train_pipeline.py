@@ -80,8 +80,7 @@ def run_pipeline(args: argparse.Namespace) -> int:
     flags = config.given(args)
     settings = config.resolve(flags)
     if config.CODEC_PATH and settings["CODEC_PATH"] is None and "CODEC_PATH" not in flags:
-        log.info("CODEC_PATH %s belongs to %s; --codec_path names the codec of other data\n", config.CODEC_PATH,
-                 config.DATA_JSON_PATH)
+        log.info("no --codec_path is given, so the model will answer with tokens alone, without figures\n")
     settings = _with_codec(settings)
     if not is_first_process():
         return 0 if args.check else _train_with_first_process(settings)

@@ -92,9 +92,10 @@ def child(job, stdout, stderr, tally):
 def parent(job, pid, pipes):
     """Wait for the command, kill it where the job says so, and return what became of it."""
     started = last = time.monotonic()
-    texts, timed_out = {fd: bytearray() for fd in pipes}, False
+    texts, timed_out, ended = {fd: bytearray() for fd in pipes}, False, 0
     while True:
-        ended, status, usage = os.wait4(pid, os.WNOHANG)
+        if not ended:  # its last output may come after it has been waited for
+            ended, status, usage = os.wait4(pid, os.WNOHANG)
         ready = select.select(pipes, [], [], 0 if ended else 0.01)[0]
         read = {fd: os.read(fd, 1 << 16) for fd in ready}
         for fd, text in read.items():

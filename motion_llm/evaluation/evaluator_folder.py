@@ -40,14 +40,17 @@ def evaluator_of(inputs: EvaluationInputs, folder: Path, seed: int) -> Evaluator
 
 
 def _loaded_or_trained(folder: Path, config, facts: Mapping, material: tuple[list, list, list, list]) -> Evaluator:
-    try:
-        evaluator = Evaluator.load(folder)
-        check_form(evaluator.facts, FACTS, f"{folder / INFO}: facts", ModelError)
-        if evaluator.config == config and evaluator.facts["trained_on"] == facts["trained_on"]:
-            log.info("evaluator: loaded from %s", folder)
-            return evaluator
-    except ModelError as error:  # none yet, or of an earlier version
-        log.info("%s: training a new one", error)
+    if not folder.is_dir():
+        log.info("evaluator: trained once, then kept in %s", folder)
+    else:
+        try:
+            evaluator = Evaluator.load(folder)
+            check_form(evaluator.facts, FACTS, f"{folder / INFO}: facts", ModelError)
+            if evaluator.config == config and evaluator.facts["trained_on"] == facts["trained_on"]:
+                log.info("evaluator: loaded from %s", folder)
+                return evaluator
+        except ModelError as error:  # damaged, or of an earlier version
+            log.info("%s: training a new one", error)
     evaluator = evaluator_module.train_evaluator(*material, config)
     evaluator.facts = dict(facts)
     evaluator.save(folder)
