@@ -104,7 +104,7 @@ def parent(job, pid, pipes):
         now = time.monotonic() - started
         if ended and not any(read.values()):
             break
-        timed_out = not ended and now > job["seconds"]
+        timed_out = timed_out or not ended and now > job["seconds"]
         if not ended and (timed_out or job["kill_after"] is not None and now > job["kill_after"]):
             os.kill(pid, signal.SIGKILL)
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)

@@ -1,8 +1,13 @@
 """benchmarks/faults.py: what is damaged and how an answer is judged; one trial of each kind runs on the tiny model."""
 
+import ast
 import json
+import os
 import random
+import select
 import shutil
+import signal
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +16,7 @@ import pytest
 from motion_llm.benchmarks import fault_kinds, faults
 from motion_llm.benchmarks.fault_commands import BY_NAME, COMMANDS, files_read, is_own
 from motion_llm.benchmarks.fault_judge import CODES, changes, invalid_result, judge, tree_of
-from motion_llm.benchmarks.fault_server import Outcome
+from motion_llm.benchmarks.fault_server import PROGRAM, Outcome
 from motion_llm.benchmarks.fault_stock import make_stock
 from motion_llm.benchmarks.fault_trials import KINDS, Trial, Trials
 
@@ -396,3 +401,36 @@ def test_what_cannot_be_tried_is_refused(changed, message):
     args = {"minutes": 1.0, "program": str(ROOT), "only": None, "folder": None, "trials": None} | changed
     with pytest.raises(ValueError, match=message):
         faults.run(SimpleNamespace(**args), {"SEED": 0})
+
+
+# The process that forks
+
+
+@pytest.mark.parametrize(("work", "seconds", "expected"), [
+    (lambda out: os.write(out, b"last words"), 30, {"status": 0, "stdout": "last words", "timed_out": False}),
+    (lambda out: (os.write(out, b"before"), time.sleep(30)), 0.2,
+     {"status": -signal.SIGKILL, "stdout": "before", "timed_out": True})])
+def test_what_a_command_wrote_last_is_read_after_its_end(work, seconds, expected):
+    """Its end is noticed before its output is, as on a busy machine."""
+
+    class SlowToRead:
+        def __getattr__(self, name):
+            return getattr(os, name)
+
+        def wait4(self, pid, options):
+            time.sleep(0.3)
+            return os.wait4(pid, options)
+
+    (parent,) = [node for node in ast.parse(PROGRAM).body if getattr(node, "name", "") == "parent"]
+    names = {"os": SlowToRead(), "select": select, "signal": signal, "time": time}
+    exec(compile(ast.Module([parent], []), "fault_server", "exec"), names)
+    pipes, ends = zip(*(os.pipe() for _ in range(3)), strict=True)
+    pid = os.fork()
+    if not pid:
+        os.setsid()
+        work(ends[0])
+        os._exit(0)
+    for end in ends:
+        os.close(end)
+    outcome = names["parent"]({"seconds": seconds, "kill_after": None}, pid, list(pipes))
+    assert {name: outcome[name] for name in expected} == expected
