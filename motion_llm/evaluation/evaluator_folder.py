@@ -48,6 +48,7 @@ def _loaded_or_trained(folder: Path, config, facts: Mapping, material: tuple[lis
             check_form(evaluator.facts, FACTS, f"{folder / INFO}: facts", ModelError)
             if evaluator.config == config and evaluator.facts["trained_on"] == facts["trained_on"]:
                 log.info("evaluator: loaded from %s", folder)
+                evaluator.facts = dict(facts)  # of the same clips, wherever they lie today
                 return evaluator
         except ModelError as error:  # damaged, or of an earlier version
             log.info("%s: training a new one", error)
