@@ -9,7 +9,6 @@ Stdout carries the tokens alone, one clip a line, in the dataset's format; every
 import argparse
 import json
 import logging
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ from tqdm import tqdm
 
 import config
 from motion_llm.command_line import exit_status, keep_inputs, printable, printable_json, start_log
-from motion_llm.decoding.request import LOST, SAMPLING_SETTINGS, TASKS, GenerationError, MotionRequest
+from motion_llm.decoding.request import SAMPLING_SETTINGS, TASKS, GenerationError, MotionRequest, with_lost_span
 from motion_llm.json_files import read_text
 from motion_llm.motion.bvh import SCALE
 from motion_llm.motion.files import READERS
@@ -119,15 +118,7 @@ def _lose_span(args: argparse.Namespace, rate: float | None) -> None:
         return
     if args.task != "denoise" or args.motion_tokens is None:
         raise ValueError("--span is for --task denoise, with --motion_tokens or --motion")
-    if rate is None:
-        raise ValueError("--span is in seconds, and the model does not know its tokens' rate: give --tokens_per_second")
-    tokens = args.motion_tokens.split()
-    parts = re.fullmatch(r"(\d+(?:\.\d+)?):(\d+(?:\.\d+)?)", args.span)
-    start, end = (round(float(part) * rate) for part in parts.groups()) if parts else (0, 0)
-    if not start < end <= len(tokens):
-        raise ValueError(f"--span {args.span}, expected START:END in seconds such as 2.0:3.5, at least a token apart; "
-                         f"the motion has {len(tokens) / rate:.1f} seconds ({len(tokens)} tokens)")
-    args.motion_tokens = " ".join([*tokens[:start], *[LOST] * (end - start), *tokens[end:]])
+    args.motion_tokens = with_lost_span(args.motion_tokens, args.span, rate)
 
 
 def _prompts(args: argparse.Namespace) -> list[str | None]:

@@ -1,5 +1,6 @@
 """Requests to a model and its results: `MotionRequest` in, `MotionResult` out, on any engine."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -79,6 +80,21 @@ def parse_codes(motion_tokens: str | Sequence, lost: bool = False) -> tuple[int,
         else:
             codes.append(int(text))
     return tuple(codes)
+
+
+def with_lost_span(tokens: str, span: str, rate: float | None) -> str:
+    """The tokens with a gap for denoise to fill. span: "START:END" in seconds; rate: tokens a second, None if unknown.
+    Raises GenerationError."""
+    if rate is None:
+        raise GenerationError(f"the span is in seconds, and the model does not know its tokens' rate: write {LOST} for "
+                              "each lost token")
+    codes = tokens.split()
+    parts = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*:\s*(\d+(?:\.\d+)?)\s*", span, re.ASCII)
+    start, end = (round(float(part) * rate) for part in parts.groups()) if parts else (0, 0)
+    if not start < end <= len(codes):
+        raise GenerationError(f"the span is {span[:60]!r}, expected START:END in seconds such as 2.0:3.5, at least a "
+                              f"token apart; the motion has {len(codes) / rate:.1f} seconds ({len(codes)} tokens)")
+    return " ".join([*codes[:start], *[LOST] * (end - start), *codes[end:]])
 
 
 def check_size(requests: "Sequence[MotionRequest]", longest: Sequence[int]) -> None:

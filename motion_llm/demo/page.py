@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from motion_llm.decoding.request import SAMPLING_SETTINGS, TASKS
+from motion_llm.decoding.request import SAMPLING_SETTINGS, TASKS, with_lost_span
 from motion_llm.demo import questions
 from motion_llm.demo.models import Models
 from motion_llm.demo.questions import Answer, Question, question_of, status_html, whole
@@ -214,7 +214,7 @@ class Page:
                 return question_of(self.models, "continue", text_or_none or f"after {motion}", seed, motion=motion,
                                    text=text_or_none, num_samples=whole(clips))
             if motion is not None and gap and gap.strip():
-                motion = questions.with_lost_span(motion, gap, self.rate)
+                motion = with_lost_span(motion, gap, self.rate)
             return question_of(self.models, "denoise", f"fill {motion}", seed, motion=motion, num_samples=whole(clips))
 
         yield from self._follow(make, answers, request)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlencode
 
-from motion_llm.decoding.request import LOST, GenerationError, MotionRequest, MotionResult, checked_number
+from motion_llm.decoding.request import GenerationError, MotionRequest, MotionResult, checked_number
 from motion_llm.demo.models import Models, Part, SteppedGenerator
 from motion_llm.demo.worker import check_clips
 from motion_llm.viewer.codec_figures import CodecFigures
@@ -91,20 +91,6 @@ def tokens_or_file(models: Models, tokens: str | None, path: str | None) -> str 
         return models.main.encode(path)
     except ValueError as error:  # the visitor knows the file's name, not where the page put it
         raise GenerationError(str(error).replace(str(path), Path(path).name)) from None
-
-
-def with_lost_span(tokens: str, span: str, rate: float | None) -> str:
-    """The tokens with a gap. span: "START:END" in seconds; rate: tokens a second. Raises GenerationError."""
-    if rate is None:
-        raise GenerationError(f"the gap is in seconds, and the model does not know its tokens' rate: write {LOST} for "
-                              "each lost token")
-    codes = tokens.split()
-    parts = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*:\s*(\d+(?:\.\d+)?)\s*", span, re.ASCII)
-    start, end = (round(float(part) * rate) for part in parts.groups()) if parts else (0, 0)
-    if not start < end <= len(codes):
-        raise GenerationError(f"the gap is {span[:60]!r}, expected START:END in seconds such as 2.0:3.5, at least a "
-                              f"token apart; the motion has {len(codes) / rate:.1f} seconds ({len(codes)} tokens)")
-    return " ".join([*codes[:start], *[LOST] * (end - start), *codes[end:]])
 
 
 # ---- what is shown

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from motion_llm.decoding.request import GenerationError, MotionRequest, Sampling, parse_codes
+from motion_llm.decoding.request import GenerationError, MotionRequest, Sampling, parse_codes, with_lost_span
 from templates import MASKED
 
 
@@ -76,3 +76,12 @@ def test_a_request_and_its_sampling_do_not_change():
     with pytest.raises(AttributeError):
         request.text = "y"
     assert hash(Sampling(1, 1, 0, 0)) == hash(Sampling(1, 1, 0, 0))
+
+
+def test_a_gap_in_seconds_is_lost_tokens():
+    assert with_lost_span("1 2 3 4 5 6", "0.5 : 1", 4.0) == "1 2 ? ? 5 6"
+    for span in ("1:1", "2", "0:9", "-1:1", "a:b"):
+        with pytest.raises(GenerationError, match=r"expected START:END in seconds.*1\.5 seconds \(6 tokens\)"):
+            with_lost_span("1 2 3 4 5 6", span, 4.0)
+    with pytest.raises(GenerationError, match=r"write \? for each lost token"):
+        with_lost_span("1 2 3", "0:1", None)

@@ -80,15 +80,6 @@ def test_a_seed_is_taken_or_drawn(questions):
     assert len({questions.seed_of(""), questions.seed_of(None), questions.seed_of("  ")}) == 3
 
 
-def test_a_gap_in_seconds_is_lost_tokens(questions):
-    assert questions.with_lost_span("1 2 3 4 5 6", "0.5 : 1", 4.0) == "1 2 ? ? 5 6"
-    for span in ("1:1", "2", "0:9", "-1:1", "a:b"):
-        with pytest.raises(GenerationError, match=r"expected START:END in seconds.*1\.5 seconds \(6 tokens\)"):
-            questions.with_lost_span("1 2 3 4 5 6", span, 4.0)
-    with pytest.raises(GenerationError, match=r"write \? for each lost token"):
-        questions.with_lost_span("1 2 3", "0:1", None)
-
-
 def test_a_file_becomes_tokens_and_is_named_without_its_place(models, questions, tmp_path):
     motion = models.main.motion("1 2 3 4 5")
     content = questions.file_of(models.main, "bow.bvh", "1 2 3 4 5", "a bow")
