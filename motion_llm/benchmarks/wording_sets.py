@@ -6,14 +6,13 @@ say an action and a style at once (`combined`); `heldout_combinations` of action
 """
 
 import itertools
-import json
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from motion_llm.dataset.rows import Row, caption_key
-from motion_llm.json_files import read_text
+from motion_llm.json_files import parse_json, read_text
 
 NEUTRAL = "neutral"  # the style of a caption that names none
 LEAST_REWORDINGS = {"actions": 3, "styles": 2}
@@ -179,10 +178,7 @@ def _motion(row: Row) -> set:
 
 def read_wordings(path: str | Path) -> Wordings:
     """Raises WordingError naming the file and the entry, OSError where it cannot be read."""
-    try:
-        content = json.loads(read_text(path, WordingError))
-    except json.JSONDecodeError as error:
-        raise WordingError(f"{path} is no JSON: {error}") from None
+    content = parse_json(read_text(path, WordingError), str(path), WordingError)
     if not isinstance(content, dict) or set(content) != set(FIELDS):
         fields = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
         raise WordingError(f"{path}: found {fields or 'nothing'}, expected an object with {', '.join(FIELDS)}")

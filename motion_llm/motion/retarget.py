@@ -4,13 +4,12 @@ Each joint of the other figure turns in the world as its counterpart does, after
 of its rest pose along those of the counterpart's. The pelvis travels by the ratio of the legs' lengths.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from motion_llm.json_files import read_text
+from motion_llm.json_files import parse_json, read_text
 from motion_llm.motion.features import rest_pose
 from motion_llm.motion.kinematics import (
     ancestors,
@@ -32,13 +31,10 @@ LISTED = 60  # characters of names in a message
 
 def read_map(path: str | Path) -> dict[str, str]:
     """Names of a clip's joints -> names of the other figure's, from a JSON object. Raises MotionError, OSError."""
-    expected = 'expected JSON such as {"pelvis": "Hips"}, names of the clip\'s joints to names of the other figure\'s'
-    try:
-        names = json.loads(read_text(path, MotionError))
-    except json.JSONDecodeError as error:
-        raise MotionError(f"{path}: {error}, {expected}") from None
+    expected = 'JSON such as {"pelvis": "Hips"}, names of the clip\'s joints to names of the other figure\'s'
+    names = parse_json(read_text(path, MotionError), str(path), MotionError, expected)
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-        raise MotionError(f"{path}: {expected}")
+        raise MotionError(f"{path}: expected {expected}")
     return names
 
 

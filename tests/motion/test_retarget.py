@@ -150,7 +150,7 @@ def test_a_map_is_a_json_object_of_text(tmp_path):
     path = tmp_path / "map.json"
     path.write_text('{"pelvis": "Hips"}')
     assert read_map(path) == {"pelvis": "Hips"}
-    for text in ("{", '["pelvis"]', '{"pelvis": 3}'):
+    for text in ("[" * 100_000, "{", '["pelvis"]', '{"pelvis": 3}'):
         path.write_text(text)
-        with pytest.raises(MotionError, match="map.json: .*expected JSON such as"):
+        with pytest.raises(MotionError, match="map.json.*expected JSON such as"):
             read_map(path)
