@@ -235,11 +235,12 @@ class EpochBatches:
     motion_tokens, text_tokens (N,): token counts of each row; estimates are enough. motions (N,): see Captions; by
     default every row is a motion of its own. batch_size: rows of a process. Where `processes` train together, number
     `process` gets every `processes`-th row of batches of processes * batch_size rows: together they train on the same
-    batches as a single process with such batches.
+    batches as a single process with such batches. first_epoch: what epoch 0 draws as, so that a stage that goes on
+    draws other examples than before.
     """
 
     def __init__(self, motion_tokens: Sequence[int], text_tokens: Sequence[int], drawer: ExampleDrawer, batch_size: int,
-                 processes: int = 1, process: int = 0, motions: Sequence[int] | None = None):
+                 processes: int = 1, process: int = 0, motions: Sequence[int] | None = None, first_epoch: int = 0):
         self.captions = Captions(range(len(motion_tokens)) if motions is None else motions, drawer.seed)
         self.count = len(self.captions.counts)
         if self.count < processes:
@@ -249,10 +250,11 @@ class EpochBatches:
         self.batch_size = batch_size
         self.processes = processes
         self.process = process
-        self.epoch = 0
+        self.first_epoch = first_epoch
+        self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+        self.epoch = self.first_epoch + epoch
 
     def __len__(self) -> int:
         full, remainder = divmod(self.count, self.processes * self.batch_size)

@@ -11,7 +11,7 @@ import logging
 import math
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -22,22 +22,15 @@ from transformers.trainer_callback import PrinterCallback
 from collators import DrawnExamples, EpochBatches, ExampleDrawer, collate
 from model import MotionLanguageModel, read_weights, shapes_of
 from motion_llm.dataset.rows import row_lengths, row_motions
+from motion_llm.training.checkpoints import BEST, TrainingError, whole_checkpoints
+from motion_llm.training.forecast import StageAhead, foretell, passes_made
 from motion_llm.training.memory import make_room
-from motion_llm.training.stage_trainer import (
-    BEST,
-    Clock,
-    StageCallback,
-    StageTrainer,
-    StepOptions,
-    TrainingError,
-    whole_checkpoints,
-)
+from motion_llm.training.schedule import LR_BETWEEN, Clock, noise_left, share_of_minutes
+from motion_llm.training.stage_trainer import StageCallback, StageTrainer, StepOptions
 
 log = logging.getLogger(__name__)
 
 EVALUATIONS = 8  # in all stages of a run that is bounded by minutes
-LR_BETWEEN = 0.3  # learning rate over its peak at the end of a stage that another stage follows
-NOISE_LEFT = 1 / 6  # of HISTORY_NOISE, when training ends
 MANY_EPOCHS = 1_000_000  # for a run that is bounded by minutes; its time is over long before
 
 
@@ -51,6 +44,11 @@ class Stage:
     task_mix: Mapping[str, float]
     heldout_task: str
     epochs: int
+
+    @property
+    def t2m(self) -> float:
+        """The share of text to motion."""
+        return self.task_mix.get("t2m", 0.0)
 
 
 def stages(epochs: Sequence[int], stage2_mix: Mapping[str, float]) -> list[Stage]:
@@ -92,32 +90,31 @@ class TrainingOptions:
 class StageResult:
     """losses: (update, training loss). nll: for each evaluation {"epoch", "step", "seconds", "seen", "unseen", "mean"},
     the last three in nats a motion token. best: the entry with the lowest mean, whose values the model ends with.
-    seconds: wall time of the stage, without the time between a kill and a resume."""
+    seconds: wall time of the stage, without the time between a kill and a resume. passes: over the clips; clips: how
+    many different ones. parts: 1, and 1 more each time that the stage went on after it was finished."""
 
     losses: list[tuple[int, float]] = field(default_factory=list)
     nll: list[dict] = field(default_factory=list)
     best: dict = field(default_factory=dict)
     seconds: float = 0.0
+    passes: float = 0.0
+    clips: int = 0
+    parts: int = 1
 
     def to_dict(self) -> dict:
-        return {"losses": self.losses, "nll": self.nll, "best": self.best, "seconds": round(self.seconds, 1)}
+        return asdict(self) | {"seconds": round(self.seconds, 1), "passes": round(self.passes, 3)}
 
-
-def share_of_minutes(minutes: float | None, used: float, planned: Sequence[Stage], place: int) -> float | None:
-    """Seconds for the stage at `place` of `planned`: the time that the earlier stages left (used: seconds that they
-    took) is shared by epochs among the stages still to come. At least one second, so that every stage makes an update.
-    """
-    if minutes is None:
-        return None
-    share = planned[place].epochs / sum(stage.epochs for stage in planned[place:])
-    return max((60 * minutes - used) * share, 1.0)
-
-
-def noise_left(last: bool, share: float) -> float:
-    """The factor on the history noise when `share` of a stage is over: 1, and in the last stage a linear fall to
-    NOISE_LEFT. The noise teaches the model to follow the caption; less noise at the end lets it trust the history
-    again. With none at the end, it follows new combinations of action and style less (docs/log.md)."""
-    return 1 + (NOISE_LEFT - 1) * share if last else 1.0
+    def after(self, earlier: Mapping) -> "StageResult":
+        """This result as that of a stage that went on from a finished one with that history."""
+        updates = max([step for step, _ in earlier["losses"]] + [check["step"] for check in earlier["nll"]], default=0)
+        passes = passes_made(earlier)
+        nll = [check | {"epoch": round(passes + check["epoch"], 2), "step": updates + check["step"],
+                        "seconds": round(earlier["seconds"] + check["seconds"], 1)} for check in self.nll]
+        return StageResult(
+            [*map(tuple, earlier["losses"]), *((updates + step, loss) for step, loss in self.losses)],
+            [*earlier["nll"], *nll], min([earlier["best"], *nll] if earlier["best"] else nll,
+                                         key=lambda check: check["mean"], default={}),
+            earlier["seconds"] + self.seconds, passes + self.passes, self.clips, earlier.get("parts", 1) + 1)
 
 
 def _arguments(stage: Stage, work: Path, options: TrainingOptions, model: MotionLanguageModel) -> TrainingArguments:
@@ -135,19 +132,22 @@ def _arguments(stage: Stage, work: Path, options: TrainingOptions, model: Motion
 
 def train_stage(model: MotionLanguageModel, planned: Sequence[Stage], place: int, rows,
                 heldout: Mapping[str, Sequence], work: Path, options: TrainingOptions,
-                used: float = 0.0) -> StageResult:
+                finished: Mapping[str, Mapping] | None = None) -> StageResult:
     """Train `model` in place on `rows` in the stage at `place` of `planned`; it ends with the values that were best on
     held-out clips.
 
     rows and each set of heldout: sequences of {"text_query", "codes", "participant_id"}. work: the folder for
-    checkpoints; if it has some, training resumes from the last. used: seconds that the earlier stages took. Raises
-    TrainingError.
+    checkpoints; if it has some, training resumes from the last. finished: stage folder -> history of the stages before;
+    if that of this stage is among them, it goes on from there, for the epochs of `planned` or the minutes that are
+    left: the result is that of both parts, and where its best is the earlier one the model has other values than that.
+    Raises TrainingError.
     """
-    stage = planned[place]
-    clock = Clock(share_of_minutes(options.minutes, used, planned, place))
+    stage, finished = planned[place], finished or {}
+    used = sum(history["seconds"] for history in finished.values())
+    clock = Clock(share_of_minutes(options.minutes, used, [stage.epochs for stage in planned[place:]]))
     with _out_of_memory_explained(stage, options):
         tokens = make_room(model, options.max_seq_len).tokens
-        trainer = _trainer(model, planned, place, rows, heldout, work, options, clock, tokens)
+        trainer = _trainer(model, planned, place, rows, heldout, work, options, clock, tokens, finished)
         work.mkdir(parents=True, exist_ok=True)
         checkpoint = _resume_point(work, trainer.args.should_save)
         trainer.accelerator.wait_for_everyone()
@@ -162,10 +162,16 @@ def train_stage(model: MotionLanguageModel, planned: Sequence[Stage], place: int
             trainer.stage_callback.close()
     result = _result(trainer.state.log_history)
     trainer.accelerator.wait_for_everyone()
-    if result.best:
+    earlier = finished.get(stage.folder)
+    if result.best and result.best["mean"] < best_mean(earlier):
         _load_best(model, work, result.best["step"])
-    result.seconds = clock.used()
-    return result
+    result.seconds, result.passes, result.clips = clock.used(), trainer.state.epoch or 0.0, trainer.batches.count
+    return result.after(earlier) if earlier else result
+
+
+def best_mean(history: Mapping | None) -> float:
+    """The lowest held-out NLL of a stage, infinite where there is none."""
+    return history["best"].get("mean", math.inf) if history else math.inf
 
 
 @contextlib.contextmanager
@@ -182,18 +188,23 @@ def _out_of_memory_explained(stage: Stage, options: TrainingOptions):
 
 
 def _trainer(model, planned: Sequence[Stage], place: int, rows, heldout, work: Path, options: TrainingOptions,
-             clock: Clock, tokens: int) -> StageTrainer:
+             clock: Clock, tokens: int, finished: Mapping[str, Mapping]) -> StageTrainer:
     stage, last = planned[place], place == len(planned) - 1
     arguments = _arguments(stage, work, options, model)
     drawer = ExampleDrawer(
         model.template, stage.task_mix, options.participant_dropout, 10 * options.seed + stage.number,
         lambda: options.history_noise * noise_left(last, clock.share), options.caption_dropout)
-    batches = EpochBatches(*row_lengths(rows), drawer, options.batch_size,
-                           arguments.world_size, arguments.process_index, row_motions(rows))
-    steps = StepOptions(options.lr, options.lr_new_rows, 0.0 if last else LR_BETWEEN, options.eval_batch, tokens)
+    earlier, lengths = finished.get(stage.folder), row_lengths(rows)
+    batches = EpochBatches(*lengths, drawer, options.batch_size, arguments.world_size, arguments.process_index,
+                           row_motions(rows), math.ceil(passes_made(earlier)) if earlier else 0)
+    steps = StepOptions(options.lr, options.lr_new_rows, 0.0 if last else LR_BETWEEN, options.eval_batch, tokens,
+                        earlier is not None, best_mean(earlier))
     evaluations = 1 if clock.seconds is None else max(1, round(EVALUATIONS * clock.seconds / 60 / options.minutes))
+    ahead = [StageAhead(stage.epochs, batches.count * _positions(model, stage, lengths), stage.t2m)
+             for stage in planned[place:]]
     callback = StageCallback(f"Stage {stage.number} of 3, {stage.title}", clock, options.save_steps,
-                             math.ceil(len(batches) / options.grad_accum), evaluations)
+                             math.ceil(len(batches) / options.grad_accum), evaluations,
+                             partial(_foretell, planned, ahead, batches.count, finished, options.minutes, clock))
     trainer = StageTrainer(
         model=model, args=arguments, train_dataset=DrawnExamples(rows, drawer),
         data_collator=partial(collate, pad_id=model.pad_id), batches=batches, options=steps, clock=clock,
@@ -201,6 +212,24 @@ def _trainer(model, planned: Sequence[Stage], place: int, rows, heldout, work: P
     for default in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(default)
     return trainer
+
+
+def _positions(model: MotionLanguageModel, stage: Stage, lengths: tuple) -> float:
+    """The mean length of an example in the stage. lengths: as row_lengths() gives them."""
+    motion_tokens, text_tokens = lengths
+    return sum(share * float(model.template.length(task, text_tokens, motion_tokens).mean())
+               for task, share in stage.task_mix.items())
+
+
+def _foretell(planned: Sequence[Stage], ahead: Sequence[StageAhead], clips: int, finished: Mapping[str, Mapping],
+              minutes: float | None, clock: Clock, speed: float) -> None:
+    """Log what the run will come to. speed: passes of the present stage in a second."""
+    made = sum(passes_made(finished[stage.folder]) * stage.t2m for stage in planned if stage.folder in finished)
+    used = sum(history["seconds"] for history in finished.values())
+    last = planned[-1]
+    epochs = last.epochs + (passes_made(finished[last.folder]) if last.folder in finished else 0)
+    forecast = foretell(clips, made, used, ahead, speed * ahead[0].positions, minutes, (last.number, epochs))
+    log.log(logging.WARNING if forecast.more else logging.INFO, "  %s", forecast.sentence(clips, speed * clips))
 
 
 def _resume_point(work: Path, clean: bool) -> str | None:

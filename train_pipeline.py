@@ -18,7 +18,6 @@ from pathlib import Path
 import config
 from data import read_rows
 from motion_llm.command_line import exit_status, printable, start_log
-from motion_llm.dataset.lengths import LengthModel
 from motion_llm.dataset.prepared import (
     PreparedChunks,
     load_measured,
@@ -29,15 +28,16 @@ from motion_llm.dataset.prepared import (
     prepared_report,
 )
 from motion_llm.dataset.report import DataError, check_split, format_report, raise_on_errors
-from motion_llm.dataset.rows import caption_key, distinct_motions
+from motion_llm.dataset.rows import caption_key
 from motion_llm.dataset.sequence_lengths import find_unfit
 from motion_llm.dataset.splits import split_rows
 from motion_llm.evaluation import run as evaluation_run
 from motion_llm.json_files import write_json
-from motion_llm.motion.codec import CODEBOOK_FILE, codec_facts, copy_codec
-from motion_llm.network.folder import CODEC_FOLDER, check_model_name, stage_history, update_settings
+from motion_llm.motion.codec import codec_facts
+from motion_llm.network.folder import check_model_name, stage_history, update_settings
 from motion_llm.serving.quoting import shell_word
 from motion_llm.training.processes import is_first_process, wait_for_all
+from motion_llm.training.stage_folders import new_model, part_to_train, save_codec, save_stage
 from motion_llm.training.work_folder import (
     DATA_FOLDER,
     EVALUATION_FOLDER,
@@ -231,56 +231,40 @@ def _prepared(run: Run) -> dict:
 
 
 def train_stages(run: Run, planned: list, sets: Mapping) -> dict:
-    """Train each stage from the one before; skip a finished one (its folder exists). Returns stage folder -> history.
-    """
+    """Train each stage from the one before; skip a finished one (its folder exists), unless it is the last and is to
+    train further. Returns stage folder -> history."""
     from model import load  # imports torch, which takes seconds
     from train import train_stage  # imports transformers, which must follow Unsloth's start
 
-    settings, results, model, previous, used = run.settings, {}, None, None, 0.0
+    settings, results, model, previous = run.settings, {}, None, None
     heldout = {part: sets[part] for part in ("seen", "unseen")}
     for place, stage in enumerate(planned):
         folder, work = run.folder / stage.folder, run.folder / WORK_FOLDER / stage.folder
-        if folder.is_dir():
+        part = part_to_train(run, planned, place, results)
+        if part is None:
             log.info("Stage %d is finished: %s", stage.number, folder)
             if is_first_process():
                 changeable = {name: value for name, value in settings.items() if name not in config.TRAINING}
                 update_settings(folder, changeable)
-                _save_codec(settings, folder)
+                save_codec(settings, folder)
         else:
+            stages, finished = part
             if model is None:
-                model = load(previous) if previous else _new_model(run)
-            result = train_stage(model, planned, place, sets["train"], heldout, work, _options(settings), used)
+                source = folder if stage.folder in finished else previous
+                model = load(source) if source else new_model(run)
+            # Of another name than the first part's, so that no checkpoint of that is taken for one of this.
+            part_work = work.with_name(f"{work.name}-on") if stage.folder in finished else work
+            result = train_stage(model, stages, place, sets["train"], heldout, part_work, _options(settings), finished)
             if is_first_process():
-                model.save(folder, _stage_config(run, stage, result.to_dict()))
-                _save_codec(settings, folder)
+                save_stage(run, planned, place, model, result, results, finished.get(stage.folder))
         if is_first_process():
-            shutil.rmtree(work, ignore_errors=True)  # a finished stage needs no checkpoints
+            for left in (work, work.with_name(f"{work.name}-on")):  # a finished stage needs no checkpoints
+                shutil.rmtree(left, ignore_errors=True)
         wait_for_all()
         # Read in every process, as their clocks differ, and the next stage's time has to be the same in all.
         results[stage.folder] = stage_history(folder)
-        previous, used = folder, used + results[stage.folder]["seconds"]
+        previous = folder
     return results
-
-
-def _save_codec(settings: Mapping, folder: Path) -> None:
-    if settings["CODEC_PATH"] is not None:
-        copy_codec(settings["CODEC_PATH"], folder / CODEC_FOLDER)
-
-
-def _new_model(run: Run):
-    from model import ModelConfig, build  # imports torch, which takes seconds
-    from motion_llm.network.code_vectors import codebook_vectors, cooccurrence_vectors, joined  # imports torch too
-
-    settings, size = run.settings, run.report.codebook_size
-    chunks = PreparedChunks(run.folder / DATA_FOLDER, "train")
-    model_config = ModelConfig(
-        settings["MODEL_NAME"], settings["MAX_SEQ_LEN"], settings["LORA_R"], settings["LORA_ALPHA"], settings["DTYPE"],
-        settings["SEED"], settings["LOAD_IN_4BIT"])
-    vectors = cooccurrence_vectors(distinct_motions(chunks), size, settings["SEED"])
-    codebook = settings["CODEBOOK_PATH"] or settings["CODEC_PATH"] and Path(settings["CODEC_PATH"]) / CODEBOOK_FILE
-    if codebook:
-        vectors = joined(vectors, codebook_vectors(codebook, size))
-    return build(model_config, size, sorted(run.report.rows.participants), code_vectors=vectors)
 
 
 def _options(settings: Mapping):
@@ -292,15 +276,6 @@ def _options(settings: Mapping):
         caption_dropout=settings["CAPTION_DROPOUT"], history_noise=settings["HISTORY_NOISE"], seed=settings["SEED"],
         save_steps=settings["SAVE_STEPS"], eval_batch=settings["EVAL_BATCH"],
         max_seq_len=settings["MAX_SEQ_LEN"], minutes=settings["MAX_MINUTES"], report_to=settings["REPORT_TO"])
-
-
-def _stage_config(run: Run, stage, history: dict) -> dict:
-    """What the model's motion_config.json says of its training, so that generation needs no other file of the run."""
-    lengths = LengthModel.fit(PreparedChunks(run.folder / DATA_FOLDER, "train"), caption_key)
-    # In-betweening and continuing are trained as variants of denoising.
-    tasks = [*stage.task_mix, *(("inbetween", "continue") if "denoise" in stage.task_mix else ())]
-    return {"stage": stage.folder, "tasks": tasks, "settings": dict(run.settings), "history": history,
-            "data_fingerprint": run.report.fingerprint, "length_model": lengths.to_dict()}
 
 
 def _evaluate(run: Run, folder: Path, sets: Mapping) -> dict:

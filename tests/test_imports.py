@@ -38,13 +38,14 @@ ROOMS = {
     "serving": "command_line dataset decoding json_files network templates",
     "generate": "data dataset decoding model network serving templates viewer",
     "demo/": "dataset decoding generate motion network viewer",
-    "training": "collators dataset decoding digests generate json_files metrics model motion network saving viewer",
+    "training": "collators dataset decoding digests generate json_files metrics model motion network "
+                "saving viewer",
     "train": "collators dataset model training",
-    "evaluation": "data dataset decoding digests generate json_files metrics model motion network saving",
+    "evaluation": "data dataset decoding digests generate json_files metrics model motion network saving viewer",
     "benchmarks": "collators data dataset decoding evaluation generate json_files metrics model motion network sample "
                   "serving templates train training",
 }
-READ_CONFIG = {"train_pipeline", "inference", "evaluate", "export", "bench", "demo"}
+READ_CONFIG = {"train_pipeline", "inference", "evaluate", "export", "bench", "demo", "codec"}
 
 
 def tree_of(path: Path) -> ast.Module:
@@ -132,7 +133,7 @@ def test_the_table_runs_one_way():
     ("metrics", "import generate", "metrics -> generate"),
     ("motion_llm.evaluation.run", "import config", "evaluation -> config"),
     ("motion_llm.training.gallery", "from view import main", "training -> view"),
-    ("codec", "from config import SEED", "codec -> config"),
+    ("view", "from config import SEED", "view -> config"),
     ("motion_llm.demo.worker", "import demo", "demo/ -> demo"),
     ("motion_llm.demo.page", "import config", "demo/ -> config"),
     ("templates", "from . import data", "templates -> ."),

@@ -93,6 +93,40 @@ def test_a_rising_held_out_loss_gives_a_warning(tiny_base, tmp_path, caplog):
     assert result.best["epoch"] < 12
 
 
+def test_a_held_out_loss_that_rises_in_the_first_pass_is_no_turn(tiny_base, tmp_path, caplog):
+    data = rows(8)
+    reversed_codes = [{**row, "codes": [7 - code for code in row["codes"]]} for row in data]
+    trained(tiny_base, tmp_path / "a", data, {"seen": reversed_codes}, epochs=30, batch_size=1, lr=0.1, lr_new_rows=0.5,
+            minutes=0.1, grad_accum=8)
+    assert "turned up" in caplog.text  # the same data and rates do turn up later
+    caplog.clear()
+    from motion_llm.training import stage_trainer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage_trainer, "FIRST_PASSES", 1_000)
+        trained(tiny_base, tmp_path / "b", data, {"seen": reversed_codes}, epochs=12, batch_size=2, lr=1e-2,
+                lr_new_rows=0.05)
+    assert "turned up" not in caplog.text
+
+
+def test_a_stage_of_minutes_warms_up_by_updates_and_a_longer_stage_as_it_did(tiny_base, tmp_path):
+    from motion_llm.training.schedule import WARMUP_UPDATES, factor_after_updates
+
+    assert factor_after_updates(0, 0.0, 0.0) == pytest.approx(1 / WARMUP_UPDATES)
+    assert factor_after_updates(WARMUP_UPDATES - 1, 0.0, 0.0) == 1
+    assert factor_after_updates(4, 0.5, 0.3) == pytest.approx(0.5 * 0.65)
+    assert factor_after_updates(10_000, 1.0, 0.3) == pytest.approx(0.3)
+
+
+def test_the_first_updates_foretell_what_the_run_will_come_to(tiny_base, tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        trained(tiny_base, tmp_path, rows(24), {}, epochs=6, batch_size=2)
+    (line,) = [record for record in caplog.records if "passes of text to motion" in record.getMessage()]
+    motions = len({tuple(row["codes"]) for row in rows(24)})
+    assert f"about 6 passes of text to motion over {motions} clips in 1 minutes, but about" in line.getMessage()
+    assert line.levelname == "WARNING" and "--epochs_s3 " in line.getMessage()
+
+
 def test_a_loss_that_is_no_number_stops_with_what_to_change(tiny_base, tmp_path):
     from train import TrainingError
 
@@ -304,7 +338,7 @@ for line in sys.stdin:
 """
 KILLS = [  # what is wrapped, the stage, the call
     ("train.StageCallback, 'on_step_end'", 1, 8),
-    ("stage_trainer, '_sync'", 2, 3),  # between the files of a save
+    ("stage_trainer, 'sync'", 2, 3),  # between the files of a save
     ("train.StageTrainer, '_save_rng_state'", 2, 2),  # before a save is renamed
     ("train.StageCallback, 'on_step_end'", 3, 12),
     ("model.MotionLanguageModel, 'save'", 3, 1),
@@ -359,6 +393,24 @@ def test_killed_again_and_again_it_ends_as_an_uninterrupted_run(tiny_arguments, 
     assert resumed == expected.replace("whole", "killed") and "Three generated clips" in resumed
 
 
+def test_a_finished_run_that_goes_on_is_killed_and_ends_as_an_uninterrupted_one(tiny_arguments, tmp_path):
+    def run(name: str, epochs: int) -> list[str]:
+        return [*tiny_arguments, "--epochs_s1", "0", "--epochs_s3", str(epochs), "--work_dir", str(tmp_path / name)]
+
+    kill = "killing(train.StageCallback, 'on_step_end', 3, 12)"  # two stages are finished, the third goes on
+    first, second, _, dead, last = pipeline_runs(
+        (run("whole", 2), ""), (run("whole", 4), ""), (run("killed", 2), ""), (run("killed", 4), kill),
+        (run("killed", 4), ""))
+    assert (first.status, second.status, last.status) == (0, 0, 0), last.stderr
+    assert dead.status == -9 and dead.stages == STAGES[1:]
+    assert "goes on from" in last.stderr and "going on from" in last.stderr
+    expected, resumed = (tmp_path / name / STAGES[2] / "adapter_model.safetensors" for name in ("whole", "killed"))
+    assert resumed.read_bytes() == expected.read_bytes()
+    histories = [json.loads((tmp_path / name / STAGES[2] / "motion_config.json").read_text())["history"]
+                 for name in ("whole", "killed")]
+    assert without_times(histories[1]["nll"]) == without_times(histories[0]["nll"])
+
+
 # Minutes instead of epochs
 
 
@@ -369,22 +421,21 @@ def planned(*epochs: int) -> list:
 
 
 def test_minutes_are_shared_by_epochs_among_the_stages_still_to_come():
-    from train import share_of_minutes
+    from motion_llm.training.schedule import share_of_minutes
 
-    three = planned(1, 3, 6)
-    assert share_of_minutes(10, 0, three, 0) == 60
-    assert share_of_minutes(10, 60, three, 1) == 180
-    assert share_of_minutes(10, 300, three, 2) == 300  # all that is left, whatever the earlier stages took
-    assert share_of_minutes(10, 700, three, 2) == 1  # late, but every stage is trained
-    assert share_of_minutes(10, 0, planned(0, 1, 1), 0) == 300
-    assert share_of_minutes(None, 0, three, 0) is None
+    assert share_of_minutes(10, 0, [1, 3, 6]) == 60
+    assert share_of_minutes(10, 60, [3, 6]) == 180
+    assert share_of_minutes(10, 300, [6]) == 300  # all that is left, whatever the earlier stages took
+    assert share_of_minutes(10, 700, [6]) == 1  # late, but every stage is trained
+    assert share_of_minutes(10, 0, [1, 1]) == 300
+    assert share_of_minutes(None, 0, [1, 3, 6]) is None
 
 
 def test_a_stage_of_minutes_ends_in_time_with_its_learning_rate_at_zero(tiny_base, tmp_path, monkeypatch):
     from motion_llm.training import stage_trainer
 
     rates = []
-    monkeypatch.setattr(stage_trainer, "learning_rate_factor", lambda share, end: rates.append(share) or 1 - share)
+    monkeypatch.setattr(stage_trainer, "factor_after_updates", lambda _, share, end: rates.append(share) or 1 - share)
     data = rows(24)
     model, result = trained(tiny_base, tmp_path, data, {"seen": data[:6]}, minutes=0.1, epochs=1)
     assert 5 < result.seconds < 9
@@ -419,7 +470,8 @@ def test_an_incomplete_checkpoint_is_ignored_with_a_line(tiny_base, tmp_path, ca
 
 
 def test_the_learning_rate_warms_up_and_ends_at_zero_only_in_the_last_stage(tiny_base, tmp_path, monkeypatch):
-    from motion_llm.training.stage_trainer import WARMUP, StageTrainer, learning_rate_factor
+    from motion_llm.training.schedule import WARMUP, learning_rate_factor
+    from motion_llm.training.stage_trainer import StageTrainer
 
     assert learning_rate_factor(WARMUP / 2, 0.0) == pytest.approx(0.5)
     assert learning_rate_factor(WARMUP, 0.3) == pytest.approx(1.0)
@@ -447,7 +499,7 @@ def test_the_learning_rate_warms_up_and_ends_at_zero_only_in_the_last_stage(tiny
 
 
 def test_noise_falls_only_in_the_last_stage():
-    from train import NOISE_LEFT, noise_left
+    from motion_llm.training.schedule import NOISE_LEFT, noise_left
 
     assert [noise_left(False, share) for share in (0.0, 0.5, 1.0)] == [1, 1, 1]
     falling = [noise_left(True, share) for share in (0.0, 0.5, 1.0)]

@@ -13,7 +13,8 @@ LENGTHS = re.compile(r"\d{1,9} \d{1,9} \d{1,9}(\.\d+)? \d{1,9}")  # clips, short
 NUMBERS = re.compile(r"[-+.e\d]+( [-+.e\d]+)*|")
 NAME = re.compile(r"(?s).{1,1000}")
 CHECK = dict.fromkeys(("epoch?", "step?", "seconds?", "seen?", "unseen?", "mean?"), float)  # on held-out clips
-HISTORY = {"losses?": [[float]], "nll?": [CHECK], "best?": CHECK, "seconds?": slice(0, 1e9)}
+HISTORY = {"losses?": [[float]], "nll?": [CHECK], "best?": CHECK, "seconds?": slice(0, 1e9), "passes?": slice(0, 1e9),
+           "clips?": range(2**53), "parts?": range(1, 2**53), "t2m_passes?": slice(0, 1e9), "more?": str}
 FORM = {  # of motion_config.json; folders of earlier versions lack what is marked by "?"
     "stage": NAME, "tasks": [NAME], "history": HISTORY, "data_fingerprint?": str,
     "settings": {"MAX_SEQ_LEN": range(1, 10**8), "EVAL_BATCH": range(1, 10**6), "DATA_JSON_PATH": str},
@@ -86,8 +87,8 @@ def stage_history(folder: str | Path) -> dict:
     return history
 
 
-def update_settings(folder: Path, changes: Mapping) -> None:
-    """Change settings that need no training (those of decoding) in a finished model's folder."""
+def update_settings(folder: Path, changes: Mapping, **facts) -> None:
+    """Change settings that need no training (those of decoding) in a finished model's folder, and other facts of it."""
     content = read_motion_config(folder)
     content["settings"] |= changes
-    write_json(folder / MOTION_CONFIG, content)
+    write_json(folder / MOTION_CONFIG, content | facts)

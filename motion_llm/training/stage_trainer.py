@@ -3,12 +3,10 @@ or by minutes, held-out NLL as evaluation, and checkpoints that are never half w
 
 import logging
 import math
-import os
-import re
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,65 +18,42 @@ from transformers import Trainer, TrainerCallback
 
 from collators import EpochBatches, micro_batches
 from model import read_weights, shapes_of, sum_nll
-from motion_llm.digests import damage, digests_of, say_unchecked
+from motion_llm.digests import digests_of
 from motion_llm.json_files import check_form, read_json, write_json
 from motion_llm.saving import naming, saving
+from motion_llm.training.checkpoints import (
+    BEST,
+    DIGESTS,
+    TIME_FORM,
+    TIME_USED,
+    WEIGHTS,
+    TrainingError,
+    check_checkpoint,
+    sync,
+    whole_checkpoints,
+)
+from motion_llm.training.forecast import FIRST_SECONDS, FIRST_UPDATES
+from motion_llm.training.schedule import Clock, factor_after_updates, learning_rate_factor
 
 log = logging.getLogger(__name__)
 
-WEIGHTS, TIME_USED, DIGESTS = "trainable.safetensors", "time_used.json", "files.json"
-TIME_FORM = {"seconds": slice(0, 1e9), "loss?": float, "logged_at?": range(2**53)}
-CHECKPOINT_FILES = (WEIGHTS, TIME_USED, "optimizer.pt", "scheduler.pt", "trainer_state.json")
-BEST = "best-{}.safetensors"  # with the update whose values it holds
 TURNED_UP = 1.01  # a held-out NLL above this many times the best one so far gives a warning
-WARMUP = 0.03  # share of a stage
-
-
-class TrainingError(ValueError):
-    """Training that cannot go on with these settings; the text says where it stopped, why and what to change."""
-
-
-class Clock:
-    """How far a stage is: by its updates, or by the wall time that it may take (`seconds`; None: by updates)."""
-
-    def __init__(self, seconds: float | None):
-        self.seconds = seconds
-        self.share = 0.0  # of the stage that is over, 0 to 1
-        self.reserve = 0.0  # seconds that the last evaluation will take
-        self._before, self._started = 0.0, time.monotonic()
-
-    def used(self) -> float:
-        """Seconds so far, with those before a resume."""
-        return self._before + time.monotonic() - self._started
-
-    def resume(self, used: float) -> None:
-        self._before, self._started = used, time.monotonic()
-
-    def tick(self, step: int, most_steps: int) -> None:
-        if self.seconds is None:
-            self.share = step / most_steps
-        else:
-            self.share = min(1.0, self.used() / max(self.seconds - self.reserve, 1.0))
-
-
-def learning_rate_factor(share: float, end: float) -> float:
-    """The learning rate over its peak when `share` of a stage is over: a linear warm-up, then a linear fall from 1 to
-    `end` (as Bergsma et al. 2025 advise)."""
-    if share < WARMUP:
-        return share / WARMUP
-    return 1 - (1 - end) * (share - WARMUP) / (1 - WARMUP)
+FIRST_PASSES = 2  # before so many are made, a held-out NLL that rises says nothing
 
 
 @dataclass(frozen=True)
 class StepOptions:
     """lr, lr_new_rows: peaks. lr_end: both learning rates over their peaks at the end of the stage. eval_batch in
-    examples. micro_tokens: positions (padding included) that go through the network at once in training."""
+    examples. micro_tokens: positions (padding included) that go through the network at once in training. goes_on: from
+    a finished stage, whose best held-out NLL is best_before."""
 
     lr: float
     lr_new_rows: float
     lr_end: float
     eval_batch: int
     micro_tokens: int
+    goes_on: bool = False
+    best_before: float = math.inf
 
 
 class StageTrainer(Trainer):
@@ -134,7 +109,9 @@ class StageTrainer(Trainer):
         def factor(step: int) -> float:
             by_updates = self.clock.seconds is None
             share = (step + 1) / num_training_steps if by_updates else self.clock.share
-            return learning_rate_factor(share, self.options.lr_end)
+            if by_updates and not self.options.goes_on:
+                return learning_rate_factor(share, self.options.lr_end)
+            return factor_after_updates(step, share, self.options.lr_end)
 
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
         return self.lr_scheduler
@@ -147,12 +124,13 @@ class StageTrainer(Trainer):
         if sums:
             metrics["eval_mean"] = sum(nll for nll, _ in sums.values()) / sum(tokens for _, tokens in sums.values())
             earlier = [entry["eval_mean"] for entry in self.state.log_history if "eval_mean" in entry]
-            if metrics["eval_mean"] < min(earlier, default=math.inf):
+            best = min(earlier, default=math.inf)
+            if metrics["eval_mean"] < min(best, self.options.best_before):
                 self._save_best()
-            elif metrics["eval_mean"] > TURNED_UP * min(earlier):
+            elif metrics["eval_mean"] > TURNED_UP * best and self.state.epoch >= FIRST_PASSES:
                 with tqdm.external_write_mode(file=sys.stderr):
                     log.warning("held-out NLL turned up: %.3f after a best of %.3f; the best values are kept, and "
-                                "fewer epochs would do", metrics["eval_mean"], min(earlier))
+                                "fewer epochs would do", metrics["eval_mean"], best)
             metrics["eval_seconds"] = self.clock.used()
         self.clock.reserve = time.monotonic() - started
         self.log(dict(metrics))
@@ -182,7 +160,7 @@ class StageTrainer(Trainer):
         # The best of before stays until a checkpoint knows of this one: a killed run goes on from the one before.
         with saving(Path(self.args.output_dir) / BEST.format(self.state.global_step)) as temporary:
             save_file(self.model.trainable_state(), temporary)
-            _sync(temporary)
+            sync(temporary)
 
     def _get_output_dir(self, trial) -> str:
         return str(Path(self.args.output_dir) / "saving")
@@ -207,9 +185,9 @@ class StageTrainer(Trainer):
         name = f"checkpoint-{self.state.global_step}"
         write_json(folder / "saving" / name / DIGESTS, digests_of(folder / "saving" / name))
         for path in (folder / "saving" / name).iterdir():
-            _sync(path)
+            sync(path)
         (folder / "saving" / name).rename(folder / name)
-        _sync(folder)
+        sync(folder)
         for old in whole_checkpoints(folder)[:-1]:
             # Renamed before it is removed, so that a half-removed one is never taken for a complete one.
             old.rename(folder / "saving" / old.name)
@@ -240,20 +218,6 @@ class StageTrainer(Trainer):
         self._globalstep_last_logged = self.progress.get("logged_at", self.state.global_step)
 
 
-def check_checkpoint(folder: Path) -> None:
-    """Raises TrainingError for a checkpoint with a damaged or missing file: Trainer would go on without an optimizer's
-    state, to other weights."""
-    digests = {}
-    if (folder / DIGESTS).is_file():
-        digests = read_json(folder / DIGESTS, TrainingError)
-    else:
-        say_unchecked(folder)
-    check_form(digests, {str: str}, str(folder / DIGESTS), TrainingError)
-    gone = [name for name in CHECKPOINT_FILES if not (folder / name).is_file() or not (folder / name).stat().st_size]
-    if wrong := f"{gone[0]} is missing or empty" if gone else damage(folder, digests):
-        raise TrainingError(f"{folder} is damaged: {wrong}. Remove the folder, and the same command goes on without it")
-
-
 class EpochLoader(DataLoader):
     """A DataLoader that tells its batch sampler the epoch, which has new batches in every epoch."""
 
@@ -261,36 +225,24 @@ class EpochLoader(DataLoader):
         self.batch_sampler.set_epoch(epoch)
 
 
-def _sync(path: Path) -> None:
-    """Flush a file or folder to disk, so that a rename after it survives a power failure."""
-    if path.is_dir() and os.name == "nt":  # Windows cannot sync a folder
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def whole_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoint-N folders by N; only complete ones get that name."""
-    checkpoints = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    return sorted(checkpoints, key=lambda path: int(path.name.split("-")[1]))
-
-
 class StageCallback(TrainerCallback):
     """Decides when to evaluate, save and stop, shows progress, and stops at a loss that is not finite.
 
     title: "Stage 1 of 3, ...". evaluations: how often a stage that is bounded by minutes is evaluated; one that is
-    bounded by epochs is evaluated after each epoch.
+    bounded by epochs is evaluated after each epoch. foretell: called once with the passes a second of the first
+    updates; logs what will come of them.
     """
 
-    def __init__(self, title: str, clock: Clock, save_steps: int, steps_per_epoch: int, evaluations: int):
+    def __init__(self, title: str, clock: Clock, save_steps: int, steps_per_epoch: int, evaluations: int,
+                 foretell: Callable[[float], None] = lambda speed: None):
         self.title = title
         self.clock = clock
         self.save_steps = save_steps
         self.steps_per_epoch = steps_per_epoch
         self.evaluations = evaluations
+        self.foretell = foretell
+        self.timed: tuple[int, float] | None = None  # the first update of this start, and when it was over
+        self.foretold = False
         self.evaluated = 0  # evaluations that were due so far, in a stage of minutes
         self.bar = None
         self.trainer: StageTrainer | None = None  # which it is given to
@@ -312,7 +264,21 @@ class StageCallback(TrainerCallback):
         self.clock.tick(state.global_step + 1, state.max_steps)
         self.clock.share = _of_first_process(self.clock.share, args)
 
+    def _foretell(self, state) -> None:
+        """The first update is left out: it also makes what later ones find ready."""
+        if self.timed is None:
+            self.timed = state.global_step, time.monotonic()
+            return
+        updates, seconds = state.global_step - self.timed[0], time.monotonic() - self.timed[1]
+        if updates < FIRST_UPDATES and seconds < FIRST_SECONDS:
+            return
+        self.foretold = True
+        with tqdm.external_write_mode(file=sys.stderr):
+            self.foretell(updates / seconds / self.steps_per_epoch)
+
     def on_step_end(self, args, state, control, **kwargs):
+        if state.is_world_process_zero and not self.foretold:
+            self._foretell(state)
         if self.clock.seconds is None:
             self.bar.update(1)
             at_epoch_end = state.global_step % self.steps_per_epoch == 0  # saved after the evaluation of the epoch
@@ -344,8 +310,8 @@ class StageCallback(TrainerCallback):
                          if f"eval_{name}" in metrics)
         losses = [entry["loss"] for entry in state.log_history[-20:] if "loss" in entry]
         loss = f"loss {sum(losses) / len(losses):.3f}, " if losses else ""
-        progress = f"epoch {round(state.epoch)} of {args.num_train_epochs}" if self.clock.seconds is None else (
-            f"{_minutes(self.clock.used())} of {_minutes(self.clock.seconds)}, epoch {state.epoch:.1f}")
+        progress = f"pass {round(state.epoch)} of {args.num_train_epochs}" if self.clock.seconds is None else (
+            f"{_minutes(self.clock.used())} of {_minutes(self.clock.seconds)}, {state.epoch:.1f} passes")
         with tqdm.external_write_mode(file=sys.stderr):
             log.info("  %s: %sheld-out NLL per motion token: %s", progress, loss, sets or "nothing is held out")
 

@@ -11,6 +11,7 @@ from motion_llm.json_files import check_form, read_json, write_json
 from motion_llm.motion.codec import codec_fingerprint
 from motion_llm.network.folder import CODEC_FOLDER, read_motion_config
 from motion_llm.saving import clear_leftovers, locked, remove
+from motion_llm.training.going_on import changeable_limits
 
 SETTINGS_FILE, METRICS_FILE, DATA_FOLDER, WORK_FOLDER = "settings.json", "metrics.json", "prepared_data", "checkpoints"
 STAGE_FOLDERS = ("stage1_mlm", "stage2_multitask", "stage3_t2m_sft")
@@ -76,8 +77,10 @@ def _check_earlier_run(run: Run, earlier: Mapping, differences: Callable) -> Non
     if not finished and not list((run.folder / WORK_FOLDER).glob("*/checkpoint-*")):
         return  # nothing was trained yet, so nothing depends on the settings
     # CODEBOOK_SIZE None, with the size taken from the data, and the same size set or from a codec are no difference.
-    changed = differences(earlier["settings"] | {"CODEBOOK_SIZE": earlier.get("codebook_size")},
-                          {**run.settings, "CODEBOOK_SIZE": run.report.codebook_size})
+    before = earlier["settings"]
+    limits = changeable_limits(before, run.settings, run.folder, STAGE_FOLDERS)
+    changed = differences(before | {"CODEBOOK_SIZE": earlier.get("codebook_size")} | {
+        name: run.settings[name] for name in limits}, {**run.settings, "CODEBOOK_SIZE": run.report.codebook_size})
     if earlier["data_fingerprint"] != run.report.fingerprint:
         changed.append(f"the data: {earlier['settings'].get('DATA_JSON_PATH')} with {earlier.get('data_rows')} rows "
                        f"before, {run.settings['DATA_JSON_PATH']} with {len(run.report.rows)} rows of other content "
@@ -88,7 +91,8 @@ def _check_earlier_run(run: Run, earlier: Mapping, differences: Callable) -> Non
         lines = "\n  ".join(shown)
         raise PipelineError(f"{run.folder} was made with other settings or data, says {SETTINGS_FILE}:\n  {lines}\n"
                             "Go back to what it was made with, choose another --work_dir, or give --fresh to "
-                            "remove it and start anew.")
+                            "remove it and start anew. A run trains further with a higher MAX_MINUTES, or with more "
+                            "epochs of its last stage.")
     for name in finished:
         read_motion_config(run.folder / name)
     planned = [name for name, epochs in zip(STAGE_FOLDERS, ("EPOCHS_S1", "EPOCHS_S2", "EPOCHS_S3"), strict=True)

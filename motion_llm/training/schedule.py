@@ -1,0 +1,66 @@
+"""How far a stage is, by updates or by the clock, and what follows from that: minutes, learning rates, noise."""
+
+import time
+from collections.abc import Sequence
+
+WARMUP = 0.03  # share of a stage that is bounded by epochs
+WARMUP_UPDATES = 10  # of a stage of minutes, where a share of the time may be less than one update, and when going on
+LR_BETWEEN = 0.3  # learning rate over its peak at the end of a stage that another stage follows
+NOISE_LEFT = 1 / 6  # of HISTORY_NOISE, when training ends
+
+
+class Clock:
+    """How far a stage is: by its updates, or by the wall time that it may take (`seconds`; None: by updates)."""
+
+    def __init__(self, seconds: float | None):
+        self.seconds = seconds
+        self.share = 0.0  # of the stage that is over, 0 to 1
+        self.reserve = 0.0  # seconds that the last evaluation will take
+        self._before, self._started = 0.0, time.monotonic()
+
+    def used(self) -> float:
+        """Seconds so far, with those before a resume."""
+        return self._before + time.monotonic() - self._started
+
+    def resume(self, used: float) -> None:
+        self._before, self._started = used, time.monotonic()
+
+    def tick(self, step: int, most_steps: int) -> None:
+        if self.seconds is None:
+            self.share = step / most_steps
+        else:
+            self.share = min(1.0, self.used() / max(self.seconds - self.reserve, 1.0))
+
+
+def share_of_minutes(minutes: float | None, used: float, epochs: Sequence[int]) -> float | None:
+    """Seconds for the next stage: the time that the earlier stages left (used: seconds that they took) is shared by
+    epochs among the stages still to come, `epochs` of them. At least one second, so that every stage makes an update.
+    None without minutes."""
+    if minutes is None:
+        return None
+    return max((60 * minutes - used) * epochs[0] / sum(epochs), 1.0)
+
+
+def learning_rate_factor(share: float, end: float) -> float:
+    """The learning rate over its peak when `share` of a stage is over: a linear warm-up, then a linear fall from 1 to
+    `end` (as Bergsma et al. 2025 advise)."""
+    if share < WARMUP:
+        return share / WARMUP
+    return fall(share - WARMUP, 1 - WARMUP, end)
+
+
+def factor_after_updates(updates: int, share: float, end: float) -> float:
+    """The same with a warm-up of WARMUP_UPDATES; updates: made before the present one."""
+    return min(1.0, (updates + 1) / WARMUP_UPDATES) * fall(share, 1.0, end)
+
+
+def fall(part: float, whole: float, end: float) -> float:
+    """Linear, from 1 to `end` while `part` grows to `whole`."""
+    return 1 - (1 - end) * part / whole
+
+
+def noise_left(last: bool, share: float) -> float:
+    """The factor on the history noise when `share` of a stage is over: 1, and in the last stage a linear fall to
+    NOISE_LEFT. The noise teaches the model to follow the caption; less noise at the end lets it trust the history
+    again. With none at the end, it follows new combinations of action and style less (docs/log.md)."""
+    return fall(share, 1.0, NOISE_LEFT) if last else 1.0

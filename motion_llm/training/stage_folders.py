@@ -1,0 +1,86 @@
+"""The folders of a run's stages: which of them are to be trained, from what the first starts, what is saved."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from motion_llm.dataset.lengths import LengthModel
+from motion_llm.dataset.prepared import PreparedChunks
+from motion_llm.dataset.rows import caption_key, distinct_motions
+from motion_llm.motion.codec import CODEBOOK_FILE, copy_codec
+from motion_llm.network.folder import CODEC_FOLDER, stage_history, update_settings
+from motion_llm.training.forecast import advice, passes_made
+from motion_llm.training.going_on import going_on
+from motion_llm.training.work_folder import DATA_FOLDER, Run
+
+log = logging.getLogger(__name__)
+
+
+def part_to_train(run: Run, planned: list, place: int, results: Mapping) -> tuple[list, dict] | None:
+    """None for a finished stage; else the stages, with the epochs to train, and the histories of what is finished, the
+    stage's own among them where it goes on. results: of the stages before."""
+    stage, folder = planned[place], run.folder / planned[place].folder
+    if not folder.is_dir():
+        return planned, dict(results)
+    if place < len(planned) - 1:
+        return None
+    used = sum(history["seconds"] for history in results.values()) + stage_history(folder)["seconds"]
+    more = going_on(folder, run.settings, stage.number, used)
+    if more is None:
+        return None
+    history, epochs = more
+    minutes = run.settings["MAX_MINUTES"]
+    log.info("Stage %d goes on from %s: %s", stage.number, folder,
+             f"{epochs} more passes after {passes_made(history):.3g}" if minutes is None else
+             f"{minutes - used / 60:.1f} more minutes after {used / 60:.1f}")
+    return [*planned[:place], replace(stage, epochs=epochs)], results | {stage.folder: history}
+
+
+def save_stage(run: Run, planned: list, place: int, model, result, results: Mapping, earlier: Mapping | None) -> None:
+    """Write the stage's folder. earlier: its history of before, if it went on: without a better held-out NLL the
+    earlier values stay."""
+    stage, folder = planned[place], run.folder / planned[place].folder
+    history = result.to_dict()
+    trained = [*((results[before.folder], before.t2m) for before in planned[:place]), (history, stage.t2m)]
+    history["t2m_passes"], more = advice(trained, run.settings["MAX_MINUTES"], (stage.number, stage.epochs))
+    history |= {"more": more} if more else {}
+    facts = _stage_config(run, stage, history)
+    if earlier and earlier["best"] and result.best == earlier["best"]:
+        log.info("  held-out NLL did not get lower than %.3f: the values of before stay", earlier["best"]["mean"])
+        update_settings(folder, facts.pop("settings"), **facts)
+    else:
+        model.save(folder, facts)
+    save_codec(run.settings, folder)
+
+
+def save_codec(settings: Mapping, folder: Path) -> None:
+    """Copy the codec of CODEC_PATH, if there is one, into a stage's folder."""
+    if settings["CODEC_PATH"] is not None:
+        copy_codec(settings["CODEC_PATH"], folder / CODEC_FOLDER)
+
+
+def new_model(run: Run):
+    """The base with new tokens and LoRA, as the first stage starts from it."""
+    from model import ModelConfig, build  # imports torch, which takes seconds
+    from motion_llm.network.code_vectors import codebook_vectors, cooccurrence_vectors, joined  # imports torch too
+
+    settings, size = run.settings, run.report.codebook_size
+    chunks = PreparedChunks(run.folder / DATA_FOLDER, "train")
+    model_config = ModelConfig(
+        settings["MODEL_NAME"], settings["MAX_SEQ_LEN"], settings["LORA_R"], settings["LORA_ALPHA"], settings["DTYPE"],
+        settings["SEED"], settings["LOAD_IN_4BIT"])
+    vectors = cooccurrence_vectors(distinct_motions(chunks), size, settings["SEED"])
+    codebook = settings["CODEBOOK_PATH"] or settings["CODEC_PATH"] and Path(settings["CODEC_PATH"]) / CODEBOOK_FILE
+    if codebook:
+        vectors = joined(vectors, codebook_vectors(codebook, size))
+    return build(model_config, size, sorted(run.report.rows.participants), code_vectors=vectors)
+
+
+def _stage_config(run: Run, stage, history: dict) -> dict:
+    """What the model's motion_config.json says of its training, so that generation needs no other file of the run."""
+    lengths = LengthModel.fit(PreparedChunks(run.folder / DATA_FOLDER, "train"), caption_key)
+    # In-betweening and continuing are trained as variants of denoising.
+    tasks = [*stage.task_mix, *(("inbetween", "continue") if "denoise" in stage.task_mix else ())]
+    return {"stage": stage.folder, "tasks": tasks, "settings": dict(run.settings), "history": history,
+            "data_fingerprint": run.report.fingerprint, "length_model": lengths.to_dict()}
