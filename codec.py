@@ -1,31 +1,38 @@
 """Motions to codes and back, by a codec that is fitted to clips of one figure.
 
-    python codec.py fit --motions clips/ --codes 512 --output codec/
+    python codec.py fit --motions clips/ --output codec/
     python codec.py encode --codec codec/ --motions clips/ --captions captions.json --output dataset.json
-    python codec.py decode --codec codec/ --tokens "42 18 91" --output clip.bvh
+    python codec.py encode --codec codec/ --motions clips/ --output tokens.json
+    python codec.py decode --codec codec/ --tokens "42 18 91" --seconds 0.35 --output clip.bvh
 
 captions.json is a list of {"file", "text_query", optional "participant_id", "split", and "start" and "end" in seconds};
-dataset.json gets one row for each entry. --motions takes a folder with its folders, of files in any format that is
-read. The implementation is in motion_llm/motion/codec.py and captions.py.
+dataset.json gets one row for each entry. tokens.json gets {"file", "motion_tokens", "seconds"} for each file. --motions
+takes a folder with its folders, of files in any format that is read. The implementation is in motion_llm/motion:
+codec.py, look_ahead.py and captions.py.
 """
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from config import MAX_SEQ_LEN
 from motion_llm.command_line import exit_status, keep_inputs, printable, start_log
 from motion_llm.json_files import write_json
 from motion_llm.motion.bvh import SCALE, write_bvh
-from motion_llm.motion.captions import encode_captions
+from motion_llm.motion.captions import encode_captions, encode_files
 from motion_llm.motion.clip_files import MotionFiles
-from motion_llm.motion.codec import CODES, CONFIG_FILE, QUANTISERS, SEED, WINDOW, CodecError, MotionCodec, tokens_of
+from motion_llm.motion.codec import CONFIG_FILE, QUANTISERS, SEED, WINDOW, CodecError, MotionCodec, tokens_of
 from motion_llm.motion.files import READERS
 from motion_llm.motion.kinematics import UP
+from motion_llm.motion.look_ahead import MOST_CHOSEN
 from motion_llm.motion.skeleton import MotionError
 from motion_llm.viewer.figure import Clip
 from motion_llm.viewer.files import WRITERS, write
 
+log = logging.getLogger(__name__)
+HELDOUT = 0.05  # share of the clips
 READING = ("scale", "up", "rate", "skeleton", "body_model")  # flags on how motions are read
 
 
@@ -33,18 +40,24 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="|".join(COMMANDS))
     fit = commands.add_parser("fit", help="make a codec from clips", allow_abbrev=False)
-    fit.add_argument("--codes", type=int, default=CODES, metavar="K", help=f"size of the codebook. Default: {CODES}")
+    fit.add_argument("--codes", type=int, metavar="K", help="size of the codebook. Default: chosen from the seconds of "
+                     f"motion, at most {MOST_CHOSEN}")
     fit.add_argument("--window", type=int, default=WINDOW, metavar="N", help=f"frames a code. Default: {WINDOW}")
     fit.add_argument("--kind", choices=QUANTISERS, default=QUANTISERS[0],
                      help=f"Default: {QUANTISERS[0]}, which takes minutes")
     fit.add_argument("--fps", type=float, help="frames a second of the codec, to which clips are resampled. Default: "
-                     "that of most clips")
+                     "chosen from that of most clips, 20 to 30")
+    fit.add_argument("--heldout", type=float, default=HELDOUT, metavar="SHARE", help="share of the clips that is not "
+                     f"fitted and shows the error of other clips. Default: {HELDOUT:g}; 0 to fit all")
     fit.add_argument("--seed", type=int, default=SEED, help=f"Default: {SEED}")
-    encode = commands.add_parser("encode", help="make a dataset from clips and captions", allow_abbrev=False)
-    encode.add_argument("--captions", required=True, metavar="FILE", help="JSON list of file, text_query and, for a "
-                        "part of the file, start and end in seconds")
+    encode = commands.add_parser("encode", help="make a dataset from clips and captions, or codes of clips",
+                                 allow_abbrev=False)
+    encode.add_argument("--captions", metavar="FILE", help="JSON list of file, text_query and, for a part of the file, "
+                        "start and end in seconds. Default: the codes of each file, without captions")
     decode = commands.add_parser("decode", help="make a motion from codes", allow_abbrev=False)
     decode.add_argument("--tokens", required=True, metavar="TEXT", help='codes with spaces between: "42 18 91"')
+    decode.add_argument("--seconds", type=float, help="length of the motion, which may end in its last code. Default: "
+                        "that of the codes")
     for command in (encode, decode):
         command.add_argument("--codec", required=True, metavar="FOLDER", help="the folder that fit wrote")
     for command in (fit, encode):
@@ -78,16 +91,23 @@ def _fit(args: argparse.Namespace) -> str:
         raise CodecError(f"{args.output} holds a codec already: choose another --output, or remove it")
     motions = MotionFiles(args.motions, **_reading(args))
     names = [str(path.relative_to(motions.folder)) for path in motions.paths]
-    codec = MotionCodec.fit(motions, args.codes, args.window, args.kind, args.fps, args.seed, names)
+    log.info("%s: %d motion files", args.motions, len(motions))
+    codec = MotionCodec.fit(motions, args.codes, args.window, args.kind, args.fps, args.seed, names, args.heldout,
+                            MAX_SEQ_LEN)
     codec.save(args.output)
     return f"{args.output}: {codec.codes} codes of {codec.window} frames, {codec.fps / codec.window:g} a second"
 
 
 def _encode(args: argparse.Namespace) -> str:
     keep_inputs(args.output, args.captions)
-    rows = encode_captions(MotionCodec.load(args.codec), args.motions, args.captions, **_reading(args))
+    log.info("encoding %s by the codec in %s", args.captions or args.motions, args.codec)
+    codec = MotionCodec.load(args.codec)
+    if args.captions:
+        rows = encode_captions(codec, args.motions, args.captions, **_reading(args))
+    else:
+        rows = encode_files(codec, args.motions, **_reading(args))
     write_json(args.output, rows)
-    return f"{args.output}: {len(rows)} rows"
+    return f"{args.output}: {len(rows)} {'rows' if args.captions else 'clips'}"
 
 
 def _reading(args: argparse.Namespace) -> dict:
@@ -100,12 +120,20 @@ def _decode(args: argparse.Namespace) -> str:
     suffix = Path(args.output).suffix.lower()
     if suffix not in WRITERS:
         raise MotionError(f"--output {args.output}: expected a name that ends with {', '.join(WRITERS)}")
-    motion = MotionCodec.load(args.codec).decode(tokens_of(args.tokens))
+    codec = MotionCodec.load(args.codec)
+    frames = None if args.seconds is None else _frames(args.seconds, codec.fps)
+    motion = codec.decode(tokens_of(args.tokens), frames)
     if suffix == ".bvh":
         write_bvh(args.output, motion, args.scale)
     else:
         write(args.output, [Clip(motion, args.tokens)])
     return f"{args.output}: {len(motion)} frames, {motion.seconds:.1f} seconds"
+
+
+def _frames(seconds: float, fps: float) -> int:
+    if not 0 < seconds < 1e6:
+        raise CodecError(f"--seconds {seconds:g}: expected more than 0, and less than 1,000,000")
+    return round(seconds * fps)
 
 
 COMMANDS = {"fit": _fit, "encode": _encode, "decode": _decode}

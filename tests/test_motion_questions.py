@@ -48,7 +48,7 @@ def test_a_file_is_continued(ask, clip, codec_folder):
 
 
 def test_a_span_in_seconds_is_made_anew_and_the_rest_stays(ask, clip, codec_folder):
-    given = codes_of(clip, codec_folder)  # 22 tokens, 7.5 a second
+    given = codes_of(clip, codec_folder)  # 23 tokens, 7.5 a second, of 90 frames
     (line,) = ask("stage2_multitask", "--task", "denoise", "--bvh", clip, "--span", "0.8:1.6", "--seed", 1)
     answer = line.split()
     assert answer[:6] == given[:6] and answer[12:] == given[12:] and len(answer) == len(given)
@@ -67,7 +67,7 @@ def test_two_files_are_joined(ask, clip, codec_folder):
     (["--task", "m2t", "--motion", "clip.fbx"], "clip.fbx: expected a name that ends with .bvh"),
     (["--task", "m2t", "--bvh", "OTHER"], "other.bvh, for the codec in "),
     (["--task", "denoise", "--bvh", "CLIP", "--span", "2:1"], "the span is '2:1', expected START:END in seconds"),
-    (["--task", "denoise", "--bvh", "CLIP", "--span", "1:9"], "the motion has 2.9 seconds (22 tokens)"),
+    (["--task", "denoise", "--bvh", "CLIP", "--span", "1:9"], "the motion has 3.1 seconds (23 tokens)"),
     (["--task", "denoise", "--bvh", "CLIP", "--span", "one"], "the span is 'one', expected START:END"),
     (["--prompt", "a", "--span", "1:2"], "--span is for --task denoise"),
     (["--prompt", "a", "--bvh", "CLIP"], "motion (--motion_tokens) was given, which t2m"),
@@ -101,7 +101,7 @@ def test_python_takes_and_gives_motions(run_with_codec, codec_folder, clip):
     tokens = generator.encode(clip)
     assert generator.encode(walk(frames=90)) == tokens == " ".join(map(str, codec.encode(walk(frames=90))))
     motion = generator.motion(tokens)
-    assert motion.joints.shape == (88, 11, 3) and motion.fps == 30 and motion.seconds == pytest.approx(88 / 30)
+    assert motion.joints.shape == (92, 11, 3) and motion.fps == 30 and motion.seconds == pytest.approx(92 / 30)
     assert np.array_equal(generator.motion([int(code) for code in tokens.split()]).joints, motion.joints)
     assert generator.caption(tokens, seed=0) == generator.caption(tokens)
     with pytest.raises(MotionError, match="for the codec in .*codec: "):

@@ -12,8 +12,8 @@ import numpy as np
 
 from motion_llm.motion.bvh import SCALE
 from motion_llm.motion.clip_files import MotionFiles
-from motion_llm.motion.codec import CODES, QUANTISERS, WINDOW, MotionCodec
-from motion_llm.motion.features import Layout, features_of, feet_of, heading_of, joint_order, turned
+from motion_llm.motion.codec import QUANTISERS, WINDOW, MotionCodec
+from motion_llm.motion.features import Layout, features_of, feet_of, heading_of, joint_errors, joint_order, turned
 from motion_llm.motion.kinematics import resampled
 from motion_llm.motion.skeleton import Motion
 
@@ -26,7 +26,8 @@ LOW = 0.05  # quantile of a foot's heights that is its low height
 
 def add_arguments(parser) -> None:
     parser.add_argument("--motions", required=True, metavar="FOLDER", help="BVH files of one figure")
-    parser.add_argument("--codes", type=int, default=CODES, metavar="K", help=f"Default: {CODES}")
+    parser.add_argument("--codes", type=int, metavar="K", help="Default: chosen from the seconds of "
+                        "motion")
     parser.add_argument("--window", type=int, default=WINDOW, metavar="N", help=f"frames a code. Default: {WINDOW}")
     parser.add_argument("--scale", type=float, default=SCALE, metavar="METRES",
                         help=f"metres a unit of the BVH files. Default: {SCALE}, centimetres")
@@ -38,11 +39,12 @@ def run(args, settings: Mapping) -> dict:
     held, rest = motions[::EVERY], [motion for i, motion in enumerate(motions) if i % EVERY]
     if not rest:
         raise ValueError(f"{args.motions} holds {len(motions)} clips, expected two or more: one of {EVERY} is held out")
-    figures = {"clips": len(rest), "held_out": len(held), "codes": args.codes, "window": args.window, "codecs": {}}
+    figures = {"clips": len(rest), "held_out": len(held), "window": args.window, "codecs": {}}
     for kind in QUANTISERS[::-1]:
         started = time.monotonic()
         codec = MotionCodec.fit(rest, args.codes, args.window, kind)
         seconds = time.monotonic() - started
+        figures["codes"] = codec.codes
         figures["codecs"][kind] = measured(codec, held) | {"fit_seconds": seconds}
     figures["originals"] = originals(codec, held)
     return figures
@@ -52,6 +54,7 @@ def measured(codec: MotionCodec, motions: Sequence[Motion]) -> dict:
     """Metrics of a codec on motions, see `FIGURES`."""
     codes = [codec.encode(motion) for motion in motions]
     pairs = [(ground(motion, codec), codec.decode(clip).joints) for motion, clip in zip(motions, codes, strict=True)]
+    pairs = [(original, decoded[:len(original)]) for original, decoded in pairs]
     return compared(pairs, codec) | {"codes_used": len({code for clip in codes for code in clip})}
 
 
@@ -61,10 +64,11 @@ def originals(codec: MotionCodec, motions: Sequence[Motion]) -> dict:
 
 
 def ground(motion: Motion, codec: MotionCodec) -> np.ndarray:
-    """Joints (T, J, 3) of the original, as the codec encodes it: at its rate, in its order, whole windows."""
+    """Joints (T, J, 3) of the original, as the codec encodes it: at its rate, in its order; without `pads`, in whole
+    windows."""
     motion = resampled(motion, codec.fps)
     joints = motion.joints[:, joint_order(motion, codec.layout)]
-    return joints[:len(joints) // codec.window * codec.window]
+    return joints if codec.pads else joints[:len(joints) // codec.window * codec.window]
 
 
 def compared(pairs: Sequence[tuple[np.ndarray, np.ndarray]], codec: MotionCodec) -> dict:
@@ -76,7 +80,7 @@ def compared(pairs: Sequence[tuple[np.ndarray, np.ndarray]], codec: MotionCodec)
         "local", "world", "drift", "jerk", "sliding", "border_step", "inner_step", "border_turn", "inner_turn")}
     for original, decoded in pairs:
         a, b = _from_start(original, layout), _from_start(decoded, layout)
-        metrics["local"].append(_distance(_local(original, layout), _local(decoded, layout)))
+        metrics["local"].append(joint_errors(original, decoded, layout))
         metrics["world"].append(_distance(a[:, layout.body], b[:, layout.body]))
         metrics["drift"].append(np.linalg.norm((a - b)[-1, layout.centre, [0, 2]])[None] * fps / len(a))
         body = b[:, layout.body]
@@ -109,12 +113,6 @@ def _from_start(joints: np.ndarray, layout: Layout) -> np.ndarray:
     """The joints (T, J, 3), moved and turned so that the first frame is above the origin and faces z."""
     return turned(joints - joints[:1, [layout.centre]] * (1, 0, 1),
                   np.full(len(joints), -heading_of(joints, layout)[0]))
-
-
-def _local(joints: np.ndarray, layout: Layout) -> np.ndarray:
-    """The body's joints (T, B, 3) relative to the floor under its centre and to its heading."""
-    centre = joints[:, [layout.centre]] * (1, 0, 1)
-    return turned(joints - centre, -heading_of(joints, layout))[:, layout.body]
 
 
 def _distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:

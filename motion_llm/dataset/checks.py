@@ -21,7 +21,8 @@ REQUIRED, _IDENTIFIERS = FIELDS[:2], FIELDS[2:4]
 _SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
                 "test": "test"}
 LARGEST_CODE = 1_000_000
-_FIELD_SET, _REQUIRED_SET = frozenset(FIELDS), frozenset(REQUIRED)
+LENGTH = "seconds"  # of a motion that ends in its last code; codec.py writes it, and decoding alone takes it
+_FIELD_SET, _REQUIRED_SET = frozenset((*FIELDS, LENGTH)), frozenset(REQUIRED)
 
 
 @dataclass

@@ -7,7 +7,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from motion_llm.motion.kinematics import (
     turned_up,
     with_rotations,
 )
-from motion_llm.motion.skeleton import Motion, MotionError, Skeleton
+from motion_llm.motion.skeleton import END, Motion, MotionError, Skeleton
 
 log = logging.getLogger(__name__)
 SCALE = 0.01  # metres a unit: BVH files are in centimetres
@@ -31,6 +31,8 @@ LARGEST = 1e9  # degrees or the file's units; values above it lose their joints 
 NEAR_RATE = 1e-4  # relative; frame times are written with few digits: 0.0333333 means 30 frames a second
 PLACES = 6  # decimals that are written: 10 nm in centimetres, a millionth of a degree
 TIME_PLACES, MOST_PLACES = 9, 20  # decimals of the frame time
+SHORTEST_END = 1e-3  # of the figure's longest bone; a shorter end site is the rounding of a zero
+UNTURNED = 1e-6  # in a rotation's matrix
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Bvh:
 
     def motion(self, scale: float = SCALE, up: str = "y") -> Motion:
         """The motion in metres, as read_bvh gives it. Raises MotionError for an invalid scale or axis."""
-        return _motion(self, lambda: [self.values], len(self.values), scale, up)
+        return _motion(_Figure.of(self), lambda: [self.values], len(self.values), scale, up)
 
     @property
     def fps(self) -> float:
@@ -68,7 +70,8 @@ class Bvh:
     def of(motion: Motion, scale: float = SCALE, order: str = "ZXY") -> "Bvh":
         """The content of a file for a motion, with scale metres a unit and rotations in `order`. A motion without
         rotations gets them from its joints, with bones as long as the skeleton's (`with_rotations`). Position channels
-        go to the root and to joints that leave their rest offset. Raises MotionError."""
+        go to the root and to joints that leave their rest offset. The skeleton's tips that neither turn nor move become
+        end sites; other joints without children get one of no length. Raises MotionError."""
         if sorted(order) != ["X", "Y", "Z"]:
             raise MotionError(f"rotation order {order!r}: expected X, Y and Z, each once")
         _check_scale(scale)
@@ -78,16 +81,23 @@ class Bvh:
         positions, moving = local_positions(motion)
         angles = angles_of(motion.rotations.astype(float), order)
         angles = np.unwrap(angles, axis=0, period=360)  # no jumps: programs interpolate
+        unturned = np.abs(motion.rotations - np.eye(3)).max((0, 2, 3)) < UNTURNED
+        tips = {joint for joint in motion.skeleton.ends if unturned[joint] and not moving[joint]}
+        joints = [joint for joint in range(len(parents)) if joint not in tips]
+        places = {joint: place for place, joint in enumerate(joints)}
         channels, columns = [], []
-        for joint in range(len(parents)):
+        for joint in joints:
             names = tuple(f"{axis}rotation" for axis in order)
             if moving[joint]:
                 names = (*CHANNELS[:3], *names)
                 columns.append(positions[:, joint] / scale)
             channels.append(names)
             columns.append(angles[:, joint])
-        ends = {joint: np.zeros(3) for joint in range(len(parents)) if joint not in parents}
-        return Bvh(motion.skeleton.names, parents, motion.skeleton.offsets / scale, tuple(channels), ends,
+        offsets = motion.skeleton.offsets / scale
+        ends = {places[joint]: np.zeros(3) for joint in joints if joint not in parents}
+        ends |= {places[parents[joint]]: offsets[joint] for joint in tips}
+        return Bvh(tuple(motion.skeleton.names[joint] for joint in joints),
+                   tuple(places.get(parents[joint], -1) for joint in joints), offsets[joints], tuple(channels), ends,
                    np.concatenate(columns, 1), 1 / motion.fps)
 
     def write(self, path: str | Path) -> None:
@@ -131,15 +141,46 @@ class Bvh:
 def read_bvh(path: str | Path, scale: float = SCALE, up: str = "y") -> Motion:
     """The motion of a file in metres, y up, as float32: 3.6 MB a thousand frames of 75 joints. scale: metres a unit.
     up: the file's axis that points up, "y" or "z". Position channels replace a joint's offset; where the file has no
-    offset, the rest pose gets their mean. Raises MotionError with file and line; OSError."""
+    offset, the rest pose gets their mean. End sites of some length are joints behind the others, the skeleton's tips.
+    Raises MotionError with file and line; OSError."""
     reader = BvhReader(Path(path))
     try:
-        return _motion(reader, reader.chunks, reader.most_frames, scale, up, str(path))
+        return _motion(_Figure.of(reader), reader.chunks, reader.most_frames, scale, up, str(path))
     except MotionError as error:
         raise error if str(error).startswith(str(path)) else MotionError(f"{path}: {error}") from None
 
 
-def _motion(figure: Bvh | BvhReader, chunks: Callable[[], Iterable[np.ndarray]], most_frames: int, scale: float,
+@dataclass(frozen=True)
+class _Figure:
+    """What a motion takes of a file, see Bvh, with its end sites as joints without channels behind the others."""
+
+    names: tuple[str, ...]
+    parents: tuple[int, ...]
+    offsets: np.ndarray
+    channels: tuple[tuple[str, ...], ...]
+    frame_time: float
+
+    @staticmethod
+    def of(file: Bvh | BvhReader) -> "_Figure":
+        ends = _ends(file.names, file.offsets, file.end_sites)
+        names = tuple(file.names[joint] + END for joint in ends)
+        offsets = np.concatenate([file.offsets, np.reshape(list(ends.values()), (-1, 3))])
+        return _Figure((*file.names, *names), (*file.parents, *ends), offsets, (*file.channels, *[()] * len(ends)),
+                       file.frame_time)
+
+
+def _ends(names: Sequence[str], offsets: np.ndarray, end_sites: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
+    """Joint -> offset of its end site, of those that have a length, and a name of their own."""
+    longest = np.linalg.norm(offsets[1:], axis=1).max(initial=0)
+    ends = {joint: offset for joint, offset in sorted(end_sites.items())
+            if np.linalg.norm(offset) > SHORTEST_END * longest}
+    taken = [names[joint] for joint in ends if names[joint] + END in names]
+    if taken:
+        log.warning("the end site of %s is left out: another joint is called %s", taken[0][:40], taken[0][:40] + END)
+    return {joint: offset for joint, offset in ends.items() if names[joint] not in taken}
+
+
+def _motion(figure: _Figure, chunks: Callable[[], Iterable[np.ndarray]], most_frames: int, scale: float,
             up: str, name: str = "a motion", unplaced: Container[int] = ()) -> Motion:
     """chunks: gives the values (n, C) of the frames, at most most_frames together. unplaced: joints whose position
     channels do not count."""

@@ -1,13 +1,14 @@
-"""A dataset from clips and their captions: each caption with the codes of its clip, or of the part that it names."""
+"""Clips to codes: a row of a dataset for each caption, of its clip or of the part that it names; or the clips alone."""
 
 import logging
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 from motion_llm.json_files import parse_json, read_text
-from motion_llm.motion.clip_files import MotionFiles, clip_id_of
+from motion_llm.motion.clip_files import MotionFiles, clip_id_of, with_bar
 from motion_llm.motion.codec import CodecError, MotionCodec
-from motion_llm.motion.kinematics import body_size
+from motion_llm.motion.kinematics import body_size, same_rate
 from motion_llm.motion.names import listed
 from motion_llm.motion.skeleton import Motion, MotionError
 from motion_llm.motion.survey import Measures, check_jumps, check_rates, check_sizes, check_upright
@@ -22,7 +23,8 @@ LONG = 30.0  # seconds; one caption rarely says what happens in more
 
 
 def encode_captions(codec: MotionCodec, folder: str | Path, captions: str | Path, **options) -> list[dict]:
-    """Rows of a dataset, in the captions' order; clip_id is the file's path in the folder, without its suffix.
+    """Rows of a dataset, in the captions' order; clip_id is the file's path in the folder, without its suffix; seconds
+    is the length of the motion, which may end in the last window.
 
     An entry with start and end, in seconds (or start_frame and end_frame, in frames of its file), gets the codes from
     int(start * fps / window) up to, not including, int(end * fps / window), as T2M-GPT cuts them; 0 and 0 mean the
@@ -30,8 +32,8 @@ def encode_captions(codec: MotionCodec, folder: str | Path, captions: str | Path
     """
     entries = _read_captions(Path(captions))
     files = MotionFiles(folder, **options)
-    paths, encoded, measured = [], {}, {}
-    for place, entry in enumerate(entries):
+    paths, encoded = [], {}
+    for place, entry in enumerate(with_bar(entries, len(entries), "encoding", "caption")):
         try:
             i = files.find(entry["file"])
         except MotionError as error:
@@ -39,49 +41,79 @@ def encode_captions(codec: MotionCodec, folder: str | Path, captions: str | Path
         path = files.paths[i]
         paths.append(path)
         if path not in encoded:
-            encoded[path], measured[path] = _encoded(codec, files[i], path)
-    _check_figures(codec, measured)
+            encoded[path] = _Clip.of(codec, files[i], path)
+    _check_figures(codec, encoded)
     rows = []
     for place, (entry, path) in enumerate(zip(entries, paths, strict=True)):
-        motion_codes, fps, seconds = encoded[path]
         try:
-            codes = _part(entry, motion_codes, fps, seconds, codec)
+            part = _part(entry, encoded[path], codec)
         except CodecError as error:
             raise CodecError(f"{captions}, row {place} ({entry['file']}): {error}") from None
-        row = {"text_query": entry["text_query"], "motion_tokens": " ".join(map(str, codes))}
-        rows.append(row | {key: entry[key] for key in KEPT if key in entry}
+        rows.append({"text_query": entry["text_query"]} | encoded[path].row(part, codec)
+                    | {key: entry[key] for key in KEPT if key in entry}
                     | {"clip_id": clip_id_of(path.relative_to(files.folder))})
-    _warn(entries, {path: seconds for path, (_, _, seconds) in encoded.items()}, paths)
+    _warn(entries, {path: clip.seconds for path, clip in encoded.items()}, paths)
     return rows
 
 
-def _encoded(codec: MotionCodec, motion: Motion, path: Path) -> tuple[tuple, tuple]:
-    """(codes, frames a second, seconds) of a file's motion, and (its Measures, frames a second)."""
-    try:
-        measures = Measures.of(motion, codec.layout)
-        codes = codec.encode(motion)
-    except MotionError as error:
-        raise MotionError(f"{path}: {error}") from None
-    log.info("%s: %d frames, %d codes", path, len(motion), len(codes))
-    return (codes, motion.fps, motion.seconds), (measures, motion.fps)
+def encode_files(codec: MotionCodec, folder: str | Path, **options) -> list[dict]:
+    """An object for each file of the folder, sorted by path: file, its path in the folder; motion_tokens; seconds.
+    options: those of read_motion. Raises MotionError naming the file."""
+    files = MotionFiles(folder, **options)
+    encoded = {path: _Clip.of(codec, files[i], path)
+               for i, path in enumerate(with_bar(files.paths, len(files), "encoding"))}
+    _check_figures(codec, encoded)
+    return [{"file": path.relative_to(files.folder).as_posix()} | clip.row(slice(len(clip.codes)), codec)
+            for path, clip in encoded.items()]
 
 
-def _check_figures(codec: MotionCodec, measured: dict[Path, tuple[Measures, float]]) -> None:
-    names, measures = [path.name for path in measured], [measures for measures, _ in measured.values()]
-    skeleton, body = codec.layout.skeleton, codec.layout.body[1:]
+@dataclass(frozen=True)
+class _Clip:
+    """A file's codes. frames: at the codec's rate. fps, seconds: of the file."""
+
+    codes: list[int]
+    frames: int
+    fps: float
+    seconds: float
+    measures: Measures
+
+    @staticmethod
+    def of(codec: MotionCodec, motion: Motion, path: Path) -> "_Clip":
+        """Raises MotionError naming the file."""
+        try:
+            measures = Measures.of(motion, codec.layout)
+            return _Clip(codec.encode(motion), codec.frames_of(motion), motion.fps, motion.seconds, measures)
+        except MotionError as error:
+            raise MotionError(f"{path}: {error}") from None
+
+    def row(self, part: slice, codec: MotionCodec) -> dict:
+        """motion_tokens and seconds of a part of the codes."""
+        first, last, _ = part.indices(len(self.codes))
+        frames = min(last * codec.window, self.frames) - first * codec.window
+        return {"motion_tokens": " ".join(map(str, self.codes[part])), "seconds": round(frames / codec.fps, 4)}
+
+
+def _check_figures(codec: MotionCodec, encoded: dict[Path, _Clip]) -> None:
+    names, measures = [path.name for path in encoded], [clip.measures for clip in encoded.values()]
+    skeleton = codec.layout.skeleton
+    body = set(codec.layout.body[1:]) - set(skeleton.ends)
     lengths = (skeleton.offsets ** 2).sum(1) ** 0.5
     expected = body_size([lengths[i] if i in body else 0.0 for i in range(len(lengths))], skeleton.parents)
     check_sizes([measure.size for measure in measures], names, expected)
     check_upright(measures, names)
     check_jumps(measures, names)
-    check_rates([fps for _, fps in measured.values()], codec.fps, names)
+    # Of a file at a multiple of the codec's rate, frames are taken as they are.
+    other = {path.name: clip.fps for path, clip in encoded.items()
+             if not same_rate(codec.fps * max(round(clip.fps / codec.fps), 1), clip.fps)}
+    check_rates(list(other.values()), codec.fps, list(other))
 
 
-def _part(entry: dict, codes: list[int], fps: float, seconds: float, codec: MotionCodec) -> list[int]:
+def _part(entry: dict, clip: _Clip, codec: MotionCodec) -> slice:
     """The codes between the entry's start and end. Raises CodecError."""
+    count, seconds = len(clip.codes), clip.seconds
     times = {name: entry[name] for name in (*TIMES, *FRAMES) if entry.get(name) is not None}
     if not times:
-        return codes
+        return slice(count)
     names = FRAMES if set(times) & set(FRAMES) else TIMES
     if not set(times) <= set(names):
         raise CodecError(f"it has {' and '.join(times)}, expected {' and '.join(TIMES)} in seconds, or "
@@ -89,15 +121,15 @@ def _part(entry: dict, codes: list[int], fps: float, seconds: float, codec: Moti
     for name, value in times.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < MOST:
             raise CodecError(f"{name} is {value!r}, expected a number from 0 on")
-    unit = 1 / fps if names is FRAMES else 1.0
+    unit = 1 / clip.fps if names is FRAMES else 1.0
     start, end = times.get(names[0], 0) * unit, times.get(names[1], seconds / unit) * unit
     if start == end == 0:
-        return codes
+        return slice(count)
     if end <= start or start >= seconds:
         raise CodecError(f"it goes from {start:g} to {end:g} s, and the clip has {seconds:.1f} s")
     rate = codec.fps / codec.window
-    part = codes[int(start * rate):int(end * rate)]
-    if not part:
+    part = slice(int(start * rate), min(int(end * rate), count) if end < seconds else count)
+    if part.start >= part.stop:
         raise CodecError(f"{start:g} to {end:g} s hold no whole code of {1 / rate:.2g} s")
     return part
 

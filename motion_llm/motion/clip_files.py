@@ -4,6 +4,7 @@ import difflib
 import logging
 import os
 import posixpath
+import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -131,8 +132,8 @@ class _Once(logging.Filter):
         return self.kinds[record.msg] <= FEW
 
 
-def with_bar(clips: Iterable, count: int, title: str) -> Iterator:
-    """The same items, one for each clip, with a bar and the time left on stderr where it is a terminal."""
+def with_bar(items: Iterable, count: int, title: str, unit: str = "clip"):
+    """The same items, with a bar and the time left on stderr where it is a terminal: tqdm's iterator."""
     from tqdm import tqdm  # imported here, as only a long reading shows it
 
-    yield from tqdm(clips, total=count, desc=title, unit="clip", disable=None, leave=False)
+    return tqdm(items, total=count, desc=title, unit=unit, disable=None, leave=False, file=sys.stderr)

@@ -14,43 +14,34 @@ from motion_llm.arrays import Archive, load_weights
 from motion_llm.digests import check_digests, digests_of
 from motion_llm.json_files import check_form, read_json, write_json
 from motion_llm.motion.clip_files import with_bar
-from motion_llm.motion.features import Layout, features_of, joints_from_features, mirror_features
-from motion_llm.motion.kinematics import resampled, with_rotations
+from motion_llm.motion.features import (
+    ROOT,
+    Layout,
+    features_of,
+    joint_errors,
+    joint_order,
+    joints_from_features,
+    mirror_features,
+)
+from motion_llm.motion.kinematics import frames_at, resampled, with_rotations
 from motion_llm.motion.kmeans import KMeans
+from motion_llm.motion.look_ahead import MOST_CODES, MOST_WINDOW, CodecError, Plan, check_told
 from motion_llm.motion.skeleton import Motion, MotionError, Skeleton
-from motion_llm.motion.survey import Survey, survey
+from motion_llm.motion.survey import survey
 from motion_llm.saving import saving
 
 log = logging.getLogger(__name__)
 CONFIG_FILE, CODEBOOK_FILE, WEIGHTS_FILE = "codec.json", "codebook.npz", "weights.safetensors"
 FILES = (CONFIG_FILE, CODEBOOK_FILE, WEIGHTS_FILE)
-CODES, WINDOW, SEED = 512, 4, 0
-FEATURE_MEMORY = 0.4  # of the free memory, for the features that a codec is fitted to
-MOST_CODES, MOST_WINDOW = 1_000_000, 1024
+WINDOW, SEED = 4, 0
+MEASURED = 100  # clips of those that a codec was fitted to, on which its error is measured too
+ERROR = ("mean distance of the body's joints from the original's in each frame, both moved to the same place on the "
+         "floor and turned to the same heading")
 QUANTISERS = ("vqvae", "kmeans")  # the first is the default: its measured error is lower (docs/log.md)
 FORM = {  # of codec.json
     "skeleton": {"names": [str], "parents": [range(-1, 100_000)], "offsets": [[slice(-1e6, 1e6)]]},
     "kind": re.compile("|".join(QUANTISERS)), "codes": range(2, MOST_CODES + 1), "window": range(1, MOST_WINDOW + 1),
-    "fps": slice(1e-6, 1e6), "files?": {str: re.compile("[0-9a-f]{64}")}}
-
-
-class CodecError(ValueError):
-    """An invalid codec, codec folder or code; the text says what was found and what was expected."""
-
-
-def _that_fit(common: Survey, fps: float, count: int, seed: int) -> list[int]:
-    """Indices of the motions whose features fit into memory; a sample where not all do."""
-    import psutil  # imported here, as only a fit needs it
-
-    images = 2 if common.layout.mirror else 1
-    needed = common.frames * fps / common.fps * common.layout.width * 4 * images  # float32
-    free = psutil.virtual_memory().available * FEATURE_MEMORY
-    if needed <= free:
-        return list(range(count))
-    fitting = max(1, int(count * free / needed))
-    log.warning("the features of %d clips would take %.1f GB, %.1f GB are free for them: the codec is fitted to %d "
-                "clips drawn by the seed. A lower --fps takes more of them", count, needed / 1e9, free / 1e9, fitting)
-    return sorted(np.random.default_rng(seed).permutation(count)[:fitting].tolist())
+    "fps": slice(1e-6, 1e6), "pads?": bool, "files?": {str: re.compile("[0-9a-f]{64}")}}
 
 
 def quantiser_of(kind: str) -> type:
@@ -66,12 +57,15 @@ def quantiser_of(kind: str) -> type:
 
 @dataclass(frozen=True)
 class MotionCodec:
-    """layout: the skeleton and its features; fps: frames a second; quantiser: of class quantiser_of(kind)."""
+    """layout: the skeleton and its features; fps: frames a second; quantiser: of class quantiser_of(kind). pads:
+    whether a last window that is not full is encoded; codecs of earlier versions drop it, and go on doing so, as their
+    codes are in datasets."""
 
     layout: Layout
     fps: float
     kind: str
     quantiser: object
+    pads: bool = True
 
     @property
     def codes(self) -> int:
@@ -84,58 +78,91 @@ class MotionCodec:
         return self.quantiser.window
 
     @staticmethod
-    def fit(motions: Sequence[Motion], codes: int = CODES, window: int = WINDOW, kind: str = QUANTISERS[0],
-            fps: float | None = None, seed: int = SEED, names: Sequence[str] | None = None,
-            **options) -> "MotionCodec":
-        """Fits a codec to motions of one figure, which are taken twice, one at a time (see MotionFiles). fps: by
-        default that of most motions. names: of the motions, for messages. Where the joints' names tell left from right,
-        mirror images are learned too. options: those of the quantiser's fit. Raises CodecError, and MotionError for a
-        motion of another figure or in another unit."""
+    def fit(motions: Sequence[Motion], codes: int | None = None, window: int = WINDOW, kind: str = QUANTISERS[0],
+            fps: float | None = None, seed: int = SEED, names: Sequence[str] | None = None, heldout: float = 0.0,
+            max_seq_len: int | None = None, **options) -> "MotionCodec":
+        """Fits a codec to motions of one figure, which are taken twice, one at a time (see MotionFiles). codes, fps: by
+        default chosen, see codes_for and codec_rate. names: of the motions, for messages. heldout: share of the motions
+        that it is not fitted to; the error on them is logged. max_seq_len: tokens of a model's row, for the log. Where
+        the joints' names tell left from right, mirror images are learned too. options: those of the quantiser's fit.
+        Raises CodecError, and MotionError for a motion of another figure or in another unit."""
         if not motions:
             raise CodecError("no motions to fit a codec to")
-        if not (2 <= codes <= MOST_CODES and 1 <= window <= MOST_WINDOW):
-            raise CodecError(f"{codes} codes of {window} frames: expected 2 to {MOST_CODES:,} codes, of 1 to "
-                             f"{MOST_WINDOW} frames")
-        if fps is not None and not 0 < fps < 1e5:
-            raise MotionError(f"{fps} frames a second: expected more than 0, and less than 100,000")
-        count, names = len(motions), names or [f"motion {i}" for i in range(len(motions))]
-        common = survey(with_bar(motions, count, "reading"), names)
-        layout, fps = common.layout, common.fps if fps is None else fps
+        check_told(codes, window, fps, heldout)
+        quantiser_of(kind).check_window(window)
+        names = names or [f"motion {i}" for i in range(len(motions))]
+        common = survey(with_bar(motions, len(motions), "looking at the clips"), names, fps)
+        plan, layout = Plan.of(common, codes, window, fps, heldout, seed), common.layout
+        for line in plan.lines(names, max_seq_len):
+            log.info("%s", line)
         clips = []
-        chosen = _that_fit(common, fps, count, seed)
-        for i in with_bar(chosen, len(chosen), "features"):
-            clips.append(features_of(resampled(motions[i], fps), layout).astype(np.float32))
+        for i in with_bar(plan.fitted, len(plan.fitted), "features"):
+            clips.append(features_of(resampled(motions[i], plan.fps), layout).astype(np.float32))
         if layout.mirror:
             clips += [mirror_features(clip, layout).astype(np.float32) for clip in clips]
-        windows = sum(max(len(clip) - window + 1, 0) for clip in clips)
-        if windows < codes:
-            raise CodecError(f"{count} motions hold {windows} windows of {window} frames, expected at least as "
-                             f"many as codes, {codes}: take more or longer clips, or fewer --codes")
-        log.info("fitting %d codes of %d frames (%s) to %d motions, %.0f seconds at %g frames a second%s", codes,
-                 window, kind, len(chosen), sum(map(len, clips)) / fps / (2 if layout.mirror else 1), fps,
+        log.info("fitting %d codes of %d frames (%s) to %d motions, %.0f seconds at %g frames a second%s", plan.codes,
+                 window, kind, len(plan.fitted), sum(plan.lengths[i] for i in plan.fitted) / plan.fps, plan.fps,
                  ", and their mirror images" if layout.mirror else "")
-        quantiser = quantiser_of(kind).fit(clips, codes, window, seed, layout, fps, **options)
-        return MotionCodec(layout, fps, kind, quantiser)
+        quantiser = quantiser_of(kind).fit(clips, plan.codes, window, seed, layout, plan.fps, **options)
+        codec = MotionCodec(layout, plan.fps, kind, quantiser)
+        if heldout:
+            log.info("%s", codec.errors(motions, plan.held_out, plan.fitted, seed))
+        return codec
+
+    def errors(self, motions: Sequence[Motion], held_out: Sequence[int], fitted: Sequence[int], seed: int) -> str:
+        """A line of the errors on held-out motions and on MEASURED of those that the codec was fitted to. Motions of
+        one frame have no codes and are left out."""
+        drawn = sorted(np.random.default_rng(seed).permutation(fitted)[:MEASURED].tolist())
+        parts = []
+        for kind, indices in (("held-out clips", held_out), ("clips that it was fitted to", drawn)):
+            errors = [self.error(motions[i]) for i in with_bar(indices, len(indices), "measuring")
+                      if self.frames_of(motions[i]) > 1]
+            if errors:
+                parts.append(f"{1000 * np.concatenate(errors).mean():.1f} mm on {len(errors)} {kind}")
+        few = "" if held_out else f"; {len(motions)} clips are too few to hold some out"
+        return f"joints off by {', '.join(parts)} ({ERROR}){few}"
+
+    def error(self, motion: Motion) -> np.ndarray:
+        """(T,) metres: how far the joints of a motion's codes are off in each frame, see ERROR. Raises MotionError."""
+        original = resampled(motion, self.fps)
+        decoded = self.decode(self.encode(motion))
+        frames = min(len(decoded), len(original))
+        joints = original.joints[:frames, joint_order(original, self.layout)]
+        return joint_errors(joints, decoded.joints[:frames], self.layout)
+
+    def frames_of(self, motion: Motion) -> int:
+        """Frames of the motion at the codec's rate: those to decode of its codes."""
+        return frames_at(self.fps, len(motion), motion.fps)
 
     def encode(self, motion: Motion) -> list[int]:
-        """One code for each whole window of the motion at the codec's frame rate; the frames after the last whole
-        window are dropped. Raises MotionError for another figure, or a motion shorter than a window."""
+        """A code for each window of the motion at the codec's frame rate. A last window that is not full goes on as
+        the motion does (see padded), unless `pads` is off, when it is dropped. Raises MotionError for another figure,
+        and for a motion that is too short: less than two frames or, without `pads`, than a window."""
         motion = resampled(motion, self.fps)
-        if len(motion) < self.window:
-            raise MotionError(f"{len(motion)} frames, expected at least the {self.window} of a code")
+        least = 2 if self.pads else self.window
+        if len(motion) < least:
+            raise MotionError(f"{len(motion)} frames at {self.fps:g} a second, expected at least {least}")
         features = features_of(motion, self.layout)
+        if self.pads:
+            features = padded(features, self.window)
         return self.quantiser.encode(features[:len(features) // self.window * self.window]).tolist()
 
-    def decode(self, codes: Sequence[int]) -> Motion:
-        """The motion (len(codes) * window frames), which begins above the origin and faces z. It has rotations, and
-        bones as long as the skeleton's. Raises CodecError for no codes, or an invalid code."""
+    def decode(self, codes: Sequence[int], frames: int | None = None) -> Motion:
+        """The motion, which begins above the origin and faces z, with rotations, and with bones as long as the
+        skeleton's. frames: how many of the len(codes) * window frames to keep, by default all. Raises CodecError for
+        no codes, an invalid code, or more frames than the codes have."""
         codes = list(codes)
         if not codes:
             raise CodecError("no codes to decode")
         for place, code in enumerate(codes):
             if isinstance(code, bool) or not isinstance(code, int | np.integer) or not 0 <= code < self.codes:
                 raise CodecError(f"code {place + 1} is {code!r}, expected an integer from 0 to {self.codes - 1}")
-        joints = joints_from_features(self.quantiser.decode(np.array(codes)), self.fps, self.layout)
+        most = len(codes) * self.window
+        if frames is not None and not 1 <= frames <= most:
+            raise CodecError(f"{frames} frames ({frames / self.fps:.4g} s) of {len(codes)} codes, expected 1 to {most} "
+                             f"({most / self.fps:.4g} s)")
+        features = self.quantiser.decode(np.array(codes))[:frames]
+        joints = joints_from_features(features, self.fps, self.layout)
         return with_rotations(Motion(joints, self.fps, self.layout.skeleton), self.layout.centre)
 
     def save(self, folder: str | Path) -> None:
@@ -157,6 +184,7 @@ class MotionCodec:
         skeleton = self.layout.skeleton
         write_json(folder / CONFIG_FILE, {
             "kind": self.kind, "codes": self.codes, "window": self.window, "fps": self.fps,
+            "pads": self.pads,
             "skeleton": {"names": skeleton.names, "parents": skeleton.parents, "offsets": skeleton.offsets.tolist()},
             "layout": self.layout.choices,
             "files": digests_of(folder, [CODEBOOK_FILE, *([WEIGHTS_FILE] if tensors else [])])})
@@ -178,7 +206,7 @@ class MotionCodec:
             quantiser = kind.restore(codebook, tensors, config["window"], layout.width)
         except ValueError as error:
             raise CodecError(f"{folder}: {error}") from None
-        return MotionCodec(layout, config["fps"], config["kind"], quantiser)
+        return MotionCodec(layout, config["fps"], config["kind"], quantiser, config["pads"])
 
 
 def codec_facts(folder: str | Path) -> dict:
@@ -220,7 +248,7 @@ def _read_config(path: Path) -> dict:
     content = read_json(path, CodecError)
     if missing := [name for name in FORM if name[-1] != "?" and name not in content]:
         raise CodecError(f"{path} has no {missing[0]!r}: it is damaged, or no codec's file")
-    content = {"files": {}, "layout": None} | content  # folders of earlier versions have neither
+    content = {"files": {}, "layout": None, "pads": False} | content  # folders of earlier versions lack them
     place, layout = f"{path} is damaged:", content["layout"]
     check_form(content, FORM, place, CodecError)
     if unknown := set(content["files"]) - set(FILES):
@@ -258,6 +286,16 @@ def _read_weights(path: Path) -> dict[str, np.ndarray]:
         return load_weights(path, CodecError)
     except FileNotFoundError:
         raise CodecError(f"{path} is missing: the folder is damaged") from None
+
+
+def padded(features: np.ndarray, window: int) -> np.ndarray:
+    """Features (T, F), two frames or more, with what fills the last window."""
+    # Of six ways this gave the lowest error in the clip's last frames (docs/motion.md): the body's frames mirrored in
+    # time about the last one, so that its movement goes on as it came, and rates as they were last.
+    missing = -len(features) % window
+    after = np.pad(features, ((0, missing), (0, 0)), mode="reflect", reflect_type="odd")
+    after[len(features):, :ROOT] = features[-1, :ROOT]
+    return after
 
 
 def tokens_of(text: str) -> list[int]:

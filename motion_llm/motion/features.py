@@ -161,20 +161,24 @@ def features_of(motion: Motion, layout: Layout) -> np.ndarray:
 
 
 def joint_order(motion: Motion, layout: Layout) -> list[int]:
-    """Indices of the layout's joints in a motion, whose joints may be in another order and have another namespace.
-    Raises MotionError for another figure."""
-    expected, actual = ((joint_keys(skeleton.names), skeleton.parents)
-                        for skeleton in (layout.skeleton, motion.skeleton))
+    """Indices of the layout's joints in a motion, whose joints may be in another order and have another namespace, and
+    which may have tips (see Skeleton) that the layout does not have. Raises MotionError for another figure."""
+    names, actual = joint_keys(layout.skeleton.names), joint_keys(motion.skeleton.names)
+    unknown = {joint for joint in motion.skeleton.ends if actual[joint] not in names}
 
     def bones(names: list[str], parents: Sequence[int]) -> list[tuple[str, str]]:
         return [(name, "" if parent < 0 else names[parent]) for name, parent in zip(names, parents, strict=True)]
 
-    if sorted(bones(*expected)) != sorted(bones(*actual)):
-        missing, extra = sorted({*expected[0]} - {*actual[0]}), sorted({*actual[0]} - {*expected[0]})
+    found = [bone for joint, bone in enumerate(bones(actual, motion.skeleton.parents)) if joint not in unknown]
+    if sorted(bones(names, layout.skeleton.parents)) != sorted(found):
+        there = {name for name, _ in found}
+        missing, extra = sorted({*names} - there), sorted(there - {*names})
         differences = [f"has no {listed(missing)}"] * bool(missing) + [f"has {listed(extra)} besides"] * bool(extra)
-        raise MotionError(f"another figure: it {' and '.join(differences) or 'has the same joints on other parents'}; "
-                          f"expected the {len(expected[0])} joints {listed(expected[0])}")
-    return [actual[0].index(name) for name in expected[0]]
+        tips = {names[joint] for joint in layout.skeleton.ends}
+        hint = " (is its End Site of no length?)" if missing and {*missing} <= tips else ""
+        raise MotionError(f"another figure: it {' and '.join(differences) or 'has the same joints on other parents'}"
+                          f"{hint}; expected the {len(names)} joints {listed(names)}")
+    return [actual.index(name) for name in names]
 
 
 def joints_from_features(features: np.ndarray, fps: float, layout: Layout) -> np.ndarray:
@@ -189,6 +193,14 @@ def joints_from_features(features: np.ndarray, fps: float, layout: Layout) -> np
     local = features[:, ROOT:].reshape(len(features), len(layout.body), 3)
     joints[:, layout.body] = turned(local, heading) + centre[:, None]
     return joints
+
+
+def joint_errors(original: np.ndarray, decoded: np.ndarray, layout: Layout) -> np.ndarray:
+    """(T,) mean distance in metres of the body's joints of (T, J, 3) in the layout's order, relative to the floor under
+    the body's centre and to its heading: neither the way nor the turn counts, the height does."""
+    a, b = (turned(joints - joints[:, [layout.centre]] * (1, 0, 1), -heading_of(joints, layout))[:, layout.body]
+            for joints in (original.astype(float), decoded.astype(float)))
+    return np.linalg.norm(a - b, axis=-1).mean(1)
 
 
 def _path(steps: np.ndarray) -> np.ndarray:

@@ -222,15 +222,24 @@ def with_rotations(motion: Motion, centre: int | None = None) -> Motion:
     return Motion(joints, motion.fps, motion.skeleton, rotations)
 
 
+def same_rate(fps: float, other: float) -> bool:
+    return abs(fps - other) <= SAME_RATE * other
+
+
+def frames_at(fps: float, frames: int, of: float) -> int:
+    """How many frames `resampled` makes at fps frames a second of so many frames at `of` a second."""
+    return frames if same_rate(fps, of) else int((frames - 1) * fps / of + 1e-6) + 1
+
+
 def resampled(motion: Motion, fps: float) -> Motion:
     """The motion at another frame rate, from its first frame on and no longer than before. Positions are interpolated
     linearly, rotations by slerp. There is no filter: at a lower rate, movement above half of that rate is aliased.
     Raises MotionError for an invalid rate."""
     if not (fps > 0 and math.isfinite(fps)):
         raise MotionError(f"{fps} frames a second: expected more than 0")
-    if abs(fps - motion.fps) <= SAME_RATE * motion.fps:
+    if same_rate(fps, motion.fps):
         return motion
-    count = int((len(motion) - 1) * fps / motion.fps + 1e-6) + 1
+    count = frames_at(fps, len(motion), motion.fps)
     times = np.arange(count) * motion.fps / fps
     first = np.minimum(times.astype(int), max(len(motion) - 2, 0))
     second = np.minimum(first + 1, len(motion) - 1)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from motion_llm.motion.clip_files import with_bar
 from motion_llm.motion.features import ROOT, Layout
 
 log = logging.getLogger(__name__)
@@ -24,6 +25,10 @@ class KMeans:
         self.codes, self.window, width = centres.shape
         self.weights = np.ones(width)
         self.weights[:ROOT] = RATE_WEIGHT
+
+    @staticmethod
+    def check_window(window: int) -> None:
+        """Any window will do."""
 
     @staticmethod
     def fit(clips: Sequence[np.ndarray], codes: int, window: int, seed: int, layout: Layout, fps: float) -> "KMeans":
@@ -82,19 +87,19 @@ def kmeans(points: np.ndarray, codes: int, seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     centres = points[[rng.integers(len(points))]]
     distance = ((points - centres[0])**2).sum(1)
-    while len(centres) < codes:
+    log.info("k-means: %d points, %d codes", len(points), codes)
+    for _ in with_bar(range(codes - 1), codes - 1, "k-means", "code"):
         total = distance.sum()
         chosen = rng.choice(len(points), p=distance / total) if total > 0 else rng.integers(len(points))
         centres = np.concatenate([centres, points[[chosen]]])
         distance = np.minimum(distance, ((points - points[chosen])**2).sum(1))
-    log.info("k-means: %d points, %d codes", len(points), codes)
     return lloyd(points, centres)
 
 
 def lloyd(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
     """Moves the centres (K, D) to the means of their points (N, D) until none moves, at most MAX_ITERATIONS times. A
     centre without points moves to the point that is farthest from its centre."""
-    for _ in range(MAX_ITERATIONS):
+    for _ in with_bar(range(MAX_ITERATIONS), MAX_ITERATIONS, "k-means", "round"):
         owner = nearest(points, centres)
         counts = np.bincount(owner, minlength=len(centres))
         sums = np.zeros_like(centres)

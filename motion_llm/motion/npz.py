@@ -19,10 +19,11 @@ Z_UP = np.array([(1, 0, 0), (0, 0, -1), (0, 1, 0)])  # from y up
 def write_amass(path: str | Path, motion: Motion) -> None:
     """`poses` (T, 156): axes times angles in radians, from SMPL's T pose; `trans` (T, 3) metres, for the mean body:
     travel is scaled by its leg length; `betas` zeros, `gender` neutral. The figure must have HumanML3D's 22 joints, in
-    any order. Raises MotionError for another one, OSError."""
-    skeleton = motion.skeleton
+    any order, and tips, which such a file does not have. Raises MotionError for another one, OSError."""
+    skeleton, ends = motion.skeleton, set(motion.skeleton.ends)
     parents = {name: "" if parent < 0 else skeleton.names[parent]
-               for name, parent in zip(skeleton.names, skeleton.parents, strict=True)}
+               for joint, (name, parent) in enumerate(zip(skeleton.names, skeleton.parents, strict=True))
+               if joint not in ends}
     expected = {name: "" if parent < 0 else humanml3d.NAMES[parent]
                 for name, parent in zip(humanml3d.NAMES, humanml3d.PARENTS, strict=True)}
     if parents != expected:

@@ -69,10 +69,12 @@ class Limbs:
 
 
 def longest_path(joint: int, skeleton: Skeleton) -> tuple[int, ...]:
-    """The joints from one to the end that is the farthest over bones."""
-    paths = {i: (i,) for i in range(joint, len(skeleton.names))}
+    """The joints from one to the end that is the farthest over bones, without the skeleton's tips."""
+    ends, paths = set(skeleton.ends), {i: (i,) for i in range(joint, len(skeleton.names))}
     lengths = dict.fromkeys(paths, 0.0)
     for child in range(len(skeleton.names) - 1, joint, -1):
+        if child in ends:  # where a hand or a head ends says little of the way in which it points
+            continue
         parent, length = skeleton.parents[child], lengths[child] + np.linalg.norm(skeleton.offsets[child])
         if parent >= joint and (length > lengths[parent] or len(paths[parent]) == 1):
             lengths[parent], paths[parent] = length, (parent, *paths[child])
@@ -157,7 +159,7 @@ def _left_of(skeleton: Skeleton, limbs: Limbs) -> np.ndarray:
 
 def _wanted(skeleton: Skeleton, limbs: Limbs, left: np.ndarray) -> dict[int, np.ndarray]:
     """Joint -> the direction (3,) of the bone to it in a T-pose, for the joints of limbs, trunk and head."""
-    parents = skeleton.parents
+    parents, ends = skeleton.parents, set(skeleton.ends)
     to_pelvis, to_chest = ([*ancestors(joint, parents), joint] for joint in (limbs.pelvis, limbs.chest))
     wanted = {joint: -UP for joint in to_pelvis if joint not in to_chest}
     wanted |= {joint: UP for joint in (*to_chest, *limbs.head) if joint not in to_pelvis}
@@ -165,7 +167,7 @@ def _wanted(skeleton: Skeleton, limbs: Limbs, left: np.ndarray) -> dict[int, np.
     for side, arm, leg in zip((left, -left), limbs.arms, limbs.legs, strict=True):
         below = {arm[0]}
         for joint, parent in enumerate(parents):
-            if parent in below:  # hands and fingers too
+            if parent in below and joint not in ends:  # hands and fingers too
                 below.add(joint)
                 wanted[joint] = side
         wanted |= {joint: side for joint in leg[1:thigh]}

@@ -40,17 +40,21 @@ def read_map(path: str | Path) -> dict[str, str]:
 
 def correspondences(source: Skeleton, target: Skeleton, names: Mapping[str, str]) -> dict[int, int]:
     """Joint of the target -> joint of the source: those that `names` (of the source -> of the target) gives, then those
-    of one name, without the namespace before ":", whatever the case, spaces and "_-.". Raises MotionError."""
+    of one name, without the namespace before ":", whatever the case, spaces and "_-.". Tips have none by their name:
+    each program lays them elsewhere. Raises MotionError."""
     pairs: dict[int, int] = {}
     for source_name, target_name in names.items():
         joint, counterpart = _joint(target_name, target, "the other figure"), _joint(source_name, source, "the clip")
         if joint in pairs or counterpart in pairs.values():
             raise MotionError(f"the map names {target.names[joint]!r} or {source.names[counterpart]!r} twice")
         pairs[joint] = counterpart
+    target_ends, source_ends = set(target.ends), set(source.ends)
     for key in (str, _key):  # equal names first
         for name in dict.fromkeys(map(key, target.names)):
-            joints = [i for i, other in enumerate(target.names) if key(other) == name and i not in pairs]
-            equal = [i for i, other in enumerate(source.names) if key(other) == name and i not in pairs.values()]
+            joints = [i for i, other in enumerate(target.names)
+                      if key(other) == name and i not in pairs and i not in target_ends]
+            equal = [i for i, other in enumerate(source.names)
+                     if key(other) == name and i not in pairs.values() and i not in source_ends]
             if joints and equal and len(joints) + len(equal) > 2:
                 raise MotionError(f"several joints of a figure are called {name!r}: name the pairs in --map")
             pairs |= dict(zip(joints, equal, strict=False))
@@ -132,17 +136,17 @@ def _scale(source: Skeleton, target: Skeleton) -> float:
         lengths = []
         for skeleton in (target, source):
             bones, centre = np.linalg.norm(skeleton.offsets, axis=1), body_centre(skeleton.parents)
-            bones[[*ancestors(centre, skeleton.parents), centre]] = 0
+            bones[[*ancestors(centre, skeleton.parents), centre, *skeleton.ends]] = 0
             lengths.append(body_size(bones, skeleton.parents))
     return lengths[0] / lengths[1] if min(lengths) > SHORT else 1.0
 
 
 def _check_enough(pairs: dict[int, int], source: Skeleton, target: Skeleton, pelvis: int) -> None:
-    least = (min(len(source.names), len(target.names)) + 1) // 2
+    least = (min(len(skeleton.names) - len(skeleton.ends) for skeleton in (source, target)) + 1) // 2
     if len(pairs) >= least and pelvis in pairs:
         return
-    alone = _listed([name for joint, name in enumerate(target.names) if joint not in pairs])
-    left = _listed([name for joint, name in enumerate(source.names) if joint not in pairs.values()])
+    alone, left = (_listed([name for joint, name in enumerate(skeleton.names) if joint not in {*paired, *ends}])
+                   for skeleton, paired, ends in ((target, pairs, target.ends), (source, pairs.values(), source.ends)))
     raise MotionError(f"{len(pairs)} joints have a counterpart, expected {least} or more, with "
                       f"{target.names[pelvis][:40]!r} among them. Without one: {alone}; in the clip: {left}. Name "
                       "pairs in --map")

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+END = "_End"  # behind the name of its parent: the name of a tip of the body, which a BVH file keeps as an End Site
+
 
 class MotionError(ValueError):
     """An invalid motion or skeleton; the text says what was found and what was expected."""
@@ -12,7 +14,9 @@ class MotionError(ValueError):
 @dataclass(frozen=True)
 class Skeleton:
     """names: J joints, a parent before its children. parents: J indices, -1 for the root, which is the first. offsets:
-    (J, 3) metres, each joint from its parent in the rest pose. Raises MotionError for anything else."""
+    (J, 3) metres, each joint from its parent in the rest pose. Raises MotionError for anything else.
+
+    A tip of the body, such as that of a foot, is a joint without children whose name is its parent's and END."""
 
     names: tuple[str, ...]
     parents: tuple[int, ...]
@@ -28,6 +32,21 @@ class Skeleton:
             raise MotionError(f"parents: joint {wrong[0]} ({self.names[wrong[0]][:40]}) has the parent "
                               f"{self.parents[wrong[0]]}, expected -1 for the first joint alone, and a parent before "
                               "its children")
+
+    @property
+    def ends(self) -> list[int]:
+        """Indices of the tips."""
+        inner = set(self.parents)
+        return [joint for joint, parent in enumerate(self.parents) if parent >= 0 and joint not in inner
+                and self.names[joint] == self.names[parent] + END]
+
+    def without_ends(self) -> "Skeleton":
+        """The skeleton without its tips; the others keep their order."""
+        ends = set(self.ends)
+        joints = [joint for joint in range(len(self.names)) if joint not in ends]
+        place = {joint: i for i, joint in enumerate(joints)} | {-1: -1}
+        return Skeleton(tuple(self.names[joint] for joint in joints),
+                        tuple(place[self.parents[joint]] for joint in joints), self.offsets[joints])
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from motion_llm.motion.features import NO_SIDES, Layout, joint_order, staying, travelling_centre
-from motion_llm.motion.kinematics import SAME_RATE, ancestors, body_size
-from motion_llm.motion.names import listed
-from motion_llm.motion.skeleton import Motion, MotionError, Skeleton
+from motion_llm.motion.kinematics import SAME_RATE, ancestors, body_size, same_rate
+from motion_llm.motion.names import listed, sides_of
+from motion_llm.motion.skeleton import END, Motion, MotionError, Skeleton
 
 log = logging.getLogger(__name__)
 LIKELY_HEIGHTS = 0.3, 3.0  # metres
+RATES = 20.0, 30.0  # frames a second of a codec, where the motions have more
 LIKELY_RATES = 10.0, 480.0  # frames a second of captured motion
 OTHER_SIZE, OTHER_UNIT = 1.25, 2.0  # times as large: people of several sizes; another unit of length
 FASTEST = 20.0  # metres a second; the fastest people run 12
+BENT = 1e-3  # of a bone's length; a mean offset that is shorter by more is of rest poses that differ
 SAMPLED = 200  # frames of a clip that its bone lengths and its extents are measured on
 
 
@@ -26,7 +28,7 @@ class Measures:
     """Of a motion. size: about the standing height of its figure in metres, from its bones. extents (3,): of the body
     along x, y and z in most frames, metres. head_up: how much higher head and neck are than feet in most frames, as a
     share of the size; None if no names tell them. fastest: metres a second of the body's centre, and the frame.
-    still, travels (J,) bool: see staying."""
+    still, travels (J,) bool: see staying. All are told without tips, as not every file of a figure has them."""
 
     size: float
     extents: np.ndarray
@@ -42,7 +44,8 @@ class Measures:
         few = joints[::max(1, len(joints) // SAMPLED)].astype(float)
         parents = np.array(layout.skeleton.parents)
         bones = np.median(np.linalg.norm(few - few[:, np.maximum(parents, 0)], axis=-1), axis=0)
-        body = list(layout.body)
+        ends = layout.skeleton.ends
+        body = [joint for joint in layout.body if joint not in ends]
         bones[[joint for joint in range(len(parents)) if joint not in body[1:]]] = 0
         size = body_size(bones, layout.skeleton.parents)
         heads, feet = ([i for i in body if re.search(words, layout.skeleton.names[i], re.IGNORECASE)]
@@ -58,46 +61,89 @@ class Measures:
 
 @dataclass(frozen=True)
 class Survey:
-    """layout: of the mean skeleton. fps: frames a second of most motions. frames: of all together, at that rate."""
+    """layout: of the mean skeleton. fps: frames a second of most motions. rates, lengths: frames a second and frames of
+    each. bones (N, B): lengths of the bones of the body in each, metres, without tips."""
 
     layout: Layout
     fps: float
-    frames: int
+    rates: tuple[float, ...]
+    lengths: tuple[int, ...]
+    bones: np.ndarray
 
 
-def survey(motions: Iterable[Motion], names: Sequence[str]) -> Survey:
-    """What motions of one figure have in common. names: of the motions, for messages.
+def codec_rate(rate: float) -> float:
+    """Frames a second for a codec of motions at a rate."""
+    # 20 to 30 a second hold what people do, and codes of 4 frames then last 0.13 to 0.2 s. A rate divided by a whole
+    # number takes recorded frames and mixes none: the highest whole rate, else the highest. Slower ones stay.
+    if rate <= RATES[1]:
+        return rate
+    rates = [rate / n for n in range(2, int(rate / RATES[0] + SAME_RATE) + 1) if same_rate(RATES[1], rate / n)
+             or rate / n < RATES[1]]
+    return max(rates, key=lambda fps: (same_rate(round(fps), fps), fps), default=RATES[1])
 
-    Logs what is unlikely: sizes, rates, figures that lie. Raises MotionError for another figure than the first one,
-    and for figures whose unit of length is another.
+
+def survey(motions: Iterable[Motion], names: Sequence[str], fps: float | None = None) -> Survey:
+    """What motions of one figure have in common. names: of the motions, for messages. fps: frames a second of the
+    codec, if they are told.
+
+    Logs what is unlikely: sizes, rates, figures that lie. Raises MotionError for another figure than the first one, and
+    for figures whose unit of length is another. Tips are taken where all motions have them, and on both sides.
     """
-    layout, offsets, rates, measures = None, [], [], []
+    layout, offsets, tips, rates, lengths, measures = None, [], [], [], [], []
     for motion, name in zip(motions, names, strict=True):
-        layout = layout or Layout.of(motion.skeleton)
+        skeleton = motion.skeleton
+        layout = layout or Layout.of(skeleton.without_ends())
         try:
             measures.append(Measures.of(motion, layout))
         except MotionError as error:
             raise MotionError(f"{name}: {error}, as in {names[0]}") from None
-        offsets.append(motion.skeleton.offsets[joint_order(motion, layout)])
-        rates.append((motion.fps, len(motion)))
+        order = joint_order(motion, layout)
+        offsets.append(skeleton.offsets[order])
+        tips.append({order.index(skeleton.parents[joint]): skeleton.offsets[joint] for joint in skeleton.ends})
+        rates.append(motion.fps)
+        lengths.append(len(motion))
     check_sizes([measure.size for measure in measures], names)
     check_upright(measures, names)
     check_jumps(measures, names)
-    fps = Counter(rate for rate, _ in rates).most_common(1)[0][0]
-    check_rates([rate for rate, _ in rates], fps, names)
+    usual = Counter(rates).most_common(1)[0][0]
+    check_rates(rates, usual, names, fps or codec_rate(usual))
     first = layout.skeleton
     centre = travelling_centre(first.parents, np.array([measure.still for measure in measures]),
                                np.array([measure.travels for measure in measures]))
     if centre != layout.centre:
         log.info("the body hangs on %s: %s stays in its place while it travels", first.names[centre],
                  first.names[layout.centre])
-    mean = np.mean(offsets, 0)
+    mean = _mean_bones(np.array(offsets))
     # A file's rest pose often stands where the clip begins.
     mean[[*ancestors(centre, first.parents), centre]] *= (0, 1, 0)
-    layout = Layout.of(Skeleton(first.names, first.parents, mean), centre)
+    mean_skeleton = _with_tips(Skeleton(first.names, first.parents, mean), tips)
+    layout = Layout.of(mean_skeleton, centre)
     if layout.mirror is None:
         log.info("no mirror images are learned: %s", NO_SIDES)
-    return Survey(layout, fps, sum(round(count * fps / rate) for rate, count in rates))
+    body = [joint for joint in layout.body[1:] if joint < len(first.names)]
+    return Survey(layout, usual, tuple(rates), tuple(lengths), np.linalg.norm(np.array(offsets)[:, body], axis=-1))
+
+
+def _mean_bones(offsets: np.ndarray) -> np.ndarray:
+    """(J, 3) of offsets (N, J, 3): their mean directions, as long as they are in the mean. Rest poses may differ."""
+    mean, lengths = np.mean(offsets, 0), np.linalg.norm(offsets, axis=-1).mean(0)
+    shortened = np.linalg.norm(mean, axis=-1)
+    bent = (shortened < (1 - BENT) * lengths) & (shortened > BENT * lengths)
+    mean[bent] *= (lengths[bent] / shortened[bent])[:, None]
+    return mean
+
+
+def _with_tips(skeleton: Skeleton, tips: Sequence[dict[int, np.ndarray]]) -> Skeleton:
+    """The skeleton with the tips that all motions have, behind the other joints. tips: of each motion, joint -> offset
+    of its tip. Of a pair of joints, both have one or none, as mirror images are learned."""
+    common, some = set.intersection(*map(set, tips)), set.union(*map(set, tips))
+    partners = sides_of(skeleton.names)[1]
+    kept = [joint for joint in sorted(common) if partners[joint] in common]
+    if left := [skeleton.names[joint] for joint in sorted(some - set(kept))]:
+        log.info("the End Sites of %s are left out: not all clips have one there, on both sides", listed(left))
+    return Skeleton((*skeleton.names, *(skeleton.names[joint] + END for joint in kept)), (*skeleton.parents, *kept),
+                    np.concatenate([skeleton.offsets, *(_mean_bones(np.array([[of[joint]] for of in tips]))
+                                                        for joint in kept)]))
 
 
 def check_sizes(sizes: Sequence[float], names: Sequence[str], expected: float | None = None) -> None:
@@ -155,17 +201,18 @@ def check_jumps(measures: Sequence[Measures], names: Sequence[str]) -> None:
                     frame)
 
 
-def check_rates(rates: Sequence[float], usual: float, names: Sequence[str]) -> None:
-    """Logs a warning for files at another rate than usual, and for rates that no capture has."""
+def check_rates(rates: Sequence[float], usual: float, names: Sequence[str], fps: float | None = None) -> None:
+    """Logs a warning for files at another rate than usual, and for rates that no capture has. fps: frames a second to
+    which all are resampled, by default the usual."""
     other: dict[float, list[str]] = defaultdict(list)
     for rate, name in zip(rates, names, strict=True):
-        if abs(rate - usual) > SAME_RATE * usual:
+        if not same_rate(rate, usual):
             other[rate].append(name)
     if other:
         usual_count = len(rates) - sum(map(len, other.values()))
         parts = [f"{len(files)} at {rate:g} ({listed(files)[:100]})" for rate, files in list(other.items())[:3]]
         most = [f"{usual_count} files at {usual:g}"] * (usual_count > 0)
-        log.warning("%s frames a second: all are resampled to %g", ", ".join(most + parts), usual)
+        log.warning("%s frames a second: all are resampled to %g", ", ".join(most + parts), fps or usual)
     unlikely = [i for i, rate in enumerate(rates) if not LIKELY_RATES[0] <= rate <= LIKELY_RATES[1]]
     if unlikely:
         log.warning("%d files say %g frames a second, such as %s: is that right?", len(unlikely), rates[unlikely[0]],

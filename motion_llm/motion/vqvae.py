@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from motion_llm.motion.clip_files import with_bar
 from motion_llm.motion.features import ROOT, Layout, feet_of
 from motion_llm.motion.kmeans import kmeans
 
@@ -86,6 +87,12 @@ class VqVae:
         self.network, self.window = network.eval(), window
 
     @staticmethod
+    def check_window(window: int) -> None:
+        """Raises ValueError for a window that is no power of 2."""
+        if window < 1 or window & (window - 1):
+            raise ValueError(f"a window of {window} frames: the network halves time, expected 1, 2, 4, 8 ...")
+
+    @staticmethod
     def fit(clips: Sequence[np.ndarray], codes: int, window: int, seed: int, layout: Layout, fps: float,
             steps: int = STEPS, width: int = WIDTH, batch: int = BATCH) -> "VqVae":
         """Trains a network of width channels on clips (T, F) of features, in `steps` updates of `batch` clips each.
@@ -138,8 +145,7 @@ class VqVae:
 
 
 def _untrained(features: int, codes: int, window: int, width: int, seed: int) -> _Network:
-    if window < 1 or window & (window - 1):
-        raise ValueError(f"a window of {window} frames: the network halves time, expected 1, 2, 4, 8 ...")
+    VqVae.check_window(window)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return _Network(features, codes, window, width)
@@ -218,8 +224,8 @@ class _Training:
         self.latents: list[torch.Tensor] = []  # of the last steps before quantisation
 
     def run(self) -> None:
-        started = time.monotonic()
-        for step in range(self.steps):
+        started, bar = time.monotonic(), with_bar(range(self.steps), self.steps, "fitting", "step")
+        for step in bar:
             batch = self.batch()
             quantised, commitment = self.quantise(self.network.encoder(
                 (batch - self.network.mean[:, None]) / self.network.scale[:, None]), step)
@@ -231,6 +237,8 @@ class _Training:
             self.optimiser.step()
             self.schedule.step()
             if (step + 1) % max(self.steps // 10, 1) == 0:
+                bar.set_postfix_str(f"joints off by {1000 * distance.item():.1f} mm")
+            if bar.disable and (step + 1) % max(self.steps // 10, 1) == 0:  # no terminal
                 log.info("step %d of %d: joints off by %.1f mm, %.0f s", step + 1, self.steps, 1000 * distance.item(),
                          time.monotonic() - started)
 

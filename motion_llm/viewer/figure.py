@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from motion_llm.motion.kinematics import body_size
-from motion_llm.motion.skeleton import Motion, MotionError
+from motion_llm.motion.skeleton import END, Motion, MotionError
 
 STANDARD_SIZE = 1.7  # metres: height of the person to whom the radii below belong
 SMOOTHING = 0.4  # seconds: standard deviation of the Gaussian that smooths the camera's path
@@ -110,7 +110,9 @@ def figure_of(motion: Motion) -> Figure:
     lengths = np.linalg.norm(joints - joints[:, np.maximum(parents, 0)], axis=-1)
     root, bones = body_root(skeleton.names, skeleton.parents, lengths), np.median(lengths, 0)  # (J,) metres
     bones[root] = 0
-    scale = body_size(bones, parents) / STANDARD_SIZE
+    sized = bones.copy()
+    sized[skeleton.ends] = 0  # a height is told from joints alone, in files with end sites as in those without
+    scale = body_size(sized, parents) / STANDARD_SIZE
     radii = radii_of(skeleton.names, bones, parents, scale)
     capsules = capsules_of(skeleton.names, skeleton.parents, bones, radii, scale, root)
     drawn = sorted({capsule.start for capsule in capsules} | {capsule.end for capsule in capsules}) or [root]
@@ -174,7 +176,8 @@ def capsules_of(names, parents, bones, radii, scale: float, root: int) -> tuple[
             capsules += [Capsule(joint, right, 0.0, 1.0, inner, INSIDE * radii[right], 0) for right in opposite]
         if joint in heads:
             capsules.append(head_of(joint, parents, bones, parts, scale))
-        elif parts[joint] == "hand" and joint not in parents:
+        elif parts[joint] == "hand" and joint not in parents and (
+                names[joint] != names[parent] + END or bones[joint] < HAND_LENGTH * scale / 2):  # else its tip is known
             past = 1 + HAND_LENGTH * scale / bones[joint]
             capsules.append(Capsule(parent, joint, 1.0, past, radii[joint], 0.7 * radii[joint], sides[joint]))
     return tuple(capsules)

@@ -87,18 +87,20 @@ def written(tmp_path: Path, text: str | bytes) -> Path:
 def test_turns_are_taken_in_the_order_of_the_channels(tmp_path, order):
     text = CROSS.replace("ORDER", " ".join(f"{axis}rotation" for axis in order))
     motion = read_bvh(written(tmp_path, text))
-    assert motion.skeleton.names == ("Hips", "Right", "Up", "Ahead") and motion.fps == 30
-    expected = np.array([1, 2, 3]) + 0.1 * np.array([(0, 0, 0), *QUARTER_TURNS[order]])
+    assert motion.skeleton.names == ("Hips", "Right", "Up", "Ahead", "Right_End") and motion.fps == 30
+    right, *_ = turns = np.array(QUARTER_TURNS[order])
+    expected = np.array([1, 2, 3]) + 0.1 * np.array([(0, 0, 0), *turns, 1.1 * right])
     np.testing.assert_allclose(motion.joints[0], expected, atol=1e-12)
     np.testing.assert_allclose(motion.rotations[0, 0], np.array(QUARTER_TURNS[order]).T, atol=1e-12)
 
 
 def test_any_channels_of_any_joint_in_any_order(tmp_path):
     motion = read_bvh(written(tmp_path, ARM), scale=1)
-    np.testing.assert_allclose(motion.joints[0], [(5, 0, 0), (15, 0, 0), (15, 10, 0)])
+    assert motion.skeleton.names == ("Base", "Elbow", "Hand", "Hand_End")
+    np.testing.assert_allclose(motion.joints[0], [(5, 0, 0), (15, 0, 0), (15, 10, 0), (15, 12, 0)])
     # Base is turned left: the elbow, which its Yposition puts at (10, 4), is at (-4, 10) from (5, 0). The elbow's
     # quarter turns about z, then x, raise the hand out of the plane.
-    np.testing.assert_allclose(motion.joints[1], [(5, 0, 0), (1, 10, 0), (1, 10, 10)], atol=1e-12)
+    np.testing.assert_allclose(motion.joints[1], [(5, 0, 0), (1, 10, 0), (1, 10, 10), (1, 10, 12)], atol=1e-12)
     assert motion.fps == 20
 
 
@@ -228,7 +230,7 @@ def test_what_cannot_be_written_is_refused(tmp_path):
         write_bvh(tmp_path / "no.bvh", motion, scale=0)
     with pytest.raises(MotionError, match="scale nan"):
         read_bvh(tmp_path / "clip.bvh", scale=float("nan"))
-    named = Skeleton(("a{", "b", "c"), motion.skeleton.parents, motion.skeleton.offsets)
+    named = Skeleton(("a{", "b", "c", "d"), motion.skeleton.parents, motion.skeleton.offsets)
     with pytest.raises(MotionError, match=re.escape("a joint's name 'a{'")):
         write_bvh(tmp_path / "no.bvh", Motion(motion.joints, 20, named, motion.rotations))
     assert not (tmp_path / "no.bvh").exists()

@@ -6,8 +6,9 @@ import re
 import pytest
 from walker import OFFSETS, WALKER, walk, walks
 
+import data
 from motion_llm.motion.bvh import write_bvh
-from motion_llm.motion.captions import encode_captions
+from motion_llm.motion.captions import encode_captions, encode_files
 from motion_llm.motion.codec import CodecError, MotionCodec
 from motion_llm.motion.skeleton import Motion, MotionError, Skeleton
 
@@ -41,6 +42,46 @@ def test_a_caption_of_a_part_gets_the_codes_of_that_part(codec, folder, times, f
     whole, part = rows_of(codec, folder, entry(), entry(**times))
     assert part["motion_tokens"].split() == whole["motion_tokens"].split()[first:last]
     assert part["clip_id"] == whole["clip_id"] == "take"
+
+
+@pytest.mark.parametrize(("times", "first", "last", "seconds"), [
+    ({}, 0, 16, 2.0667), ({"start": 0.5, "end": 1.5}, 3, 11, 1.0667), ({"start": 1.0}, 7, 16, 1.1333),
+    ({"end": 2.05}, 0, 15, 2.0), ({"end": 2.2}, 0, 16, 2.0667)])
+def test_the_end_of_a_clip_is_kept_and_its_length_is_known_again(codec, tmp_path, times, first, last, seconds):
+    """62 frames at the codec's rate, of which 2 are in the last of 16 codes."""
+    write_bvh(tmp_path / "take.bvh", walk(124, fps=60))
+    whole, part = rows_of(codec, tmp_path, entry(), entry(**times))
+    assert part["motion_tokens"].split() == whole["motion_tokens"].split()[first:last] != []
+    assert part["seconds"] == seconds
+    codes = [int(code) for code in part["motion_tokens"].split()]
+    assert len(codec.decode(codes, round(seconds * codec.fps))) == round(seconds * 30) > 4 * (len(codes) - 1)
+
+
+def test_rows_are_a_dataset_that_is_taken_without_a_word(codec, folder):
+    (folder / "data.json").write_text(json.dumps(rows_of(codec, folder, entry())))
+    report = data.read_rows(folder / "data.json", 16)
+    assert [problem.kind for problem in report.warnings if problem.kind == "ignored-field"] == []
+
+
+def test_files_without_captions_become_codes_by_path(codec, tmp_path):
+    for name, frames in (("b/walk.bvh", 60), ("a.bvh", 63), ("b/short.bvh", 2)):
+        write_bvh(tmp_path / name, walk(frames))
+    rows = encode_files(codec, tmp_path)
+    assert [(row["file"], len(row["motion_tokens"].split()), row["seconds"]) for row in rows] == [
+        ("a.bvh", 16, 2.1), ("b/short.bvh", 1, 0.0667), ("b/walk.bvh", 15, 2.0)]
+    assert rows[2]["motion_tokens"] == " ".join(map(str, codec.encode(walk(60)))) and set(rows[0]) == {
+        "file", "motion_tokens", "seconds"}
+    write_bvh(tmp_path / "one.bvh", walk(1))
+    with pytest.raises(MotionError, match=r"one\.bvh: 1 frames at 30 a second, expected at least 2"):
+        encode_files(codec, tmp_path)
+
+
+def test_rates_that_the_codecs_divides_are_not_remarked(codec, folder, caplog):
+    rows_of(codec, folder, entry())  # 60 frames a second, every other of which the codec takes
+    assert "frames a second" not in caplog.text
+    write_bvh(folder / "odd.bvh", walk(100, fps=50))
+    rows_of(codec, folder, entry(), entry("odd.bvh"))
+    assert "1 at 50 (odd.bvh) frames a second: all are resampled to 30" in caplog.text
 
 
 @pytest.mark.parametrize(("times", "message"), [

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from motion_llm.motion import kmeans as kmeans_module
 from motion_llm.motion.bvh import read_bvh, write_bvh
 from motion_llm.motion.captions import encode_captions
 from motion_llm.motion.clip_files import MotionFiles
-from motion_llm.motion.codec import CodecError, MotionCodec, codec_facts, copy_codec, tokens_of
+from motion_llm.motion.codec import CodecError, MotionCodec, codec_facts, copy_codec, padded, tokens_of
 from motion_llm.motion.features import Layout, features_of
 from motion_llm.motion.kmeans import KMeans, kmeans, lloyd
 from motion_llm.motion.skeleton import Motion, MotionError, Skeleton
@@ -44,7 +45,7 @@ def learned() -> MotionCodec:
 
 def error_of(codec: MotionCodec, motion: Motion) -> float:
     """Mean distance of joints in metres, relative to the centre and the heading."""
-    decoded = codec.decode(codec.encode(motion))
+    decoded = codec.decode(codec.encode(motion), codec.frames_of(motion))
     a, b = (features_of(m, codec.layout)[:len(decoded), 3:].reshape(len(decoded), -1, 3) for m in (motion, decoded))
     return float(np.linalg.norm(a - b, axis=-1).mean())
 
@@ -75,8 +76,8 @@ def test_of_many_windows_some_are_drawn(monkeypatch):
 def test_k_means_gives_a_motion_back_nearly(plain):
     motion = walk(62, phase=1.0)
     codes = plain.encode(motion)
-    assert len(codes) == 15 and all(isinstance(code, int) and 0 <= code < 128 for code in codes)
-    assert len(plain.decode(codes)) == 60 and plain.decode(codes).fps == 30
+    assert len(codes) == 16 and all(isinstance(code, int) and 0 <= code < 128 for code in codes)
+    assert len(plain.decode(codes)) == 64 and plain.decode(codes).fps == 30
     assert error_of(plain, motion) < 0.03
     assert len(set(codes)) > 5
 
@@ -175,7 +176,7 @@ def test_who_may_read_a_codecs_codebook_may_read_its_weights(learned, tmp_path):
 @pytest.mark.parametrize("kind", ["plain", "learned"])
 def test_the_shortest_clip_has_one_code(kind, request):
     codec = request.getfixturevalue(kind)
-    assert len(codec.encode(walk(4))) == len(codec.encode(walk(7))) == 1 and len(codec.decode([5])) == 4
+    assert [len(codec.encode(walk(frames))) for frames in (2, 3, 4, 5)] == [1, 1, 1, 2] and len(codec.decode([5])) == 4
 
 
 def test_other_frame_rates_are_resampled(plain):
@@ -208,7 +209,12 @@ def test_what_cannot_be_fitted_encoded_or_decoded_is_refused(plain):
             (lambda: MotionCodec.fit([*walks(), other_figure], codes=8, kind="kmeans"), MotionError,
              "another figure"),
             (lambda: plain.encode(other_figure), MotionError, "another figure"),
-            (lambda: plain.encode(walk(3)), MotionError, "3 frames, expected at least the 4"),
+            (lambda: plain.encode(walk(1)), MotionError, "1 frames at 30 a second, expected at least 2"),
+            (lambda: replace(plain, pads=False).encode(walk(3)), MotionError,
+             "3 frames at 30 a second, expected at least 4"),
+            (lambda: plain.decode([1, 2], 9), CodecError,
+             "9 frames (0.3 s) of 2 codes, expected 1 to 8 (0.2667 s)"),
+            (lambda: plain.decode([1, 2], 0), CodecError, "0 frames (0 s) of 2 codes"),
             (lambda: plain.decode([]), CodecError, "no codes"),
             (lambda: plain.decode([1, 128]), CodecError, "code 2 is 128, expected an integer from 0 to 127"),
             (lambda: plain.decode([-1]), CodecError, "code 1 is -1"),
@@ -303,6 +309,52 @@ def test_fit_encode_and_decode(clips, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[-1] == f"{tmp_path / 'clip.bvh'}: 60 frames, 2.0 seconds"
 
 
+def test_clips_become_tokens_without_captions_and_motion_of_their_length_again(clips, tmp_path, capsys):
+    folder, codec, tokens = tmp_path / "clips", str(tmp_path / "codec"), tmp_path / "tokens.json"
+    write_bvh(folder / "walk.bvh", walk(63, phase=2.0))
+    assert main(["fit", "--motions", str(clips), "--kind", "kmeans", "--output", codec]) == 0
+    assert main(["encode", "--codec", codec, "--motions", str(folder), "--output", str(tokens)]) == 0
+    (row,) = json.loads(tokens.read_text())
+    assert (row["file"], len(row["motion_tokens"].split()), row["seconds"]) == ("walk.bvh", 16, 2.1)
+    decode = ["decode", "--codec", codec, "--tokens", row["motion_tokens"], "--output", str(tmp_path / "clip.bvh")]
+    assert main([*decode, "--seconds", str(row["seconds"])]) == 0
+    assert capsys.readouterr().out.splitlines()[-2:] == [f"{tokens}: 1 clips",
+                                                         f"{tmp_path / 'clip.bvh'}: 63 frames, 2.1 seconds"]
+    assert len(read_bvh(tmp_path / "clip.bvh")) == 63
+    for seconds, message in (("2.2", "66 frames (2.2 s) of 16 codes, expected 1 to 64 (2.133 s)"),
+                             ("0", "--seconds 0: expected more than 0"), ("nan", "--seconds nan: expected more")):
+        assert main([*decode, "--seconds", seconds]) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_the_frames_of_a_last_window_that_is_not_full_are_nearer_than_if_the_pose_were_held(plain, monkeypatch):
+    motions = [walk(frames, turning=0, phase=phase) for phase in np.arange(0, 6, 0.4) for frames in (61, 62, 63)]
+    ours = np.mean([plain.error(motion)[60:].mean() for motion in motions])
+    monkeypatch.setattr("motion_llm.motion.codec.padded", lambda features, window: np.pad(
+        features, ((0, -len(features) % window), (0, 0)), mode="edge"))
+    assert ours < 0.95 * np.mean([plain.error(motion)[60:].mean() for motion in motions])
+
+
+def test_padding_goes_on_with_the_movement_and_keeps_whole_windows_as_they_are():
+    features = np.arange(5.0)[:, None] * np.ones(6) + [1, 2, 3, 0, 0, 0]
+    after = padded(features, 4)
+    np.testing.assert_array_equal(after[:5], features)
+    np.testing.assert_array_equal(after[5:, 3:], np.arange(5.0, 8)[:, None] * np.ones(3))
+    np.testing.assert_array_equal(after[5:, :3], np.tile(features[-1, :3], (3, 1)))
+    assert padded(features[:4], 4) is not None and len(padded(features[:4], 4)) == 4
+    assert padded(features[:2], 16).shape == (16, 6) and np.isfinite(padded(features[:2], 16)).all()
+
+
+def test_a_codec_of_an_earlier_version_goes_on_dropping_what_fills_no_window(plain, tmp_path):
+    plain.save(tmp_path)
+    edit(tmp_path / "codec.json", lambda text: text.replace('"pads": true,', ""))
+    old = MotionCodec.load(tmp_path)
+    motion = walk(63)
+    assert old.encode(motion) == plain.encode(motion)[:15] and len(old.error(motion)) == 60
+    old.save(tmp_path / "again")
+    assert MotionCodec.load(tmp_path / "again").encode(motion) == old.encode(motion)
+
+
 def test_fit_refuses_a_folder_that_holds_a_codec_before_it_fits(plain, clips, tmp_path, capsys, monkeypatch):
     plain.save(tmp_path / "codec")
     monkeypatch.setattr(MotionCodec, "fit", lambda *args: pytest.fail("a codec is fitted"))
@@ -342,9 +394,9 @@ def test_another_figure_is_refused_by_file_name(plain, clips, tmp_path, capsys):
     write_bvh(tmp_path / "a.bvh", walk())
     with pytest.raises(MotionError, match=r"other\.bvh: another figure.*, as in a\.bvh"):
         MotionCodec.fit(MotionFiles(tmp_path), 16, kind="kmeans", names=["a.bvh", "other.bvh"])
-    write_bvh(tmp_path / "short.bvh", walk(3))
+    write_bvh(tmp_path / "short.bvh", walk(1))
     (tmp_path / "captions.json").write_text('[{"file": "short.bvh", "text_query": "x"}]')
-    with pytest.raises(MotionError, match=r"short\.bvh: 3 frames, expected at least the 4"):
+    with pytest.raises(MotionError, match=r"short\.bvh: 1 frames at 30 a second, expected at least 2"):
         encode_captions(plain, tmp_path, tmp_path / "captions.json")
 
 
