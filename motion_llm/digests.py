@@ -4,6 +4,7 @@ The head (motion_config.json, codec.json, ...) is written with the files, so a f
 """
 
 import hashlib
+import json
 import logging
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -39,6 +40,11 @@ def damage(folder: Path, digests: Mapping[str, str]) -> str | None:
             return (f"{path.name} is not the file that was saved there (sha256 {actual[:12]}, expected "
                     f"{str(expected)[:12]})")
     return None
+
+
+def digest_of_json(content: Mapping) -> str:
+    """sha256 of a JSON object, whatever the order of its keys and its layout in a file."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def check_digests(folder: Path, digests: Mapping[str, str], error: type[ValueError]) -> None:

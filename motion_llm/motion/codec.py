@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from motion_llm.arrays import Archive, load_weights
-from motion_llm.digests import check_digests, digests_of
+from motion_llm.digests import check_digests, digest_of_json, digests_of
 from motion_llm.json_files import check_form, read_json, write_json
 from motion_llm.motion.clip_files import with_bar
 from motion_llm.motion.features import (
@@ -41,7 +41,8 @@ QUANTISERS = ("vqvae", "kmeans")  # the first is the default: its measured error
 FORM = {  # of codec.json
     "skeleton": {"names": [str], "parents": [range(-1, 100_000)], "offsets": [[slice(-1e6, 1e6)]]},
     "kind": re.compile("|".join(QUANTISERS)), "codes": range(2, MOST_CODES + 1), "window": range(1, MOST_WINDOW + 1),
-    "fps": slice(1e-6, 1e6), "pads?": bool, "files?": {str: re.compile("[0-9a-f]{64}")}}
+    "fps": slice(1e-6, 1e6), "pads?": bool, "files?": {str: re.compile("[0-9a-f]{64}")},
+    "digest?": str}
 
 
 def quantiser_of(kind: str) -> type:
@@ -153,7 +154,7 @@ class MotionCodec:
         no codes, an invalid code, or more frames than the codes have."""
         codes = list(codes)
         if not codes:
-            raise CodecError("no codes to decode")
+            raise CodecError("no tokens to decode")
         for place, code in enumerate(codes):
             if isinstance(code, bool) or not isinstance(code, int | np.integer) or not 0 <= code < self.codes:
                 raise CodecError(f"code {place + 1} is {code!r}, expected an integer from 0 to {self.codes - 1}")
@@ -182,12 +183,12 @@ class MotionCodec:
             with saving(folder / WEIGHTS_FILE) as path:
                 save_file(tensors, path)
         skeleton = self.layout.skeleton
-        write_json(folder / CONFIG_FILE, {
-            "kind": self.kind, "codes": self.codes, "window": self.window, "fps": self.fps,
-            "pads": self.pads,
+        config = {
+            "kind": self.kind, "codes": self.codes, "window": self.window, "fps": self.fps, "pads": self.pads,
             "skeleton": {"names": skeleton.names, "parents": skeleton.parents, "offsets": skeleton.offsets.tolist()},
             "layout": self.layout.choices,
-            "files": digests_of(folder, [CODEBOOK_FILE, *([WEIGHTS_FILE] if tensors else [])])})
+            "files": digests_of(folder, [CODEBOOK_FILE, *([WEIGHTS_FILE] if tensors else [])])}
+        write_json(folder / CONFIG_FILE, config | {"digest": digest_of_json(config)})
 
     @staticmethod
     def load(folder: str | Path) -> "MotionCodec":
@@ -248,6 +249,7 @@ def _read_config(path: Path) -> dict:
     content = read_json(path, CodecError)
     if missing := [name for name in FORM if name[-1] != "?" and name not in content]:
         raise CodecError(f"{path} has no {missing[0]!r}: it is damaged, or no codec's file")
+    written = content
     content = {"files": {}, "layout": None, "pads": False} | content  # folders of earlier versions lack them
     place, layout = f"{path} is damaged:", content["layout"]
     check_form(content, FORM, place, CodecError)
@@ -265,6 +267,8 @@ def _read_config(path: Path) -> dict:
                                        np.array(skeleton["offsets"], dtype=float))
     except ValueError as error:  # of numpy: rows of several lengths
         raise CodecError(f"{place} {error}") from None
+    if "digest" in written and written.pop("digest") != digest_of_json(written):
+        raise CodecError(f"{place} a value was changed since it was saved. Put the file back, or fit the codec anew")
     return content
 
 

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from motion_llm.json_files import read_json
 from motion_llm.network.folder import BUNDLED_MODEL, ModelError, check_model_name
+from motion_llm.network.known_bases import read_base_config
 from motion_llm.saving import locked, saving_folder
 
 log = logging.getLogger(__name__)
@@ -148,7 +149,7 @@ class reading_base:
             return
         for path in (folder / name for name in BASE_FILES):
             if path.is_file():
-                read_json(path, ModelError)
+                read_base_config(path) if path.name == "config.json" else read_json(path, ModelError)
         if not any((folder / name).is_file() for name in TOKENIZER_FILES):
             raise ModelError(f"{folder} has none of {', '.join(TOKENIZER_FILES)}, so no tokenizer: it is no whole base")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torch.nn import functional
 
-from motion_llm.json_files import read_json
+from motion_llm.json_files import check_form, read_json
 from motion_llm.network.folder import ModelError
 
 
@@ -67,12 +67,33 @@ WITHOUT_EFFECT = {"_model_name_or_path", "_name_or_path", "architectures", "atte
                   "unk_token_id", "unsloth_fixed", "unsloth_version", "use_cache"}
 
 
+SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+         "head_dim", "max_position_embeddings", "sliding_window", "vocab_size")
+SMALL = ("rms_norm_eps", "layer_norm_eps")  # added to a variance
+FACTORS = ("rope_theta", "query_pre_attn_scalar", "final_logit_softcapping", "attn_logit_softcapping", "logit_scale",
+           "logits_scaling", "embedding_multiplier", "residual_multiplier", "attention_multiplier")
+SWITCHES = ("tie_word_embeddings", "attention_bias", "mlp_bias", "use_sliding_window", "use_qk_norm",
+            "use_bidirectional_attention")
+FORM = {f"{name}?": form for names, form in ((SIZES, range(1, 2**31)), (SMALL, slice(0, 1)), (FACTORS, float),
+                                             (SWITCHES, bool)) for name in names}
+
+
+def read_base_config(path: Path) -> dict:
+    """A base's config.json. Raises ModelError for values that no forward pass can take: libraries say of them what went
+    wrong in a layer, not where it is written."""
+    values = read_json(path, ModelError)
+    # null is what a setting that is left out means
+    check_form({name: value for name, value in values.items() if value is not None}, FORM,
+               f"{path} is damaged, or of a kind that is not known:", ModelError)
+    return values
+
+
 class BaseConfig:
     """config.json of a base in `folder`, as far as its forward pass needs it. Raises UnknownToFastLoading, ModelError
     for a broken file."""
 
     def __init__(self, folder: Path):
-        values = read_json(folder / "config.json", ModelError)
+        values = read_base_config(folder / "config.json")
         self.model_type = values.get("model_type")
         if self.model_type not in KINDS:
             raise UnknownToFastLoading(f"a base of the type {self.model_type!r}")

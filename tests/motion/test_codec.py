@@ -215,7 +215,7 @@ def test_what_cannot_be_fitted_encoded_or_decoded_is_refused(plain):
             (lambda: plain.decode([1, 2], 9), CodecError,
              "9 frames (0.3 s) of 2 codes, expected 1 to 8 (0.2667 s)"),
             (lambda: plain.decode([1, 2], 0), CodecError, "0 frames (0 s) of 2 codes"),
-            (lambda: plain.decode([]), CodecError, "no codes"),
+            (lambda: plain.decode([]), CodecError, "no tokens to decode"),
             (lambda: plain.decode([1, 128]), CodecError, "code 2 is 128, expected an integer from 0 to 127"),
             (lambda: plain.decode([-1]), CodecError, "code 1 is -1"),
             (lambda: plain.decode([1.0]), CodecError, "code 1 is 1.0"),
@@ -252,7 +252,7 @@ def test_a_damaged_folder_is_refused_by_file(learned, tmp_path, file, change, me
     learned.save(tmp_path)
     MotionCodec.load(tmp_path)
     content = json.loads((tmp_path / "codec.json").read_text())
-    content.pop("files")
+    del content["files"], content["digest"]
     (tmp_path / "codec.json").write_text(json.dumps(content, indent=1))
     change(tmp_path / file)
     with pytest.raises(CodecError, match=re.escape(str(tmp_path)) + ".*" + re.escape(message)):
@@ -347,7 +347,9 @@ def test_padding_goes_on_with_the_movement_and_keeps_whole_windows_as_they_are()
 
 def test_a_codec_of_an_earlier_version_goes_on_dropping_what_fills_no_window(plain, tmp_path):
     plain.save(tmp_path)
-    edit(tmp_path / "codec.json", lambda text: text.replace('"pads": true,', ""))
+    content = json.loads((tmp_path / "codec.json").read_text())
+    del content["pads"], content["digest"]
+    (tmp_path / "codec.json").write_text(json.dumps(content))
     old = MotionCodec.load(tmp_path)
     motion = walk(63)
     assert old.encode(motion) == plain.encode(motion)[:15] and len(old.error(motion)) == 60
@@ -426,6 +428,7 @@ def test_a_refusal_is_told_in_a_line(tmp_path, capsys):
 def test_a_value_that_no_codec_has_is_refused_by_file_and_key(learned, tmp_path, key, value, message):
     learned.save(tmp_path)
     content = json.loads((tmp_path / "codec.json").read_text())
+    del content["digest"]  # so that the value is read
     (tmp_path / "codec.json").write_text(json.dumps(content | {key: value}))
     with pytest.raises(CodecError, match=re.escape(str(tmp_path)) + ".*" + re.escape(message).replace(r"\.\*", ".*")):
         MotionCodec.load(tmp_path)
@@ -488,3 +491,19 @@ def test_a_fit_that_is_killed_while_it_writes_leaves_nothing_for_good(clips, tmp
     assert main(["fit", "--motions", str(clips), "--codes", "16", "--kind", "kmeans",
                  "--output", str(tmp_path / "codec")]) == 0
     assert sorted(path.name for path in (tmp_path / "codec").iterdir()) == ["codebook.npz", "codec.json"]
+
+
+@pytest.mark.parametrize("place", [("skeleton", "offsets", 3, 1), ("fps",)])
+def test_a_value_that_was_changed_since_it_was_saved_is_noticed(plain, tmp_path, place):
+    plain.save(tmp_path)
+    content = json.loads((tmp_path / "codec.json").read_text())
+    inner = content
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] += 1
+    (tmp_path / "codec.json").write_text(json.dumps(content, indent=4))
+    with pytest.raises(CodecError, match="codec.json is damaged: a value was changed since it was saved"):
+        MotionCodec.load(tmp_path)
+    del content["digest"]  # as those of earlier versions, where that cannot be seen
+    (tmp_path / "codec.json").write_text(json.dumps(content))
+    MotionCodec.load(tmp_path)

@@ -2,6 +2,7 @@
 
 import importlib.machinery
 import importlib.util
+import json
 import multiprocessing
 import re
 import shutil
@@ -12,6 +13,7 @@ from safetensors import SafetensorError
 
 from motion_llm.network import base
 from motion_llm.network.folder import ModelError
+from motion_llm.network.known_bases import BaseConfig
 from motion_llm.saving import locked
 
 
@@ -93,3 +95,19 @@ def test_a_damaged_base_is_named(unsloth, tiny_base, tmp_path, name, change, mes
     with pytest.raises(ModelError, match=f"my_base.*{re.escape(message)}") as found:
         build(ModelConfig(str(folder), 128, 4, 8, "float32"), 8, [])
     assert len(str(found.value)) < 700
+
+
+@pytest.mark.parametrize(("name", "value", "message"), [
+    ("rms_norm_eps", "a" * 1000, "rms_norm_eps is 'aaa"), ("num_hidden_layers", 2.5, "num_hidden_layers is 2.5"),
+    ("hidden_size", -8, "hidden_size is -8"), ("tie_word_embeddings", "yes", "tie_word_embeddings is 'yes'"),
+    ("rope_theta", [1], "rope_theta is a list"),
+])
+def test_a_value_that_no_forward_pass_takes_is_named_before_a_base_is_read(tiny_base, tmp_path, name, value, message):
+    folder = shutil.copytree(tiny_base("llama"), tmp_path / "base")
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(content | {name: value, "head_dim": None}))
+    with pytest.raises(ModelError, match=re.escape(f"{folder / 'config.json'} is damaged") + ".*" + re.escape(message)):
+        base.load_tokenizer(str(folder))
+    with pytest.raises(ModelError, match=re.escape(message)) as error:
+        BaseConfig(folder)
+    assert len(str(error.value)) < 600
