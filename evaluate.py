@@ -26,8 +26,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--split", choices=[*SPLITS, "all"], help="which rows of --data to score, by their field "
                         "split. Default: test, where there are any, else all")
     parser.add_argument("--output", help="the folder to write to. Default: evaluation, beside the model")
-    parser.add_argument("--num_samples", type=int, default=3, help="clips for each row. Default: 3")
-    parser.add_argument("--max_prompts", type=int, help="score only so many rows, drawn by the seed. Default: all")
+    parser.add_argument("--num_samples", type=int, default=3, help="how often to generate each clip. Default: 3")
+    parser.add_argument("--max_prompts", type=int, help="score only so many clips, drawn by the seed. Default: "
+                        "all")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same figures. Default: 0")
     parser.add_argument("--include_train", action="store_true", help="also score rows that the run was trained on")
     parser.add_argument("--generated", help="score the clips in this file (JSON Lines of text_query, motion_tokens and "

@@ -31,8 +31,9 @@ from motion_llm.dataset.report import DataError, check_split, format_report, rai
 from motion_llm.dataset.rows import caption_key
 from motion_llm.dataset.sequence_lengths import find_unfit
 from motion_llm.dataset.splits import split_rows
-from motion_llm.evaluation import run as evaluation_run
-from motion_llm.json_files import write_json
+from motion_llm.evaluation.request import DETAILS, PAGE, Request
+from motion_llm.evaluation.run import evaluate_model
+from motion_llm.json_files import read_json, write_json
 from motion_llm.motion.codec import codec_facts
 from motion_llm.network.folder import check_model_name, stage_history, update_settings
 from motion_llm.serving.quoting import shell_word
@@ -178,22 +179,30 @@ def train_and_evaluate(run: Run, fresh: bool) -> None:
     generates = "t2m" in planned[-1].task_mix
     scores = _evaluate(run, final, sets) if generates else {}
     write_json(run.folder / METRICS_FILE, {"heldout": scores, "stages": results})
+    following = None
     if scores and run.settings["REPORT_PAGE"] and sets["test"]:
-        _write_report(final, len(sets["test"]))
-    print(f"\n{final} is ready after {(time.monotonic() - started) / 60:.1f} minutes.")
+        following = _write_report(_report_of(final, len(sets["test"])))
+        print(f"\nThe report, to open in a browser: {run.folder / EVALUATION_FOLDER / PAGE}")
+    print(f"\n{final} is finished after {(time.monotonic() - started) / 60:.1f} minutes.")
     if generates:
+        reason = "no test clips are held out" if run.settings["REPORT_PAGE"] else "REPORT_PAGE is off"
+        print(f"Does it follow its captions? {following or f'That was not judged: {reason}.'}")
         print(f"Ask it for motion:\n  python inference.py --model_path {shlex.quote(str(final))} "
               f"--prompt {shell_word(run.report.rows[0].text_query)}")
 
 
-def _write_report(model_path: Path, measured: int) -> None:
-    """Write the page of `evaluate.py` for the run's own test set. measured: the number of test rows that the run
-    measures on, to which the page is limited too."""
+def _write_report(request: Request) -> str:
+    """Write the page of `evaluate.py`; returns its verdict on whether the model follows its captions."""
     log.info("Evaluation for the report")
+    evaluate_model(request)
+    return read_json(Path(request.model_path).parent / EVALUATION_FOLDER / DETAILS)["following"]["sentence"]
+
+
+def _report_of(model_path: Path, measured: int) -> Request:
+    """Of the run's own test set. measured: the number of test rows that the run measures on, to which the page is
+    limited too."""
     test_rows = prepared_info(model_path.parent / DATA_FOLDER)["sizes"]["test"]
-    max_prompts = measured if measured < test_rows else None
-    evaluation_run.evaluate_model(evaluation_run.Request(str(model_path), fresh=True, max_prompts=max_prompts))
-    print(f"\nThe report, to open in a browser: {model_path.parent / EVALUATION_FOLDER / evaluation_run.PAGE}")
+    return Request(str(model_path), fresh=True, max_prompts=measured if measured < test_rows else None)
 
 
 def _planned(settings: Mapping) -> list:

@@ -13,8 +13,8 @@ from conftest import run_script
 
 import evaluate
 from motion_llm.evaluation import run as evaluation_run
+from motion_llm.evaluation.metric_names import METRICS, SPLITS
 from motion_llm.evaluation.rows import EvaluationError, EvaluationRow
-from motion_llm.evaluation.table import METRICS, SPLITS
 from motion_llm.saving import locked
 
 
@@ -58,6 +58,12 @@ def lines_of(path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+def clips_of(tiny_dataset) -> list[dict]:
+    """The rows of the dataset, one of each clip."""
+    rows = json.loads(Path(tiny_dataset).read_text(encoding="utf-8"))
+    return list({(row["motion_tokens"], row["participant_id"]): row for row in reversed(rows)}.values())[::-1]
+
+
 def test_metrics_json_is_split_metric_and_four_figures(evaluated):
     content = read(evaluated / "metrics.json")
     assert tuple(content) == SPLITS
@@ -67,9 +73,9 @@ def test_metrics_json_is_split_metric_and_four_figures(evaluated):
             assert set(figure) == {"value", "low", "high", "n"} | ({"by"} if METRICS[name].task != "t2m" else set())
     rows = len(lines_of(evaluated / "generated.jsonl")) // 2
     figures = content["all"]
-    assert figures["mm_dist"]["n"] == content["seen"]["mm_dist"]["n"] + content["unseen"]["mm_dist"]["n"] == 2 * rows
-    assert figures["valid_share"] == {"value": 1, "low": 1, "high": 1, "n": 2 * rows}
-    assert figures["nll_per_token"]["value"] > 0 and figures["participant_accuracy"]["n"] == 2 * rows
+    assert figures["mm_dist"]["n"] == content["seen"]["mm_dist"]["n"] + content["unseen"]["mm_dist"]["n"] == rows
+    assert figures["valid_share"] == {"value": 1, "low": 1, "high": 1, "n": rows}  # clips, not samples
+    assert figures["nll_per_token"]["value"] > 0 and figures["participant_accuracy"]["n"] == rows
     assert figures["fid"]["n"] == rows and figures["fid"]["low"] <= figures["fid"]["value"]
     assert set(read(evaluated / "baselines.json")) == {
         "real", "another_real_clip", "nearest_caption_clip", "random_clip", "shuffled_captions",
@@ -120,7 +126,9 @@ def test_the_same_command_again_gives_the_same_figures_and_generates_nothing(eva
     import generate
 
     before = {name: (evaluated / name).read_bytes() for name in ("metrics.json", "baselines.json", "generated.jsonl")}
-    monkeypatch.setattr(generate.MotionGenerator, "generate_batch", None)
+    answers = generate.MotionGenerator.answers
+    monkeypatch.setattr(generate.MotionGenerator, "answers", lambda self, requests, seed: answers(
+        self, requests, seed) if {request.task for request in requests} != {"t2m"} else pytest.fail("generates"))
     shutil.rmtree(run_folder / "evaluator")  # trained again with the same seed, it is the same
     assert run_evaluation(run_folder, "--num_samples", "2") == 0
     assert before == {name: (evaluated / name).read_bytes() for name in before}
@@ -137,13 +145,13 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_clips(run_folder, tmp_path,
     (tmp_path / "cut" / "metrics.json").unlink()
     cut = len("".join(text.splitlines(keepends=True)[:9])) + 20  # in the middle of the tenth line, of the second chunk
     (tmp_path / "cut" / "generated.jsonl").write_text(text[:cut], encoding="utf-8")
-    counts, original = [], generate.MotionGenerator.generate_batch
+    counts, original = [], generate.MotionGenerator.answers
 
-    def counting(self, prompts, *rest, **more):
-        counts.append(len(prompts))
-        return original(self, prompts, *rest, **more)
+    def counting(self, requests, *rest, **more):
+        counts.append(sum(request.task == "t2m" for request in requests))
+        return original(self, requests, *rest, **more)
 
-    monkeypatch.setattr(generate.MotionGenerator, "generate_batch", counting)
+    monkeypatch.setattr(generate.MotionGenerator, "answers", counting)
     assert run_evaluation(run_folder, "--num_samples", "2", "--output", str(tmp_path / "cut")) == 0
     assert sum(counts) == len(text.splitlines()) // 2 - 3  # the first chunk of three rows is kept
     assert (tmp_path / "cut" / "generated.jsonl").read_text(encoding="utf-8") == text
@@ -266,6 +274,43 @@ def test_clips_of_200_000_tokens_are_answered_within_seconds(tiny_dataset, tmp_p
     assert time.monotonic() - started < 5 and not (tmp_path / "evaluation").exists()
 
 
+def test_the_verdict_is_kept_for_the_end_of_a_run_and_stands_first(evaluated, run_folder, tmp_path, capsys):
+    details = read(evaluated / "details.json")
+    assert {"word", "share", "low", "high", "sentence"} <= set(details["following"])
+    assert details["summary"][0] == details["following"]["sentence"] and len(details["summary"]) == 3
+    shutil.copytree(run_folder, tmp_path / "run")
+    path = tmp_path / "run" / "stage3_t2m_sft" / "motion_config.json"
+    content = read(path)
+    content["history"] |= {"t2m_passes": 0.613, "more": "--max_minutes 30"}
+    path.write_text(json.dumps(content), encoding="utf-8")
+    assert run_evaluation(tmp_path / "run", "--num_samples", "2") == 0
+    following = read(tmp_path / "run" / "evaluation" / "details.json")["following"]
+    assert following["word"] != "follows" and capsys.readouterr().out.startswith(following["sentence"])
+    assert "0.61 passes of text to motion" in following["sentence"] and "--max_minutes 30" in following["sentence"]
+
+
+def test_a_clip_with_several_captions_is_generated_once_and_a_set_without_repeats_has_intervals(
+        tiny_dataset, tmp_path, capsys, caplog, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = clips = clips_of(tiny_dataset)
+    data = [row | {"text_query": f"{row['text_query']} {how}"} for row in clips for how in ("now", "again")]
+    shown = [row | {"motion_tokens": row["motion_tokens"] + " 5"} for row in data]
+    for name, content in (("data.json", data), ("train.json", rows)):
+        (tmp_path / name).write_text(json.dumps(content), encoding="utf-8")
+    (tmp_path / "clips.jsonl").write_text("\n".join(map(json.dumps, shown)), encoding="utf-8")
+    with caplog.at_level("INFO"):
+        assert run_script(evaluate, "--generated", "clips.jsonl", "--data", "data.json", "--train_data", "train.json",
+                          "--include_train", "--output", "out", "--num_samples", "1") == 0
+    figures, captured = read(tmp_path / "out" / "metrics.json")["all"], capsys.readouterr()
+    assert caplog.messages[0] == "reading the data"
+    assert f"{len(clips)} clips with {2 * len(clips)} captions of data.json to score" in caplog.text
+    for name in ("mm_dist", "fid", "valid_share", "edit_distance"):
+        assert figures[name]["n"] == len(clips), name
+    for name in ("fid", "kid", "diversity", "unigram_jsd", "bigram_jsd"):
+        assert figures[name]["low"] < figures[name]["value"] < figures[name]["high"], name
+    assert "bootstrap over captions with their clips" in captured.out
+
+
 def test_every_chunk_draws_from_a_seed_of_its_own():
     seeds = [evaluation_run._chunk_seed(seed, start) for seed in (0, 1) for start in (0, 32, 64)]
     assert len(set(seeds)) == 6 and all(0 <= seed < 2**63 for seed in seeds)
@@ -332,7 +377,7 @@ def test_all_rows_of_a_file_but_those_that_were_trained_on(run_folder, tiny_data
 def test_anyones_clips_are_scored_without_a_model(tiny_dataset, tmp_path, capsys, monkeypatch):
     """Real clips scored as generated ones, in another order; the other half of the file is the training clips."""
     monkeypatch.chdir(tmp_path)
-    rows = json.loads(open(tiny_dataset, encoding="utf-8").read())
+    rows = clips_of(tiny_dataset)
     (tmp_path / "data.json").write_text(json.dumps(rows[::2]), encoding="utf-8")
     (tmp_path / "train.json").write_text(json.dumps(rows[1::2]), encoding="utf-8")
     (tmp_path / "clips.jsonl").write_text("\n".join(map(json.dumps, rows[::-1])), encoding="utf-8")
@@ -345,7 +390,7 @@ def test_anyones_clips_are_scored_without_a_model(tiny_dataset, tmp_path, capsys
     assert (tmp_path / "out" / "evaluator").is_dir() and not (tmp_path / "out" / "generated.jsonl").exists()
     output = capsys.readouterr().out
     assert "denoising_accuracy_end (they need a model that answers, not clips from a file)" in output
-    assert "not available: nll_per_token (it needs the model" in output and "30 of 60 clips are scored" in output
+    assert "not available: nll_per_token (it needs the model" in output and "30 of 59 clips are scored" in output
 
 
 def test_without_training_clips_what_needs_them_is_not_available(tiny_dataset, tmp_path, capsys, monkeypatch):
@@ -353,9 +398,10 @@ def test_without_training_clips_what_needs_them_is_not_available(tiny_dataset, t
     assert run_script(evaluate, "--generated", tiny_dataset.replace("tiny.json", "none.jsonl"), "--data", tiny_dataset,
                       "--output", "out") == 1
     assert "none.jsonl" in capsys.readouterr().err
-    rows = json.loads(open(tiny_dataset, encoding="utf-8").read())
+    rows = clips_of(tiny_dataset)
     (tmp_path / "clips.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    assert run_script(evaluate, "--generated", "clips.jsonl", "--data", tiny_dataset, "--output", "again") == 0
+    (tmp_path / "data.json").write_text(json.dumps(rows), encoding="utf-8")
+    assert run_script(evaluate, "--generated", "clips.jsonl", "--data", "data.json", "--output", "again") == 0
     figures = read(tmp_path / "again" / "metrics.json")["all"]
     assert figures["fid"] == {"value": None, "low": None, "high": None, "n": 0} and figures["bigram_jsd"]["value"] == 0
     assert "(no training clips)" in capsys.readouterr().out
@@ -411,9 +457,11 @@ def codec_folders(tmp_path_factory):
 
 @pytest.fixture
 def real_as_generated(tiny_dataset, tmp_path):
-    rows = json.loads(open(tiny_dataset, encoding="utf-8").read())
+    rows = clips_of(tiny_dataset)
     (tmp_path / "clips.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    return ["--data", tiny_dataset, "--generated", str(tmp_path / "clips.jsonl"), "--output", str(tmp_path / "out")]
+    (tmp_path / "data.json").write_text(json.dumps(rows), encoding="utf-8")
+    return ["--data", str(tmp_path / "data.json"), "--generated", str(tmp_path / "clips.jsonl"),
+            "--output", str(tmp_path / "out")]
 
 
 def test_a_model_that_keeps_its_codec_is_judged_by_joints_too(run_folder, tmp_path, codec_folders, real_as_generated,

@@ -51,6 +51,7 @@ def test_with_nothing_held_out_a_run_says_so_and_how_to_ask_it(tiny_arguments, t
     printed = capsys.readouterr().out
     assert "\nNo rows were held out, so nothing was measured.\n" in printed and "norm." not in printed
     assert "Three generated clips:" in printed
+    assert "Does it follow its captions? That was not judged: " in printed
     assert printed.count("Ask it for motion:\n  python inference.py --model_path") == 1
 
 

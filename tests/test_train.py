@@ -389,7 +389,7 @@ def test_killed_again_and_again_it_ends_as_an_uninterrupted_run(tiny_arguments, 
     whole_metrics, resumed_metrics = (without_times(json.loads((tmp_path / run / "metrics.json").read_text()))
                                       for run in ("whole", "killed"))
     assert resumed_metrics == whole_metrics
-    expected, resumed = (run.stdout.split("edit  norm.")[1].split("is ready after")[0] for run in (whole, last))
+    expected, resumed = (run.stdout.split("edit  norm.")[1].split("is finished after")[0] for run in (whole, last))
     assert resumed == expected.replace("whole", "killed") and "Three generated clips" in resumed
 
 

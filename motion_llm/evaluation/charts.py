@@ -128,11 +128,12 @@ class Mark:
     colour: int
 
 
-def dot_plot(title: str, marks: Sequence[Mark], from_zero: bool = True) -> str:
-    """A row for each mark: its name, a dot at its value, its interval as a line. "" without marks."""
+def dot_plot(title: str, marks: Sequence[Mark], from_zero: bool = True, names: int = 66) -> str:
+    """A row for each mark: its name, a dot at its value, its interval as a line. "" without marks. names: the width of
+    the names."""
     if not marks:
         return ""
-    width, left, right, step = 300, 66, 42, 23
+    width, left, right, step = 234 + names, names, 42, 23
     ends = [value for mark in marks for value in (mark.value, mark.low, mark.high) if value is not None]
     low, high = (min(0.0, *ends) if from_zero else min(ends)), max(ends)
     span = (high - low) or 1.0
@@ -158,6 +159,19 @@ def dot_plot(title: str, marks: Sequence[Mark], from_zero: bool = True) -> str:
         parts.append(f'<circle class="dot c{mark.colour}" cx="{place(mark.value):.1f}" cy="{y}" r="4.5"/>')
     told = f"{title}: " + ", ".join(f"{mark.name} {mark.shown}" for mark in marks)
     return _svg(title, parts, width, height, told)
+
+
+def code_strip(codes: Sequence[int], longest: int, codebook_size: int) -> str:
+    """A block for each code, in a colour of its own; runs of one code are one block. longest: codes of the whole width.
+    """
+    blocks, start = [], 0
+    while start < len(codes):
+        end = next((i for i in range(start, len(codes)) if codes[i] != codes[start]), len(codes))
+        hue, light = 360 * codes[start] / max(1, codebook_size), 46 + 9 * (codes[start] % 3)
+        blocks.append(f'<rect x="{start}" y="0" width="{end - start}" height="1" fill="hsl({hue:.0f} 62% {light}%)"/>')
+        start = end
+    return (f'<svg class="strip" viewBox="0 0 {longest} 1" preserveAspectRatio="none" aria-hidden="true">'
+            f'{"".join(blocks)}</svg>')
 
 
 def legend(names: Sequence[tuple[str, int]]) -> str:

@@ -4,6 +4,8 @@ R-Precision, MM-Dist, Diversity and MultiModality are from Guo et al. 2022, "Gen
 Motions from Text", where they are computed on embeddings of an evaluator trained for it, as here.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 POOL = 32  # captions among which the caption of a motion is ranked
@@ -19,11 +21,12 @@ def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def retrieval_hits(motions: np.ndarray, captions: np.ndarray, caption_index: np.ndarray, rng: np.random.Generator,
-                   pool: int = POOL) -> np.ndarray:
+                   pool: int = POOL, also: Sequence[Sequence[int]] | None = None) -> np.ndarray:
     """Whether each motion's own caption is among the nearest 1, 2 and 3 of its pool: (N, 3) bool (Guo et al. 2022).
 
     motions: (N, d). captions: (C, d), distinct ones. caption_index: (N,), of each motion's own caption. The pool is the
-    own caption and pool - 1 others drawn for each motion, or all C if there are fewer. In a tie the own caption comes
+    own caption and pool - 1 others drawn for each motion, or all C if there are fewer. also: for each motion the
+    indices of other captions of the same real clip, which are right too, so no rivals. In a tie the own caption comes
     last, so an evaluator that embeds everything alike has no hits. Raises ValueError for fewer than two captions.
     """
     if len(captions) < 2:
@@ -36,6 +39,8 @@ def retrieval_hits(motions: np.ndarray, captions: np.ndarray, caption_index: np.
         own_distances = distances[np.arange(len(places)), places]
         order = rng.random(distances.shape)
         order[np.arange(len(places)), places] = np.inf  # the own caption is in every pool, but is no rival
+        for i, others in enumerate(() if also is None else also[start:start + _BLOCK]):
+            order[i, others] = distances[i, others] = np.inf  # where the pool takes all captions: never nearer
         rivals = np.argpartition(order, size - 2, axis=1)[:, :size - 1]  # (B, size - 1)
         nearer = (np.take_along_axis(distances, rivals, 1) <= own_distances[:, None]).sum(1)
         hits[start:start + _BLOCK] = nearer[:, None] < np.array(TOPS)

@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from motion_llm.dataset.rows import caption_key
 from motion_llm.digests import check_digests, digests_of, say_unchecked
+from motion_llm.evaluation.progress import with_bar
 from motion_llm.json_files import check_form, read_json, write_json
 from motion_llm.network.base import read_weights, shapes_of
 from motion_llm.network.folder import ModelError
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 
 Codes = Sequence[int]
 WEIGHTS, INFO = "evaluator.safetensors", "evaluator.json"
-_VERSION = 1  # raise it when the network, its training or text_features change, so that saved evaluators are replaced
+_VERSION = 2  # raise it when the network, its training or text_features change, so that saved evaluators are replaced
 _SIZE = range(1, 2_000_000)
 _SIZES = ("codebook_size", "dimensions", "width", "buckets", "batch", "steps", "checks", "patience")
 EVALUATOR_FORM = {"config": dict.fromkeys(_SIZES, _SIZE) | dict.fromkeys(("lr", "temperature", "lost"), float)
@@ -213,7 +214,9 @@ class Evaluator:
 
 def train_evaluator(clips: Sequence[Codes], captions: Sequence[str], held_clips: Sequence[Codes],
                     held_captions: Sequence[str], config: EvaluatorConfig) -> Evaluator:
-    """An evaluator trained on clips and their captions, with the weights that ranked the held-out ones best.
+    """An evaluator trained on clips and their captions, with the weights that ranked the held-out ones best. A clip
+    with several captions comes once a pass, each time under the next one: beside another caption of it in a batch, one
+    of the two would count as wrong.
 
     held_clips, held_captions: not in training; used only for early stopping. The same arguments give the same
     evaluator. Raises ValueError for fewer than two different captions, or without held-out clips.
@@ -238,7 +241,8 @@ def train_evaluator(clips: Sequence[Codes], captions: Sequence[str], held_clips:
     best, best_state, waited = -1.0, None, 0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        for step, batch in enumerate(_batches(places, config, rng), 1):
+        groups = _clips_of(places, clips)
+        for step, batch in enumerate(with_bar(_batches(groups, config, rng), config.steps, "evaluator", "step"), 1):
             for group in optimizer.param_groups:  # linear warm-up times cosine decay
                 group["lr"] = config.lr * min(1, step / 50) * 0.5 * (1 + math.cos(math.pi * step / config.steps))
             modules.train()
@@ -261,12 +265,24 @@ def train_evaluator(clips: Sequence[Codes], captions: Sequence[str], held_clips:
     return evaluator
 
 
-def _batches(places: np.ndarray, config: EvaluatorConfig, rng: np.random.Generator):
-    """config.steps batches of clip indices; each clip comes once before any comes again."""
+def _clips_of(places: np.ndarray, clips: Sequence[Codes]) -> list[list[int]]:
+    """The places of each clip, which has as many captions."""
+    by_clip: dict[tuple, list[int]] = {}
+    for place in places.tolist():
+        by_clip.setdefault(tuple(clips[place]), []).append(place)
+    return list(by_clip.values())
+
+
+def _batches(places: Sequence[Sequence[int]], config: EvaluatorConfig, rng: np.random.Generator):
+    """config.steps batches of one of the places of each clip; each clip comes once before any comes again, then with
+    its next place. The first one is drawn."""
+    first = np.random.default_rng([config.seed, 1]).integers([len(of_clip) for of_clip in places])
     order: list[int] = []
+    turn = 0
     for _ in range(config.steps):
         while len(order) < min(config.batch, len(places)):
-            order += rng.permutation(places).tolist()
+            order += [places[i][(first[i] + turn) % len(places[i])] for i in rng.permutation(len(places))]
+            turn += 1
         yield order[:config.batch]
         del order[:config.batch]
 

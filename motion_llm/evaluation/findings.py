@@ -2,15 +2,17 @@
 
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 import metrics
 from motion_llm.evaluation import embedding_metrics as embedding
+from motion_llm.evaluation.following import Following, is_weak
 from motion_llm.evaluation.intervals import Estimate
 from motion_llm.evaluation.joint_judge import MOST_FRAMES
-from motion_llm.evaluation.table import (
+from motion_llm.evaluation.metric_names import (
+    ANOTHER,
     FROM_CAPTIONS,
     FROM_EMBEDDINGS,
     FROM_JOINTS,
@@ -19,42 +21,68 @@ from motion_llm.evaluation.table import (
     METRICS,
     MODEL,
     NEAREST,
+    RANDOM,
     REAL,
     SHORT,
     SHUFFLED,
     SPLITS,
     TITLES,
-    ClipSet,
-    Judge,
     Table,
-    clip_values,
     group_metrics,
     group_rows,
 )
+from motion_llm.evaluation.table import ClipSet, Judge, clip_values
 
-LEAST_TOP3 = 0.5  # R-Precision top 3 of real clips; below it an evaluator is too weak to be trusted
+CLOSE = 1.1  # as far from real clips as these are from each other, or a tenth more, is as close
 
 
 def percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
+def first_sentences(table: Table, follows: Following, parts: Mapping[str, Sequence[Mapping]]) -> list[str]:
+    """Three sentences for someone who does not know the field: does it follow its captions, how close are its motions
+    to real ones, and their lengths with what it does worst. parts: of `breakdown`."""
+    return [follows.sentence, _closeness(table), _lengths_and_worst(table, parts)]
+
+
+def _closeness(table: Table) -> str:
+    name, unit = "dtw_joint_error", " mm"
+    if table[MODEL]["all"][name].value is None:
+        name, unit = "normalised_edit_distance", " %"
+    scale = 1 if unit == " mm" else 100
+    own, real, random = (table[row]["all"][name].value if row in table else None for row in (MODEL, ANOTHER, RANDOM))
+    shown = {row: f"{scale * value:.0f}{unit}" for row, value in (("own", own), ("real", real), ("random", random))
+             if value is not None}
+    measured = (f"its joints are {shown['own']} away from those of the real clip" if unit == " mm" else
+                f"{shown['own']} of their tokens differ from the nearest real clip of the caption")
+    others = [*([f"{shown['real']} between two real clips of a caption"] if real is not None else []),
+              *([f"{shown['random']} for any training clip"] if random is not None else [])]
+    if real is not None and own <= CLOSE * real:
+        told = "Its motions are as close to real ones as real ones are to each other"
+    elif real is None or random is None or random <= real:
+        told = "Of its motions"
+    else:
+        place = (own - real) / (random - real)  # 0: as another real clip, 1: as any clip
+        told = ("Its motions are close to real ones" if place < 1 / 3 else "Its motions are some way from real ones"
+                if place < 0.9 else "Its motions are no closer to the right real ones than any clip would be")
+    return f"{told}: {measured}" + (f" ({', '.join(others)})." if others else ".")
+
+
+def _lengths_and_worst(table: Table, parts: Mapping[str, Sequence[Mapping]]) -> str:
+    share, other = (table[row]["all"]["length_accuracy"].value for row in (MODEL, ANOTHER))
+    against = f" (of other real clips {percent(other)})" if other is not None else ""
+    text = f"{percent(share)} of its clips are as long as a real one of their caption, within 10 %{against}"
+    captions = parts["captions"]
+    if len(captions) > 1:
+        worst = captions[0]["name"]
+        text += f"; it does worst at \u201c{worst if len(worst) <= 80 else worst[:80] + '...'}\u201d"
+    return text + "."
+
+
 def verdict(table: Table, captions: int) -> list[str]:
-    """A summary of the table, in sentences; the first ones say where the evaluator is too weak to be trusted."""
+    """More sentences on the table: the model first, then how far the evaluator is to be trusted."""
     lines = []
-    for split in ("seen", "unseen"):
-        real = table[REAL][split]["r_precision_top3"]
-        if real.value is not None and real.value < LEAST_TOP3:
-            lines.append(f"The evaluator judges badly on {split} captions: real clips find theirs among the first 3 of "
-                         f"{min(embedding.POOL, captions)} in {percent(real.value)} (guessing: "
-                         f"{percent(embedding.chance(captions)[2])}). Do not trust R-Precision, MM-Dist, FID, KID, "
-                         "Diversity and MModality there.")
-        near = table[NEAREST][split]["r_precision_top3"] if split == "unseen" and NEAREST in table else None
-        if near is not None and near.value is not None and near.value >= real.value:
-            lines.append("On unseen captions the evaluator rates training clips of the most similar caption "
-                         f"({percent(near.value)} found among 3) as high as real ones ({percent(real.value)}): there "
-                         "R-Precision and MM-Dist show only whether a clip is roughly right. FID and the edit distance "
-                         "show more.")
     model, real = table[MODEL]["all"], table[REAL]["all"]
     if model["r_precision_top3"].value is not None:
         lines.append(f"The model's clips find their caption among the first 3 of {min(embedding.POOL, captions)} in "
@@ -70,7 +98,42 @@ def verdict(table: Table, captions: int) -> list[str]:
         if part["length_accuracy"].value is not None:
             lines.append(f"On {split} captions {percent(part['length_accuracy'].value)} of its clips are within 10 % "
                          "of a real clip's length.")
-    return lines
+    return [*lines, *_on_the_evaluator(table, captions)]
+
+
+def _on_the_evaluator(table: Table, captions: int) -> list[str]:
+    lines = []
+    for split in SPLITS:
+        real = table[REAL][split]["r_precision_top3"]
+        if real.value is None:
+            continue
+        if is_weak(table, split):
+            lines.append(f"The evaluator judges badly on {split} captions: real clips find theirs among the first 3 of "
+                         f"{min(embedding.POOL, captions)} in {percent(real.value)} (guessing: "
+                         f"{percent(embedding.chance(captions)[2])}). Do not trust R-Precision, MM-Dist, FID, KID, "
+                         "Diversity and MModality there.")
+            continue
+        near = table[NEAREST][split]["r_precision_top3"] if split == "unseen" and NEAREST in table else None
+        if near is not None and near.value is not None and near.value >= real.value:
+            lines.append("On unseen captions the evaluator rates training clips of the most similar caption "
+                         f"({percent(near.value)} found among 3) as high as real ones ({percent(real.value)}): there "
+                         "R-Precision and MM-Dist show only whether a clip is roughly right. FID and the edit distance "
+                         "show more.")
+    return [*lines, *_above_real(table)]
+
+
+def _above_real(table: Table) -> list[str]:
+    """A sentence where other clips have a higher R-Precision than real ones."""
+    name, above = "r_precision_top1", []
+    for split in SPLITS:
+        real = table[REAL][split][name]
+        values = {row: table[row][split][name] for row in (MODEL, ANOTHER, NEAREST) if row in table}
+        higher = [f"{TITLES[row]} {value_text(estimate, name)}" for row, estimate in values.items()
+                  if estimate.value is not None and real.value is not None and estimate.value > real.value]
+        if higher:
+            above.append(f"on {split} captions ({value_text(real, name)}) below {', '.join(higher)}")
+    return [f"The R-Precision of real clips is a yardstick, no upper limit. Its top 1 lies {'; '.join(above)}: the "
+            "evaluator prefers clips that are typical of a caption, and held-out ones vary."] if above else []
 
 
 def breakdown(judge: Judge, generated: Sequence[Sequence[Sequence[int]]]) -> dict[str, list[dict]]:
@@ -87,7 +150,7 @@ def breakdown(judge: Judge, generated: Sequence[Sequence[Sequence[int]]]) -> dic
              if name in values[0] and any(value is not None for value in values[0][name])]
 
     def means(name: str, places: Sequence[int]) -> dict:
-        entry = {"name": name, "n": len(places) * samples,
+        entry = {"name": name, "n": len(places),
                  "expected_length": statistics.median(len(judge.rows[i].codes) for i in places),
                  "length": statistics.median(len(generated[i][k]) for i in places for k in range(samples))}
         for metric in names:
@@ -96,12 +159,12 @@ def breakdown(judge: Judge, generated: Sequence[Sequence[Sequence[int]]]) -> dic
         return entry
 
     captions = []
-    for places in judge.references.values():
+    for key, places in judge.by_caption.items():
         row = judge.rows[places[0]]
         worst, k = max(((i, k) for i in places for k in range(samples)),
                        key=lambda pair: values[pair[1]]["normalised_edit_distance"][pair[0]])
         clip = generated[worst][k]
-        nearest = min((judge.rows[i].codes for i in places),
+        nearest = min((judge.rows[i].codes for i in judge.references[key]),
                       key=lambda codes: metrics.normalised_edit_distance(clip, codes))
         captions.append(means(row.text_query, places) | {
             "kind": row.kind, "clip": " ".join(map(str, clip)), "real": " ".join(map(str, nearest))})
@@ -122,6 +185,27 @@ def breakdown(judge: Judge, generated: Sequence[Sequence[Sequence[int]]]) -> dic
                         for part in quarters]}
 
 
+def examples(judge: Judge, generated: Sequence[Sequence[Sequence[int]]]) -> list[dict]:
+    """A good, a typical and the worst clip, of different captions: by the distance of the first sample of each row to
+    its real clip, in joints where there is a codec. Each with "label", "caption", "clip", "real" and "shown"."""
+    found = clip_values(judge, ClipSet.of(judge, [clips[0] for clips in generated]))
+    joints = judge.joints is not None
+    distances = found["dtw_joint_error" if joints else "normalised_edit_distance"]
+    order = [i for i in sorted(range(len(distances)), key=lambda i: (distances[i] is None, distances[i] or 0, i))
+             if distances[i] is not None]
+    aims = {"Good": len(order) // 10, "Typical": len(order) // 2, "Worst": len(order) - 1}
+    chosen: dict[str, int] = {}
+    for label in ("Worst", "Good", "Typical"):
+        free = [place for place, i in enumerate(order)
+                if judge.rows[i].key not in {judge.rows[k].key for k in chosen.values()}]
+        if free:
+            chosen[label] = order[min(free, key=lambda place: abs(place - aims[label]))]
+    return [{"label": label, "caption": judge.rows[i].text_query, "clip": " ".join(map(str, generated[i][0])),
+             "real": " ".join(map(str, judge.rows[i].codes)),
+             "shown": f"{distances[i]:.0f} mm away" if joints else f"{100 * distances[i]:.0f} % differs"}
+            for label in aims if (i := chosen.get(label)) is not None]
+
+
 def deviations(judge: Judge, generated: Sequence[Sequence[Sequence[int]]]) -> list[str]:
     """Sentences that say which figures are not measured as they are defined."""
     notes, pool = [], len(judge.captions)
@@ -134,7 +218,7 @@ def deviations(judge: Judge, generated: Sequence[Sequence[Sequence[int]]]) -> li
                          f"error is from every second, third, ... frame, at most {MOST_FRAMES:,}")
     if judge.evaluator is None:
         return notes
-    clips = int(statistics.median(len(generated[0]) * len(places) for places in judge.references.values()))
+    clips = int(statistics.median(len(generated[0]) * len(places) for places in judge.by_caption.values()))
     if clips < embedding.DEFINED_SAMPLES:
         notes.append(f"MModality is from all pairs of about {clips} clips a caption; it is defined with "
                      f"{embedding.DEFINED_SAMPLES} (--num_samples)")
@@ -145,6 +229,13 @@ def deviations(judge: Judge, generated: Sequence[Sequence[Sequence[int]]]) -> li
         notes.append(f"FID is from {len(judge.rows)} clips in {judge.evaluator.config.dimensions} dimensions: too few "
                      "to tell how they spread")
     return notes
+
+
+def over_what(samples: int) -> str:
+    """What the intervals of a set's metrics cover. samples: how often each clip was generated."""
+    if samples > 1:
+        return f"over the {samples} samples, so how much generating varies, not the choice of captions"
+    return "bootstrap over captions with their clips, so the choice of captions, not how much generating varies"
 
 
 def not_available(table: Table, judge: Judge, with_nll: bool) -> list[str]:
@@ -186,6 +277,8 @@ def format_scores(table: Table, lines: Sequence[str], notes: Sequence[str]) -> s
     for group in GROUPS:
         for split in SPLITS:
             texts += _format_split(table, group, split)
+    texts.append("clips: different ones of the data, each of which may be generated several times; of MModality: "
+                 "captions")
     texts.append("columns: " + "; ".join(f"{SHORT[name]}: {TITLES[name]}" for name in table if name != MODEL))
     if table[REAL]["all"]["unigram_jsd"].value is not None:
         texts.append("note: the real clips' FID, KID and divergences compare a set with itself; the column another "
@@ -201,7 +294,7 @@ def _format_split(table: Table, group: str, split: str) -> list[str]:
         return []
     title = f"{split} captions" if group == "text to motion" else f"{group}, {split} captions"
     head = f"{title:<33}{'better':<9}{'model':>8}  {'95 % interval':<18}" + "".join(
-        f"{SHORT[row]:>10}" for row in rows) + f"{'n':>7}"
+        f"{SHORT[row]:>10}" for row in rows) + f"{'clips':>7}"
     lines = [head, "-" * len(head)]
     for name in group_metrics(group):
         if all(table[row][split][name].value is None for row in (MODEL, *rows)):

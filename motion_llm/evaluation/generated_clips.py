@@ -24,6 +24,10 @@ class Generated:
     clips: dict[tuple[str, str | None], list[list[int]]]
     lines: int
 
+    def holds(self, key: str, participant: str | None) -> bool:
+        """Whether there is a clip of this caption that serves the participant."""
+        return (key, participant) in self.clips or (key, None) in self.clips
+
 
 def read_generated(path: str | Path, most_tokens: int = MOST_TOKENS) -> Generated:
     """JSON Lines of text_query, motion_tokens ("42 18 91" or a list) and, if the clip has one, participant_id.

@@ -1,4 +1,5 @@
-"""95 % intervals of a metric, by resampling captions or from repeated generation."""
+"""95 % intervals of a metric, by resampling captions or from repeated generation; those of a set that was generated
+once are in set_intervals.py."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -14,10 +15,8 @@ _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.2
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with the ends of its 95 % interval, None without one, from n clips (tokens for the NLL).
-
-    value None: not available.
-    """
+    """A value with the ends of its 95 % interval, None without one, from n clips of the data, each of which may have
+    been generated several times (n of MModality: captions). value None: not available."""
 
     value: float | None
     low: float | None
@@ -49,30 +48,32 @@ def bootstrap(values_by_caption: np.ndarray, statistic: Callable[[np.ndarray], f
 
 
 def mean_over_captions(values: Sequence[float | None], captions: Sequence, rng: np.random.Generator,
-                       repeats: int = 1000, weights: Sequence[float] | None = None) -> Estimate:
-    """The mean of clips' values with an interval over captions.
+                       repeats: int = 1000, weights: Sequence[float] | None = None, clips: Sequence | None = None
+                       ) -> Estimate:
+    """The mean of values with an interval over captions.
 
-    values: (N,); a clip whose value is None does not count. captions: (N,), of each clip. weights: (N,), default 1;
-    the n of the result is their sum.
+    values: (N,); one that is None does not count. captions: (N,), of each value. weights: (N,), default 1. clips: (N,),
+    which clip of the data each value is of, by default another one each; the n of the result counts different ones.
     """
     sums: dict = {}
+    counted = set()
     for place, (value, caption) in enumerate(zip(values, captions, strict=True)):
         if value is not None:
             weight = 1.0 if weights is None else weights[place]
+            counted.add(place if clips is None else clips[place])
             total, count = sums.get(caption, (0.0, 0.0))
             sums[caption] = (total + weight * float(value), count + weight)
     if not sums:
         return NOT_AVAILABLE
     table = np.array(list(sums.values()))  # (captions, 2)
-    n = round(table[:, 1].sum())
-    return Estimate(*bootstrap(table, lambda rows: rows[:, 0].sum() / rows[:, 1].sum(), rng, repeats), n)
+    return Estimate(*bootstrap(table, lambda rows: rows[:, 0].sum() / rows[:, 1].sum(), rng, repeats), len(counted))
 
 
 def over_repeats(values: Sequence[float | None], n: int) -> Estimate:
     """The mean of a metric of a whole set over repeated generations of the set, with Student's interval.
 
-    For metrics that resampling would bias, such as the FID, which grows with fewer different clips. The interval covers
-    how much generating varies, but not the choice of captions. One repeat has no interval. n: clips in each repeat.
+    The interval covers how much generating varies, but not the choice of captions. One repeat has none here, see
+    set_intervals.py. n: clips in each repeat.
     """
     if not values or any(value is None for value in values):
         return NOT_AVAILABLE

@@ -9,6 +9,7 @@ import numpy as np
 from metrics import is_valid
 from motion_llm.evaluation.embedding_metrics import fid
 from motion_llm.evaluation.joint_metrics import dtw_joint_error, kinetic_features, standardised
+from motion_llm.evaluation.progress import with_bar
 from motion_llm.motion.codec import MotionCodec
 from motion_llm.motion.features import heading_of, turned
 
@@ -25,7 +26,8 @@ class JointJudge:
         self.thinned: set[tuple[int, ...]] = set()  # clips of more than MOST_FRAMES
         self._features: dict[tuple[int, ...], np.ndarray] = {}
         self._errors: dict[tuple[tuple[int, ...], int], float] = {}
-        self.real_features = np.array([self.features(clip) for clip in self.real])  # (rows, 3 B)
+        clips = with_bar(self.real, len(self.real), "joints of real clips")
+        self.real_features = np.array([self.features(clip) for clip in clips])  # (rows, 3 B)
 
     def _decoded(self, codes: tuple[int, ...]) -> np.ndarray:
         """(T, B, 3) metres: the body's joints relative to its centre, every frame turned to face ahead; every second,
@@ -61,11 +63,13 @@ class JointJudge:
     def fid(self, clips: Sequence[Sequence[int]], places: Sequence[int]) -> float | None:
         """Frechet distance of the kinetic features of clips to those of the real clips of rows, standardised by all
         rows' real clips; None for fewer than two clips that can be decoded."""
-        features = [self.features(clip) for clip in clips if self.decodes(clip)]
-        if min(len(features), len(places)) < 2:
-            return None
-        real = self.real_features
-        return fid(standardised(np.array(features), real), standardised(real[list(places)], real))
+        clips = [clip for clip in clips if self.decodes(clip)]
+        return None if min(len(clips), len(places)) < 2 else fid(*self.standardised(clips, places))
+
+    def standardised(self, clips: Sequence[Sequence[int]], places: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """(N, 3 B) and (rows, 3 B): kinetic features of clips that can be decoded and of the real clips of rows."""
+        real, features = self.real_features, np.array([self.features(clip) for clip in clips])
+        return standardised(features, real), standardised(real[list(places)], real)
 
     def decodes(self, clip: Sequence[int]) -> bool:
         return is_valid(clip, self.codec.codes)

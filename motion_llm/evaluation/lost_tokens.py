@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from motion_llm.decoding.request import LOST, MotionRequest
+from motion_llm.evaluation.progress import with_bar
 
 FEWEST_TOKENS = 6  # tokens of a clip, or more
 TASKS = {"denoise": "anywhere", "inbetween": "a gap", "continue": "the end"}  # task -> where tokens are lost
@@ -70,7 +71,7 @@ def fill_in(generator, clips: Sequence[Sequence[int]], people: Sequence[str | No
     clips = [[int(code) for code in codes] for codes in clips]
     lost = [lost_places(task, len(codes), np.random.default_rng([seed, i])) for i, codes in enumerate(clips)]
     requests = [question(task, *arguments) for arguments in zip(clips, lost, people, strict=True)]
-    answers = generator.answer(requests, seed=seed)
+    answers = with_bar(generator.answers(requests, seed=seed), len(requests), f"lost tokens, {TASKS[task]}")
     return [Filled(np.array(codes), places, {
         MODEL: np.array(answer.codes), REPEATING: np.array(repeating(codes, places)),
         COPYING: np.array(copying(codes, places))}) for codes, places, answer in zip(clips, lost, answers, strict=True)]

@@ -1,9 +1,14 @@
-"""What an evaluation reads: the rows to score, and the clips that the run was trained on."""
+"""What an evaluation reads: the clips to score, and those that the run was trained on.
+
+Rows of a file with the same motion (tokens and participant) are one clip with several captions. A clip is scored once,
+under one of its captions, as in HumanML3D's protocol (Guo et al. 2022): figures count clips, whatever the number of
+their captions, and a clip with many costs no more to generate. The seed draws the caption; another seed, another one.
+"""
 
 import hashlib
 import logging
 from collections import defaultdict
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -32,8 +37,9 @@ class EvaluationError(ValueError):
 
 @dataclass(frozen=True)
 class EvaluationRow:
-    """A row to score. key: of the caption, see caption_key. kind: "seen" if the caption was trained, "unseen" if not,
-    None if that is unknown. captions: all captions that the data has for this motion, the row's own first."""
+    """A clip to score, as the row of the caption that it is scored under. key: of that caption, see caption_key. kind:
+    "seen" if the caption was trained, "unseen" if not, None if that is unknown. captions: all captions that the data
+    has for this motion, the row's own first."""
 
     index: int
     text_query: str
@@ -46,9 +52,10 @@ class EvaluationRow:
 
 @dataclass
 class Training:
-    """Real training clips. clips, texts, keys, people: codes, caption, caption key and participant of each clip in
-    memory, a sample of about MOST_CLIPS and all clips of the captions to score. held_clips, held_texts: held-out clips,
-    for the evaluator's early stopping. count: all training clips. fingerprint: of the data they come from."""
+    """Real training clips. clips, texts, keys, people: codes, caption, caption key and participant of each row in
+    memory, a sample of about MOST_CLIPS and all rows of the captions to score. distinct: the places of the first row of
+    each clip. held_clips, held_texts: held-out rows, for the evaluator's early stopping. count: all training rows.
+    fingerprint: of the data they come from."""
 
     fingerprint: str
     source: str
@@ -83,8 +90,11 @@ class Training:
                 self.keys.append(key)
                 self.people.append(row.participant_id)
         self.by_key: dict[str, list[int]] = defaultdict(list)
-        for place, key in enumerate(self.keys):
+        first: dict[tuple, int] = {}
+        for place, (key, codes, person) in enumerate(zip(self.keys, self.clips, self.people, strict=True)):
             self.by_key[key].append(place)
+            first.setdefault((tuple(codes), person), place)
+        self.distinct = list(first.values())
         return self
 
     def holds(self, row: Row) -> bool:
@@ -107,8 +117,9 @@ def _digest(codes: np.ndarray) -> bytes:
 
 @dataclass
 class EvaluationInputs:
-    """rows: those to score. trained_on: how many of the file's rows the run was trained on. training: None if its clips
-    are not available. facts: about the data, for the report. notes: sentences that a reader of the figures needs."""
+    """rows: the clips to score. trained_on: how many of the file's rows the run was trained on. training: None if its
+    clips are not available. facts: about the data, for the report. notes: sentences that a reader of the figures
+    needs."""
 
     rows: list[EvaluationRow]
     trained_on: int
@@ -116,6 +127,14 @@ class EvaluationInputs:
     codebook_size: int
     facts: dict
     notes: list[str]
+
+
+def clips_and_captions(facts: Mapping) -> str:
+    """How much is scored: "98 clips with 245 captions"."""
+    def counted(name: str) -> str:
+        return f"{facts[name]:,} {name}" if facts[name] != 1 else f"1 {name[:-1]}"
+
+    return f"{counted('clips')} with {counted('captions')}"
 
 
 @dataclass
@@ -128,11 +147,13 @@ class _Source:
 
 
 def gather(data: str | None, train_data: str | None, model_path: Path | None, motion_config: Mapping | None,
-           max_prompts: int | None, include_train: bool, seed: int, split: str | None = None) -> EvaluationInputs:
+           max_prompts: int | None, include_train: bool, seed: int, split: str | None = None,
+           has_clip: Callable[[str, str | None], bool] | None = None) -> EvaluationInputs:
     """Everything that an evaluation reads, except the generated clips.
 
     data: the file to score, None for the run's own test set. train_data: training clips, None for those beside the
-    model. motion_config: the model's, None without a model. split: which rows of data, see _rows_of_split.
+    model. motion_config: the model's, None without a model. split: which rows of data, see _rows_of_split. has_clip:
+    of a caption key and participant, whether a generated clip is at hand; a clip's caption is drawn from those.
     Raises DataError, EvaluationError.
     """
     codebook_size = motion_config["vocabulary"]["codebook_size"] if motion_config else None
@@ -155,7 +176,7 @@ def gather(data: str | None, train_data: str | None, model_path: Path | None, mo
         notes.append("no training clips: which rows were trained on is not known, and metrics that need training clips "
                      "are not available; give --train_data FILE")
     trained = [training is not None and training.holds(row) for row in source.rows]
-    chosen = _choose(source, trained, max_prompts, include_train, seed, notes)
+    chosen = _choose(source, trained, max_prompts, include_train, seed, notes, has_clip)
     if training is not None:
         notes += _validation_clips(training, chosen)
     trained_keys = None
@@ -166,7 +187,8 @@ def gather(data: str | None, train_data: str | None, model_path: Path | None, mo
     rows = _evaluation_rows(chosen, _captions_by_motion(source.rows, chosen), trained_keys)
     least_size = max(max(row.codes) for row in rows) + 1
     codebook_size = codebook_size or max(source.codebook_size, least_size)
-    return EvaluationInputs(rows, sum(trained), training, codebook_size, source.facts, notes)
+    facts = source.facts | {"clips": len(rows), "captions": sum(len(row.captions) for row in rows)}
+    return EvaluationInputs(rows, sum(trained), training, codebook_size, facts, notes)
 
 
 def _own_test_set(prepared: Path | None, model_path: Path | None, notes: Sequence[str]) -> _Source:
@@ -202,8 +224,9 @@ def _read(path: str, positions: int, codebook_size: int | None) -> Report:
 
 
 def _choose(source: _Source, trained: Sequence[bool], max_prompts: int | None, include_train: bool, seed: int,
-            notes: list[str]) -> list[Row]:
-    """The rows to score: those that were not trained on, at most `max_prompts`; notes say what was left out."""
+            notes: list[str], has_clip: Callable[[str, str | None], bool] | None) -> list[Row]:
+    """One row of each clip to score: of those that were not trained on, at most `max_prompts`; notes say what was left
+    out."""
     chosen = [row for row, was_trained in zip(source.rows, trained, strict=True) if include_train or not was_trained]
     if not chosen:
         raise EvaluationError(f"{source.facts['path']}: the run was trained on all {len(trained)} rows, so nothing is "
@@ -211,11 +234,26 @@ def _choose(source: _Source, trained: Sequence[bool], max_prompts: int | None, i
     if sum(trained):
         notes.append(f"the run was trained on {sum(trained)} of {len(trained)} rows, "
                      + ("which are scored too (--include_train)" if include_train else "which are left out"))
+    chosen = _one_of_each_clip(chosen, seed, has_clip)
     if max_prompts is not None and max_prompts < len(chosen):
         places = np.sort(np.random.default_rng(seed).permutation(len(chosen))[:max_prompts])
-        notes.append(f"{max_prompts} of {len(chosen)} rows, drawn by the seed (--max_prompts)")
+        notes.append(f"{max_prompts} of {len(chosen)} clips, drawn by the seed (--max_prompts)")
         chosen = [chosen[i] for i in places]
     return chosen
+
+
+def _one_of_each_clip(rows: Sequence[Row], seed: int, has_clip: Callable[[str, str | None], bool] | None) -> list[Row]:
+    """A row of each clip, in the order of the rows, drawn from its rows with different captions; from those with a
+    generated clip where there are any."""
+    clips: dict[tuple, dict[str, int]] = defaultdict(dict)
+    for place, row in enumerate(rows):
+        clips[_digest(row.codes), row.participant_id].setdefault(caption_key(row.text_query), place)
+    rng, drawn = np.random.default_rng([seed, 1]), []
+    for (_, person), by_key in clips.items():
+        usable = [place for key, place in by_key.items() if has_clip is None or has_clip(key, person)]
+        usable = usable or list(by_key.values())
+        drawn.append(usable[rng.integers(len(usable))])
+    return [rows[place] for place in sorted(drawn)]
 
 
 def _validation_clips(training: Training, chosen: Sequence[Row]) -> list[str]:

@@ -1,108 +1,41 @@
 """The evaluation's table: every metric of generated clips, real clips and baselines without a model, with intervals.
 
-METRICS has the names of metrics.json. A mean over clips has an interval over captions. A metric of a whole set of
+A mean over clips has an interval over captions. A metric of a whole set of
 clips (FID, divergence, usage, ...) has one over the samples: the first clips of all rows are a set, and so on
-(intervals.py).
+(intervals.py). Where there is one sample, that of FID, KID, Diversity and divergences is over captions too
+(set_intervals.py). n counts clips of the data, not samples.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 import metrics
+from motion_llm.dataset.rows import caption_key
 from motion_llm.evaluation import embedding_metrics as embedding
 from motion_llm.evaluation.evaluator import Evaluator
 from motion_llm.evaluation.intervals import NOT_AVAILABLE, Estimate, mean_over_captions, over_repeats
 from motion_llm.evaluation.joint_judge import JointJudge
-from motion_llm.evaluation.lost_tokens import COPYING, REPEATING
+from motion_llm.evaluation.metric_names import (
+    ANOTHER,
+    FROM_CAPTIONS,
+    FROM_REFERENCES,
+    METRICS,
+    MODEL,
+    NEAREST,
+    OF_PAIRED_SETS,
+    RANDOM,
+    REAL,
+    SHUFFLED,
+    SPLITS,
+    Table,
+)
+from motion_llm.evaluation.progress import progress_bar
 from motion_llm.evaluation.recogniser import ActionRecogniser
 from motion_llm.evaluation.rows import EvaluationRow, Training
-
-SPLITS = ("seen", "unseen", "all")
-MODEL, REAL, ANOTHER, NEAREST, RANDOM, SHUFFLED = ("model", "real", "another_real_clip", "nearest_caption_clip",
-                                                   "random_clip", "shuffled_captions")
-NEAREST_TOLD, RANDOM_TOLD = "nearest_clip_caption", "random_clip_caption"  # rows of other tasks, as REPEATING, COPYING
-TITLES = {
-    MODEL: "this model",
-    REAL: "real held-out clips (ceiling)",
-    ANOTHER: "another real clip, same caption",
-    NEAREST: "training clip, most similar caption",
-    RANDOM: "random training clip",
-    SHUFFLED: "real clips, captions shuffled (floor)",
-    NEAREST_TOLD: "caption of the nearest training clip",
-    RANDOM_TOLD: "caption of a random training clip (floor)",
-    REPEATING: "the token before, repeated",
-    COPYING: "the tokens before, copied",
-}
-SHORT = {MODEL: "model", REAL: "real", ANOTHER: "another", NEAREST: "nearest", RANDOM: "random", SHUFFLED: "shuffled",
-         NEAREST_TOLD: "near clip", RANDOM_TOLD: "any clip", REPEATING: "repeating", COPYING: "copying"}
-
-
-@dataclass(frozen=True)
-class Metric:
-    """title: for people. better: "up", "down", or "real" if it should be as for real clips. digits: decimals shown.
-    task: tasks.py scores all but t2m."""
-
-    title: str
-    better: str
-    digits: int = 3
-    task: str = "t2m"
-
-
-METRICS = {
-    "r_precision_top1": Metric("R-Precision top 1", "up"),
-    "r_precision_top2": Metric("R-Precision top 2", "up"),
-    "r_precision_top3": Metric("R-Precision top 3", "up"),
-    "mm_dist": Metric("MM-Dist", "down"),
-    "fid": Metric("FID", "down"),
-    "kid": Metric("KID", "down", 4),
-    "diversity": Metric("Diversity", "real"),
-    "multimodality": Metric("MModality", "real"),
-    "nll_per_token": Metric("NLL a motion token (nats)", "down"),
-    "edit_distance": Metric("edit distance (tokens)", "down", 1),
-    "normalised_edit_distance": Metric("edit distance, normalised", "down"),
-    "length_accuracy": Metric("length within 10 %", "up"),
-    "length_ratio": Metric("length ratio", "real", 2),
-    "length_error": Metric("length error (tokens)", "down", 2),
-    "dtw_joint_error": Metric("DTW joint error (mm)", "down", 1),
-    "fid_joints": Metric("FID of joints", "down", 2),
-    "unigram_jsd": Metric("divergence of codes (bits)", "down"),
-    "bigram_jsd": Metric("divergence of code pairs (bits)", "down"),
-    "codebook_usage": Metric("codebook used", "real"),
-    "codebook_perplexity": Metric("codebook perplexity", "real", 1),
-    "repetition_rate": Metric("repetition rate", "real"),
-    "distinct_1": Metric("distinct-1", "real"),
-    "distinct_2": Metric("distinct-2", "real"),
-    "novelty": Metric("novelty", "real"),
-    "valid_share": Metric("valid clips", "up"),
-    "participant_accuracy": Metric("participant recognised", "up"),
-    "bleu_1": Metric("BLEU-1", "up", 1, "m2t"),
-    "bleu_4": Metric("BLEU-4", "up", 1, "m2t"),
-    "rouge_l": Metric("ROUGE-L", "up", 1, "m2t"),
-    "chrf": Metric("chrF", "up", 1, "m2t"),
-    "denoising_accuracy": Metric("put right, lost anywhere", "up", 3, "denoise"),
-    "denoising_accuracy_gap": Metric("put right in a gap", "up", 3, "inbetween"),
-    "denoising_accuracy_end": Metric("put right at the end", "up", 3, "continue"),
-}
-GROUPS = {"text to motion": ("t2m",), "motion to text": ("m2t",), "lost tokens": ("denoise", "inbetween", "continue")}
-FROM_CAPTIONS = ("r_precision_top1", "r_precision_top2", "r_precision_top3", "mm_dist")
-FROM_EMBEDDINGS = (*FROM_CAPTIONS, "fid", "kid", "diversity", "multimodality")
-FROM_REFERENCES = ("edit_distance", "normalised_edit_distance", "length_accuracy", "length_ratio", "length_error")
-FROM_JOINTS = ("dtw_joint_error", "fid_joints")
-
-Table = dict[str, dict[str, dict[str, Estimate]]]  # row of the table -> split -> metric -> Estimate
-
-
-def group_metrics(group: str) -> list[str]:
-    return [name for name, metric in METRICS.items() if metric.task in GROUPS[group]]
-
-
-def group_rows(table: Table, group: str) -> list[str]:
-    """The rows of the table, other than the model's, that have a value for a metric of the group."""
-    return [row for row, splits in table.items() if row != MODEL and any(
-        estimates[name].value is not None for estimates in splits.values() for name in group_metrics(group))]
+from motion_llm.evaluation.set_intervals import around, clip_weights, divergences, diversities, fids, kids
 
 
 class Judge:
@@ -113,7 +46,7 @@ class Judge:
                  training: Training | None, seed: int, joints: JointJudge | None = None):
         self.rows, self.codebook_size, self.seed = rows, codebook_size, seed
         self.evaluator, self.training, self.joints = evaluator, training, joints
-        self.references = _by_caption(rows)
+        self.by_caption, self.references = _by_caption(rows)
         pool = dict.fromkeys(row.key for row in rows)
         if training is not None and len(pool) < embedding.POOL:  # filled up with training captions
             others = [key for key in dict.fromkeys(training.keys) if key not in pool]
@@ -122,17 +55,19 @@ class Judge:
         self.captions = list(pool)
         places = {key: place for place, key in enumerate(self.captions)}
         self.own_caption = np.array([places[row.key] for row in rows])
+        self.other_captions = [[places[key] for key in _keys(row) if key in places and key != row.key] for row in rows]
         if evaluator is not None:
             self.caption_embeddings = evaluator.embed_captions(self.captions)
             self.real_embeddings = evaluator.embed_motions([row.codes for row in rows])
         self.recogniser = self._participants()
         self._novelty: dict[tuple[int, ...], float] = {}
+        self.scored: Callable[[], object] = lambda: None  # called after each clip, for a bar
 
     def _participants(self) -> ActionRecogniser | None:
         """A classifier of participants, fitted on real training clips; None for fewer than two participants."""
         if self.training is None:
             return None
-        places = [i for i, person in enumerate(self.training.people) if person is not None][:5000]
+        places = [i for i in self.training.distinct if self.training.people[i] is not None][:5000]
         people = [self.training.people[i] for i in places]
         if len(set(people)) < 2:
             return None
@@ -147,22 +82,32 @@ class Judge:
         return [self._novelty[key] for key in keys]
 
 
-def _by_caption(rows: Sequence[EvaluationRow]) -> dict[str, list[int]]:
-    by_caption = defaultdict(list)
+def _keys(row: EvaluationRow) -> list[str]:
+    """The keys of all captions of a row's clip, its own first."""
+    return list(dict.fromkeys([row.key, *map(caption_key, row.captions)]))
+
+
+def _by_caption(rows: Sequence[EvaluationRow]) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
+    """Caption key -> the rows that are scored under it; and of the same captions all rows whose clip has them."""
+    scored, references = defaultdict(list), defaultdict(list)
     for place, row in enumerate(rows):
-        by_caption[row.key].append(place)
-    return by_caption
+        scored[row.key].append(place)
+        for key in _keys(row):
+            references[key].append(place)
+    return dict(scored), {key: references[key] for key in scored}
 
 
 @dataclass(frozen=True)
 class ClipSet:
     """One set of clips for the rows of a judge: clips[i] for row places[i]. captions: index in judge.captions of the
-    caption that each clip is scored against. references: real clips of the row's caption. real: the row whose real clip
+    caption that each clip is scored against. also: those of other captions of the same real clip. references: real
+    clips of the row's caption. real: the row whose real clip
     each clip is compared with frame by frame, its own unless captions are replaced; None if no row has the caption."""
 
     clips: list[Sequence[int]]
     places: list[int]
     captions: np.ndarray
+    also: list[list[int]]
     references: list[list[Sequence[int]]]
     real: list[int | None]
 
@@ -175,10 +120,11 @@ class ClipSet:
         references = [[judge.rows[k].codes for k in judge.references[judge.rows[i].key]
                        if excluded is None or k != excluded[i]] for i in places]
         if captions is None:
-            return cls([clips[i] for i in places], places, judge.own_caption[places], references, places)
+            return cls([clips[i] for i in places], places, judge.own_caption[places],
+                       [judge.other_captions[i] for i in places], references, places)
         fitting = [judge.references.get(judge.captions[captions[i]], []) for i in places]
         real = [rows[i % len(rows)] if rows else None for i, rows in zip(places, fitting, strict=True)]
-        return cls([clips[i] for i in places], places, captions[places], references, real)
+        return cls([clips[i] for i in places], places, captions[places], [[] for _ in places], references, real)
 
 
 def clip_values(judge: Judge, clip_set: ClipSet) -> dict[str, list[float | None]]:
@@ -191,9 +137,10 @@ def clip_values(judge: Judge, clip_set: ClipSet) -> dict[str, list[float | None]
         values["repetition_rate"].append(metrics.repetition_rate(clip))
         values["valid_share"].append(float(metrics.is_valid(clip, judge.codebook_size)))
     values["novelty"] = judge.novelty(clip_set.clips)
-    if judge.joints is not None:
-        values["dtw_joint_error"] = [None if place is None else judge.joints.error(clip, place)
-                                     for clip, place in zip(clip_set.clips, clip_set.real, strict=True)]
+    for clip, place in zip(clip_set.clips, clip_set.real, strict=True):
+        if judge.joints is not None:
+            values["dtw_joint_error"].append(None if place is None else judge.joints.error(clip, place))
+        judge.scored()
     people = [judge.rows[i].participant_id for i in clip_set.places]
     if judge.recogniser is not None:
         recognised = judge.recogniser.predict(clip_set.clips)
@@ -203,7 +150,7 @@ def clip_values(judge: Judge, clip_set: ClipSet) -> dict[str, list[float | None]
     if judge.evaluator is not None and clip_set.clips and len(judge.captions) > 1:
         motions = judge.evaluator.embed_motions(clip_set.clips)
         hits = embedding.retrieval_hits(motions, judge.caption_embeddings, clip_set.captions,
-                                        np.random.default_rng(judge.seed))
+                                        np.random.default_rng(judge.seed), also=clip_set.also)
         for top, column in zip(embedding.TOPS, hits.T, strict=True):
             values[f"r_precision_top{top}"] = column.astype(float).tolist()
         values["mm_dist"] = embedding.caption_distances(
@@ -231,6 +178,26 @@ def set_values(judge: Judge, clips: Sequence[Sequence[int]], real: Sequence[int]
     return values
 
 
+def _set_estimate(judge: Judge, clips: Sequence[Sequence[int]], real: Sequence[int]) -> dict[str, Estimate]:
+    """metric -> Estimate for a set that was generated once; see set_intervals.py."""
+    values, real_clips, n = set_values(judge, clips, real), [judge.rows[i].codes for i in real], len(clips)
+    estimates = {name: over_repeats([value], n) for name, value in values.items()}
+    weights = clip_weights([judge.rows[i].key for i in real], np.random.default_rng(judge.seed))
+    resampled = {"unigram_jsd": divergences(clips, real_clips, 1, weights),
+                 "bigram_jsd": divergences(clips, real_clips, 2, weights)}
+    if values.get("fid") is not None:
+        motions, real_motions = judge.evaluator.embed_motions(clips), judge.real_embeddings[real]
+        resampled |= {"fid": fids(motions, real_motions, weights), "kid": kids(motions, real_motions, weights),
+                      "diversity": diversities(motions, weights)}
+    if values.get("fid_joints") is not None and all(map(judge.joints.decodes, clips)):
+        resampled["fid_joints"] = fids(*judge.joints.standardised(clips, real), weights)
+    itself = list(map(list, clips)) == list(map(list, real_clips))  # nothing to estimate where a set meets itself
+    for name, numbers in resampled.items():
+        if values[name] is not None and not (itself and name in OF_PAIRED_SETS):
+            estimates[name] = around(values[name], numbers, n, -np.inf if name == "kid" else 0.0)
+    return estimates
+
+
 def score_row(judge: Judge, sets: Sequence[ClipSet], skip: Sequence[str] = ()) -> dict[str, dict[str, Estimate]]:
     """split -> metric -> Estimate for some sets of clips, each with at most one clip for each row.
 
@@ -244,18 +211,22 @@ def score_row(judge: Judge, sets: Sequence[ClipSet], skip: Sequence[str] = ()) -
         scores[split] = dict.fromkeys(METRICS, NOT_AVAILABLE)
         if not any(inside):
             continue
-        keys = [judge.rows[clip_set.places[k]].key for clip_set, members in zip(sets, inside, strict=True)
-                for k in members]
+        places = [clip_set.places[k] for clip_set, members in zip(sets, inside, strict=True) for k in members]
+        keys = [judge.rows[place].key for place in places]
         rng = np.random.default_rng(judge.seed)
         for name in by_clip[0]:
             of_clips = [values[name][k] for values, members in zip(by_clip, inside, strict=True) for k in members]
-            scores[split][name] = mean_over_captions(of_clips, keys, rng)
-        of_sets = [set_values(judge, [clip_set.clips[k] for k in members], [clip_set.places[k] for k in members])
-                   for clip_set, members in zip(sets, inside, strict=True)]
-        for name in of_sets[0]:
-            scores[split][name] = over_repeats([values[name] for values in of_sets], len(inside[0]))
+            scores[split][name] = mean_over_captions(of_clips, keys, rng, clips=places)
+        parts = [([clip_set.clips[k] for k in members], [clip_set.places[k] for k in members])
+                 for clip_set, members in zip(sets, inside, strict=True)]
+        if len(parts) == 1:
+            scores[split] |= _set_estimate(judge, *parts[0])
+        else:
+            of_sets = [set_values(judge, *part) for part in parts]
+            scores[split] |= {name: over_repeats([values[name] for values in of_sets], len(inside[0]))
+                              for name in of_sets[0]}
         if judge.evaluator is not None:
-            clips = [clip_set.clips[k] for clip_set, members in zip(sets, inside, strict=True) for k in members]
+            clips = [clip for part, _ in parts for clip in part]
             scores[split]["multimodality"] = _multimodality(judge.evaluator, clips, keys, rng)
         for name in skip:
             scores[split][name] = NOT_AVAILABLE
@@ -278,6 +249,14 @@ def score_all(judge: Judge, generated: Sequence[Sequence[Sequence[int]]],
               nll: Mapping[str, tuple[float, int]] | None) -> Table:
     """The whole table. generated: for each row its clips, equally many. nll: caption key -> the model's NLL of its
     real clips, as the sum over their tokens and the number of tokens; None without a model."""
+    sets = (3 if judge.training is None else 5) * len(generated[0]) + 1
+    with progress_bar(sets * len(judge.rows), "scoring this model, real clips and baselines") as bar:
+        judge.scored = bar.update
+        return _score_all(judge, generated, nll)
+
+
+def _score_all(judge: Judge, generated: Sequence[Sequence[Sequence[int]]],
+               nll: Mapping[str, tuple[float, int]] | None) -> Table:
     samples = len(generated[0])
     rows, rng = judge.rows, np.random.default_rng(judge.seed)
     real = [row.codes for row in rows]
@@ -292,7 +271,8 @@ def score_all(judge: Judge, generated: Sequence[Sequence[Sequence[int]]],
         near = [by_key[judge.training.nearest_caption(row.key)] for row in rows]
         drawn = [[clips[places[rng.integers(len(places))]] for places in near] for _ in range(samples)]
         table[NEAREST] = score_row(judge, [ClipSet.of(judge, chosen) for chosen in drawn])
-        drawn = [[clips[i] for i in rng.integers(len(clips), size=len(rows))] for _ in range(samples)]
+        once = judge.training.distinct
+        drawn = [[clips[once[i]] for i in rng.integers(len(once), size=len(rows))] for _ in range(samples)]
         table[RANDOM] = score_row(judge, [ClipSet.of(judge, chosen) for chosen in drawn])
     others = [name for name in METRICS if name not in (*FROM_CAPTIONS, "dtw_joint_error")]
     shuffled = [ClipSet.of(judge, real, captions=_shuffled(judge, rng)) for _ in range(samples)]
@@ -301,9 +281,14 @@ def score_all(judge: Judge, generated: Sequence[Sequence[Sequence[int]]],
 
 
 def _shuffled(judge: Judge, rng: np.random.Generator) -> np.ndarray:
-    """(rows,): for each row the index of a caption that is not its own."""
+    """(rows,): for each row the index of a caption that its clip does not have; its own if it has all."""
     count = len(judge.captions)
-    return (judge.own_caption + rng.integers(1, max(2, count), size=len(judge.own_caption))) % count
+    drawn = (judge.own_caption + rng.integers(1, max(2, count), size=len(judge.own_caption))) % count
+    for place, others in enumerate(judge.other_captions):
+        right = {int(judge.own_caption[place]), *others}
+        drawn[place] = next(((drawn[place] + k) % count for k in range(count)
+                             if (drawn[place] + k) % count not in right), drawn[place])
+    return drawn
 
 
 def _another(judge: Judge, rng: np.random.Generator) -> tuple[list, list]:
@@ -324,8 +309,10 @@ def _another(judge: Judge, rng: np.random.Generator) -> tuple[list, list]:
 
 def _nll(nll: Mapping[str, tuple[float, int]] | None, rows: Sequence[EvaluationRow], split: str,
          rng: np.random.Generator) -> Estimate:
-    keys = list(dict.fromkeys(row.key for row in rows if split in ("all", row.kind)))
+    members = [row for row in rows if split in ("all", row.kind)]
+    keys = list(dict.fromkeys(row.key for row in members))
     if nll is None or not keys:
         return NOT_AVAILABLE
-    return mean_over_captions([nll[key][0] / nll[key][1] for key in keys], keys, rng,
-                              weights=[nll[key][1] for key in keys])
+    estimate = mean_over_captions([nll[key][0] / nll[key][1] for key in keys], keys, rng,
+                                  weights=[nll[key][1] for key in keys])
+    return replace(estimate, n=len(members))

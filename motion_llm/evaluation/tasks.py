@@ -18,8 +18,9 @@ from motion_llm.decoding.request import MotionRequest
 from motion_llm.evaluation import lost_tokens
 from motion_llm.evaluation.caption_metrics import NAMES, chrf, score_captions
 from motion_llm.evaluation.intervals import NOT_AVAILABLE, Estimate, mean_over_captions
+from motion_llm.evaluation.metric_names import METRICS, MODEL, NEAREST_TOLD, RANDOM_TOLD, SPLITS, Table
+from motion_llm.evaluation.progress import with_bar
 from motion_llm.evaluation.rows import EvaluationInputs, EvaluationRow, Training
-from motion_llm.evaluation.table import METRICS, MODEL, NEAREST_TOLD, RANDOM_TOLD, SPLITS, Table
 from motion_llm.network.folder import MOTION_CONFIG, read_motion_config
 
 log = logging.getLogger(__name__)
@@ -126,9 +127,9 @@ def _places(rows: Sequence[EvaluationRow], split: str) -> list[int]:
 def _captions(generator, training: Training | None, rows: Sequence[EvaluationRow], seed: int, scores: TaskScores
               ) -> None:
     """Score the model's greedy caption of each clip, beside that of the nearest training clip and a random one."""
-    results = generator.answer([MotionRequest("m2t", motion=row.codes, participant_id=_participant(generator, row),
-                                              temperature=0) for row in rows], seed=seed)
-    by_row = {MODEL: [result.text for result in results]}
+    results = generator.answers([MotionRequest("m2t", motion=row.codes, participant_id=_participant(generator, row),
+                                               temperature=0) for row in rows], seed=seed)
+    by_row = {MODEL: [result.text for result in with_bar(results, len(rows), "captions of motions")]}
     if training is not None:
         texts, rng = training.texts, np.random.default_rng(seed)
         near = nearest_clips([row.codes for row in rows], training.clips)

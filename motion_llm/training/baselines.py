@@ -1,15 +1,18 @@
 """Held-out scores of a trained model, beside baselines that need no model: as numbers and as a table."""
 
 import random
+import sys
 from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
 
 import numpy as np
+from tqdm import tqdm
 
 from generate import MotionGenerator
 from metrics import MotionScores, score_motions
 from motion_llm.dataset.caption_index import CaptionIndex
 from motion_llm.dataset.rows import Columns, caption_key
+from motion_llm.decoding.request import MotionRequest
 
 MOST_CLIPS = 50_000
 MODEL, RANDOM, NEAREST, ANOTHER = "model", "random_clip", "nearest_caption_clip", "another_real_clip"
@@ -55,7 +58,8 @@ class TrainingClips:
 
 def evaluate(generator: MotionGenerator, parts: Mapping[str, Sequence[Mapping]], training: TrainingClips,
              seed: int) -> dict[str, dict[str, dict]]:
-    """part -> row of the table -> scores. One clip is generated for each held-out row, with its participant.
+    """part -> row of the table -> scores. One clip is generated for each held-out row, with its participant; a bar
+    shows how far it is.
 
     parts: "seen", "unseen", "test" -> rows {"text_query", "codes", "participant_id"}; empty ones are left out. A clip's
     references are all held-out clips of its caption in that part.
@@ -64,10 +68,11 @@ def evaluate(generator: MotionGenerator, parts: Mapping[str, Sequence[Mapping]],
     for part, rows in parts.items():
         if not rows:
             continue
-        texts = [row["text_query"] for row in rows]
-        participants = [row["participant_id"] for row in rows]
-        motions = generator.generate_batch(texts, participants, seed=seed)
-        clips = [[int(code) for code in motion.split()] for motion in motions]
+        requests = [MotionRequest(text=row["text_query"], participant_id=row["participant_id"]) for row in rows]
+        answers = tqdm(generator.answers(requests, seed), f"{part} captions, generating", len(rows), file=sys.stderr,
+                       leave=False, unit="clip", dynamic_ncols=True, delay=1,
+                       mininterval=0.5 if sys.stderr.isatty() else 30)
+        clips = [[int(code) for code in answer.motion_tokens.split()] for answer in answers]
         nll, tokens = generator.motion_nll(rows)
         references = _references(rows)
         scores = {MODEL: score_motions(clips, references).to_dict() | {"nll_per_token": nll, "nll_tokens": tokens}}

@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from motion_llm.evaluation.charts import Mark, Series, chart, dot_plot, legend, spelled, ticks
+from motion_llm.evaluation.charts import Mark, Series, chart, code_strip, dot_plot, legend, spelled, ticks
 
 
 @pytest.mark.parametrize("low, high, expected", [
@@ -59,3 +59,12 @@ def test_a_dot_plot_has_a_row_for_each_mark_with_its_interval():
     start, place, end = (float(value) for value in (intervals[0].get("x1"), dots[0].get("cx"), intervals[0].get("x2")))
     assert start < place < end < float(dots[1].get("cx"))
     assert (end - start) / (float(dots[1].get("cx")) - place) == pytest.approx(0.4 / 0.5, abs=0.01)
+
+
+def test_a_strip_has_a_block_for_each_run_of_codes():
+    strip = code_strip([3, 3, 7, 3], 8, 16)
+    assert 'viewBox="0 0 8 1"' in strip and strip.count("<rect") == 3
+    assert 'x="0" y="0" width="2"' in strip and 'x="2" y="0" width="1"' in strip
+    colours = re.findall('fill="([^"]*)"', strip)
+    assert colours[0] == colours[2] != colours[1]
+    assert code_strip([], 8, 16).count("<rect") == 0

@@ -140,3 +140,12 @@ def test_large_sets_are_computed_in_parts_to_the_same_values(monkeypatch):
     assert kid(a, b) == pytest.approx(sum(within) - 2 * kernels[2].mean())
     pairs = [np.linalg.norm(a[i] - a[k]) for i in range(30) for k in range(i)]
     assert sample_distances(a[None]).tolist() == pytest.approx([np.mean(pairs)])
+
+
+def test_other_captions_of_the_same_clip_are_no_rivals():
+    """The second caption lies nearer to the motion than its own; with a pool of all captions and of fewer."""
+    captions, motions = np.array([[1.0, 0], [0.9, 0], [5.0, 0], [6.0, 0]]), np.array([[0.0, 0]])
+    own = np.array([0])
+    for pool in (4, 3):
+        assert retrieval_hits(motions, captions, own, np.random.default_rng(0), pool, [[1]])[0, 0]
+    assert not retrieval_hits(motions, captions, own, np.random.default_rng(0), 4)[0, 0]

@@ -9,7 +9,7 @@ import pytest
 
 from motion_llm.dataset.report import DataError
 from motion_llm.dataset.rows import Row
-from motion_llm.evaluation.rows import EvaluationError, Training, evaluator_material, gather
+from motion_llm.evaluation.rows import EvaluationError, Training, clips_and_captions, evaluator_material, gather
 
 
 def write(path: Path, rows: list[dict]) -> str:
@@ -51,12 +51,41 @@ def test_a_row_knows_all_captions_of_its_motion_whichever_rows_are_drawn(tmp_pat
     """A motion is its tokens: another part of the same clip is another motion. Captions are compared by their words."""
     rows = [row("walks", [1, 2], clip="c"), row("Strolls.", [1, 2], clip="c"), row("Walks", [1, 2]),
             row("sits", [3], clip="c")]
-    all_rows = gather(write(tmp_path / "data.jsonl", rows), None, None, None, None, False, 0).rows
-    assert [evaluation_row.captions for evaluation_row in all_rows] == [
-        ("walks", "Strolls."), ("Strolls.", "walks"), ("Walks", "Strolls."), ("sits",)]
+    path, drawn = write(tmp_path / "data.jsonl", rows), set()
     for seed in range(8):
-        (drawn,) = gather(str(tmp_path / "data.jsonl"), None, None, None, 1, False, seed).rows
-        assert drawn.captions == all_rows[drawn.index].captions
+        walk, sit = gather(path, None, None, None, None, False, seed).rows
+        assert walk.captions == {"walks": ("walks", "Strolls."), "Strolls.": ("Strolls.", "walks")}[walk.text_query]
+        assert sit.captions == ("sits",)
+        (alone,) = gather(path, None, None, None, 1, False, seed).rows
+        assert alone in (walk, sit)
+        drawn.add(walk.text_query)
+    assert drawn == {"walks", "Strolls."}
+
+
+def test_a_clip_with_several_captions_is_scored_once_and_both_are_counted(tmp_path):
+    rows = [row(f"caption {i} of {clip}", [clip, 5], person) for clip in range(4) for person in ("A", "B")
+            for i in range(3)]
+    inputs = gather(write(tmp_path / "data.jsonl", rows), None, None, None, None, False, 0)
+    assert [(r.codes[0], r.participant_id) for r in inputs.rows] == [(clip, person) for clip in range(4)
+                                                                      for person in "AB"]
+    assert clips_and_captions(inputs.facts) == "8 clips with 24 captions"
+    assert inputs.facts["rows"] == 24
+    assert clips_and_captions({"clips": 1, "captions": 1}) == "1 clip with 1 caption"
+    few = gather(str(tmp_path / "data.jsonl"), None, None, None, 3, False, 0)
+    assert len(few.rows) == 3 and "3 of 8 clips, drawn by the seed" in few.notes[-1]
+
+
+def test_the_caption_is_drawn_from_those_with_a_generated_clip(tmp_path):
+    path = write(tmp_path / "data.jsonl", [row(f"caption {i}", [1, 2]) for i in range(5)] + [row("sits", [3])])
+    for seed in range(4):
+        walk, sit = gather(path, None, None, None, None, False, seed, None,
+                           lambda key, person: key == "caption 3" and person is None).rows
+        assert walk.text_query == "caption 3" and sit.text_query == "sits"
+
+
+def test_random_training_clips_are_drawn_by_clip(tmp_path):
+    trained = training([("walks", [1]), ("strolls", [1]), ("sits", [2]), ("ambles", [1])])
+    assert trained.distinct == [0, 2]
 
 
 def test_some_rows_are_drawn_by_the_seed(tmp_path):
@@ -108,15 +137,21 @@ def test_the_runs_own_test_set_and_training_clips(tiny_run, tiny_dataset):
     motion_config = read_motion_config(folder)
     inputs = gather(None, None, folder, motion_config, None, False, 0)
     test = load_prepared(tiny_run / "prepared_data", "test").to_list()
-    assert [(row.text_query, row.codes, row.participant_id, row.kind) for row in inputs.rows] == [
-        (row["text_query"], row["codes"], row["participant_id"], row["kind"]) for row in test]
+    scored = [(row.text_query, tuple(row.codes), row.participant_id, row.kind) for row in inputs.rows]
+    in_test = [(row["text_query"], tuple(row["codes"]), row["participant_id"], row["kind"]) for row in test]
+    assert set(scored) <= set(in_test) and scored == sorted(scored, key=in_test.index)
+    clips = [row[1:3] for row in scored]
+    assert len(set(clips)) == len(clips) and set(clips) == {row[1:3] for row in in_test}
     sizes = json.loads((tiny_run / "prepared_data" / "fingerprint.json").read_text())["sizes"]
     assert inputs.training.count == len(inputs.training.clips) == sizes["train"]
     assert len(inputs.training.held_clips) == sizes["seen"] + sizes["unseen"]
     assert inputs.codebook_size == 128 and inputs.trained_on == 0
     # The whole dataset: its training clips are left out, by the prepared folder or by splitting the file again.
     again = gather(tiny_dataset, None, folder, motion_config, None, False, 0)
-    assert again.trained_on == sizes["train"] and len(again.rows) == 60 - sizes["train"]
+    trained = {tuple(codes) for codes in again.training.clips}
+    clips = {(row["motion_tokens"], row["participant_id"]) for row in json.loads(Path(tiny_dataset).read_text())
+             if tuple(map(int, row["motion_tokens"].split())) not in trained}
+    assert again.trained_on == sizes["train"] and len(again.rows) == len(clips) and again.facts["rows"] == 60
     assert f"{sizes['seen'] + sizes['unseen']} clips are the run's validation clips" in again.notes[1]
     split = gather(tiny_dataset, tiny_dataset, folder, motion_config, None, False, 0)
     assert split.training.clips == again.training.clips and split.rows == again.rows

@@ -9,8 +9,9 @@ import pytest
 from motion_llm.dataset.rows import Row
 from motion_llm.evaluation import tasks as evaluation_tasks
 from motion_llm.evaluation.intervals import NOT_AVAILABLE
+from motion_llm.evaluation.lost_tokens import COPYING, REPEATING
+from motion_llm.evaluation.metric_names import METRICS, MODEL, NEAREST_TOLD, RANDOM_TOLD, SPLITS
 from motion_llm.evaluation.rows import EvaluationRow, Training
-from motion_llm.evaluation.table import COPYING, METRICS, MODEL, NEAREST_TOLD, RANDOM_TOLD, REPEATING, SPLITS
 from motion_llm.evaluation.tasks import TaskScores, _captions, _clips, _lost_tokens, stage_for, without_model
 
 CAPTION_METRICS = {"bleu_1", "bleu_4", "rouge_l", "chrf"}
@@ -20,13 +21,13 @@ class Generator:
     """Returns fixed answers. Its template needs one position a token, two a token in a denoising prompt."""
 
     def __init__(self, answers=(), positions=80, tasks=None):
-        self.answers, self.settings, self.requests = answers, {"MAX_SEQ_LEN": positions}, []
+        self.fixed, self.settings, self.requests = answers, {"MAX_SEQ_LEN": positions}, []
         self.vocabulary = SimpleNamespace(participants=("A",))
         self.template = SimpleNamespace(length=lambda task, text, motion: text + motion * (1 + (task == "denoise")))
 
-    def answer(self, requests, seed):
+    def answers(self, requests, seed):
         self.requests += requests
-        return [SimpleNamespace(text=answer, codes=answer) for answer in self.answers]
+        return [SimpleNamespace(text=answer, codes=answer) for answer in self.fixed]
 
 
 def row(index, text, codes, captions=(), kind="seen", person="A") -> EvaluationRow:

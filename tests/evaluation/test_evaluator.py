@@ -1,6 +1,7 @@
 """evaluator.py: it learns which clips fit which captions, knows order, is deterministic, saves and loads."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -137,7 +138,7 @@ def test_a_damaged_or_older_one_is_refused_by_name(trained, tmp_path):
     trained.save(tmp_path)
     content = json.loads((tmp_path / INFO).read_text())
     (tmp_path / INFO).write_text(json.dumps(content | {"version": 0}))
-    with pytest.raises(ModelError, match="is of version 0, expected 1"):
+    with pytest.raises(ModelError, match="is of version 0, expected 2"):
         Evaluator.load(tmp_path)
     (tmp_path / INFO).write_text(json.dumps(content | {"config": content["config"] | {"width": 16}}))
     with pytest.raises(ModelError, match=f"{WEIGHTS}: motion.codes.weight is .* expected"):
@@ -168,3 +169,16 @@ def test_what_cannot_be_learned_from_is_refused(change, message):
     arguments = dict(clips=[[1]] * 4, captions=["walks", "bows"] * 2, held_clips=[[1]], held_captions=["walks"])
     with pytest.raises(ValueError, match=message):
         train_evaluator(**arguments | change, config=SMALL)
+
+
+def test_a_clip_with_several_captions_comes_once_a_pass_under_each_in_turn():
+    from motion_llm.evaluation.evaluator import _batches, _clips_of
+
+    groups = _clips_of(np.arange(6), [[1], [2], [1], [3], [1], [2]])
+    assert groups == [[0, 2, 4], [1, 5], [3]]
+    config = replace(SMALL, batch=3, steps=6)
+    passes = list(_batches(groups, config, np.random.default_rng(0)))
+    assert all(sorted({0: 0, 2: 0, 4: 0, 1: 1, 5: 1, 3: 3}[place] for place in batch) == [0, 1, 3] for batch in passes)
+    for members in groups:
+        turns = [next(place for place in batch if place in members) for batch in passes]
+        assert set(turns[:len(members)]) == set(members)

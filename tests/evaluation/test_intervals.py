@@ -43,7 +43,9 @@ def test_clips_count_alike_whatever_their_caption_and_missing_ones_not_at_all():
     estimate = mean_over_captions([1, 1, 1, 5, None], list("aaabc"), rng())
     assert (estimate.value, estimate.n, estimate.low, estimate.high) == (2, 4, 1, 5)
     weighted = mean_over_captions([1.0, 4.0], "ab", rng(), weights=[3, 1])
-    assert weighted.value == 7 / 4 and weighted.n == 4
+    assert weighted.value == 7 / 4 and weighted.n == 2
+    samples = mean_over_captions([1, 2, 3, None], list("aabb"), rng(), clips=[0, 0, 1, 2])
+    assert samples.value == 2 and samples.n == 2  # a clip that was generated twice is one
     assert mean_over_captions([None], ["a"], rng()) == NOT_AVAILABLE == mean_over_captions([], [], rng())
 
 

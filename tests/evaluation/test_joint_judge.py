@@ -9,8 +9,9 @@ from walker import walk
 from motion_llm.dataset.rows import caption_key
 from motion_llm.evaluation.findings import breakdown, deviations, not_available
 from motion_llm.evaluation.joint_judge import JointJudge
+from motion_llm.evaluation.metric_names import ANOTHER, FROM_JOINTS, MODEL, REAL, SHUFFLED, SPLITS
 from motion_llm.evaluation.rows import EvaluationRow
-from motion_llm.evaluation.table import ANOTHER, FROM_JOINTS, MODEL, REAL, SHUFFLED, SPLITS, Judge, score_all
+from motion_llm.evaluation.table import Judge, score_all
 from motion_llm.motion.codec import CodecError, MotionCodec
 from motion_llm.motion.features import heading_of
 

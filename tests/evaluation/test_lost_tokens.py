@@ -40,7 +40,7 @@ def test_a_request_does_not_have_the_lost_tokens(task, motion, end, tokens):
 def test_the_share_put_right_counts_lost_tokens_alone():
     """Nine tokens, the last three lost; a model that puts 7, 0, 9 there has two of the three right."""
     class Generator:
-        def answer(self, requests, seed):
+        def answers(self, requests, seed):
             assert [request.motion for request in requests] == [(1, 2, 3, 4, 5, 6)] and seed == 3
             return [SimpleNamespace(codes=(1, 2, 3, 4, 5, 6, 7, 0, 9))]
 

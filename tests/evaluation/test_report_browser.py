@@ -15,15 +15,18 @@ PROBLEMS = """() => {
     a.left >= b.left - 1 && a.right <= b.right + 1 && a.top >= b.top - 1 && a.bottom <= b.bottom + 1;
   if (root.scrollWidth > innerWidth) found.push(`the page is ${root.scrollWidth} wide`);
   for (const element of document.querySelectorAll("h1, h2, h3, p, dt, dd, th, td, bdi, svg, .card")) {
+    if (!element.checkVisibility()) continue;  // folded
     const holder = element.closest("td, th") ? element.closest("table") : document.querySelector("main");
     if (!within(box(element), box(holder))) found.push(`${element.tagName} ${element.textContent.slice(0, 20)}: cut`);
   }
   for (const cell of document.querySelectorAll("th, td")) {
+    if (!cell.checkVisibility()) continue;
     const range = document.createRange();
     range.selectNodeContents(cell);
     if (box(range).right > box(cell).right + 1) found.push(`${cell.textContent.slice(0, 20)}: covers the next cell`);
   }
   for (const svg of document.querySelectorAll("svg")) {
+    if (!svg.checkVisibility()) continue;
     const texts = [...svg.querySelectorAll("text")];
     texts.forEach((text, i) => {
       const a = box(text);
@@ -42,6 +45,10 @@ PROBLEMS = """() => {
 }"""
 
 
+def unfold(page, unfolded: bool = True) -> None:
+    page.evaluate("(open) => document.querySelectorAll('details').forEach((part) => { part.open = open; })", unfolded)
+
+
 @pytest.fixture
 def opened(visit, tmp_path, monkeypatch):  # noqa: F811
     """open(caption, width, height, colours) -> the report."""
@@ -55,18 +62,58 @@ def opened(visit, tmp_path, monkeypatch):  # noqa: F811
 
 
 @pytest.mark.parametrize("caption", CAPTIONS)
-def test_texts_are_whole_on_every_screen_and_on_paper(opened, caption):
+def test_texts_are_whole_on_every_screen_and_on_paper_folded_and_unfolded(opened, caption):
     page, found = opened(CAPTIONS[caption], *SCREENS[0]), {}
+    for unfolded in (False, True):
+        unfold(page, unfolded)
+        for width, height in SCREENS:
+            settled(page, width, height)
+            found[unfolded, width, height] = page.evaluate(PROBLEMS)
+        settled(page, 718, 1040)  # A4 less Chromium's margins
+        page.emulate_media(media="print")
+        found[unfolded, "print"] = page.evaluate(PROBLEMS)
+        page.emulate_media(media="screen")
+    assert found == dict.fromkeys(found, [])
+
+
+def test_the_keyboard_unfolds_a_part(opened):
+    page = opened("sit", 1280, 720)
+    summary = page.locator("summary").first
+    assert not page.get_by_role("region", name="All captions", exact=True).is_visible()
+    page.keyboard.press("Tab")
+    assert page.evaluate("() => document.activeElement.tagName") == "SUMMARY"
+    page.keyboard.press("Enter")
+    assert page.get_by_role("region", name="All captions", exact=True).is_visible()
+    assert summary.text_content() == "All figures"
+
+
+def test_the_clips_are_drawn_in_place_and_play(visit, tmp_path):  # noqa: F811
+    from walker import walks
+
+    from motion_llm.viewer.figure import Clip
+    from motion_llm.viewer.page import page as viewer_page
+
+    clips = [Clip(motion, f"{label}: a walk", note) for motion, label in zip(walks(), ("Good", "Typical", "Worst"),
+             strict=False) for note in ("generated", "real")]
+    test_report_page.page(tmp_path, figures=viewer_page(clips, group=2))
+    page = visit((tmp_path / "report.html").as_uri(), 1280, 900)
+    frame = page.frame_locator("iframe.figures")
     for width, height in SCREENS:
         settled(page, width, height)
-        found[width, height] = page.evaluate(PROBLEMS)
-    settled(page, 718, 1040)  # A4 less Chromium's margins
-    page.emulate_media(media="print")
-    assert found == {screen: [] for screen in SCREENS} and page.evaluate(PROBLEMS) == []
+        page.locator("iframe.figures").scroll_into_view_if_needed()
+        frame.locator("canvas").nth(5).wait_for()
+        inside = page.frames[1]
+        inside.wait_for_function("() => document.documentElement.dataset.drawn >= 1")
+        assert inside.evaluate("() => document.documentElement.scrollHeight <= innerHeight"), (width, height)
+        assert inside.evaluate("() => Math.min(...[...document.querySelectorAll('canvas')].map((c) => c.clientHeight))"
+                               ) >= 110, (width, height)
+    frame.get_by_role("button", name="Pause").click()
+    assert frame.get_by_role("button", name="Play").is_visible()
 
 
 def test_the_keyboard_scrolls_a_wide_table(opened):
     page = opened("sit", 360, 780)
+    unfold(page)
     tables = page.get_by_role("region", name="All captions", exact=True)
     tables.focus()
     assert page.evaluate("() => document.activeElement.className") == "wide"
@@ -76,6 +123,7 @@ def test_the_keyboard_scrolls_a_wide_table(opened):
 
 def test_a_screen_reader_hears_rows_columns_and_charts(opened):
     page = opened("sit", 1280, 720)
+    unfold(page)
     assert page.get_by_role("columnheader", name="95 % interval").count() >= 3
     assert page.get_by_role("rowheader", name="sit", exact=True).count() >= 1
     assert page.get_by_role("img", name="R-Precision top 3 ↑: model 0.123").count() == 1

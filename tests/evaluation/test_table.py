@@ -10,10 +10,18 @@ from test_evaluator import SMALL, sample_clips
 from motion_llm.dataset.rows import Row, caption_key
 from motion_llm.evaluation.embedding_metrics import chance
 from motion_llm.evaluation.evaluator import train_evaluator
-from motion_llm.evaluation.findings import breakdown, deviations, format_scores, not_available, verdict
+from motion_llm.evaluation.findings import (
+    breakdown,
+    deviations,
+    examples,
+    first_sentences,
+    format_scores,
+    not_available,
+    verdict,
+)
+from motion_llm.evaluation.following import following
 from motion_llm.evaluation.intervals import NOT_AVAILABLE, Estimate
-from motion_llm.evaluation.rows import EvaluationRow, Training
-from motion_llm.evaluation.table import (
+from motion_llm.evaluation.metric_names import (
     ANOTHER,
     FROM_CAPTIONS,
     FROM_EMBEDDINGS,
@@ -27,9 +35,9 @@ from motion_llm.evaluation.table import (
     REAL,
     SHUFFLED,
     SPLITS,
-    Judge,
-    score_all,
 )
+from motion_llm.evaluation.rows import EvaluationRow, Training
+from motion_llm.evaluation.table import ClipSet, Judge, _shuffled, score_all
 
 
 def rows_of(clips, captions, people=None, kinds=None) -> list[EvaluationRow]:
@@ -119,7 +127,7 @@ def test_every_split_has_every_metric_with_its_interval_and_n(of_real_clips, jud
         assert of_real_clips[MODEL][split]["multimodality"].n == len(
             {row.key for row in judge.rows if split in ("all", row.kind)})
     assert of_real_clips[MODEL]["all"]["nll_per_token"].value == 1.5
-    assert of_real_clips[MODEL]["all"]["nll_per_token"].n == 4 * 30
+    assert of_real_clips[MODEL]["all"]["nll_per_token"].n == len(judge.rows)
 
 
 def test_constant_clips_are_caught(judge, of_real_clips):
@@ -129,7 +137,7 @@ def test_constant_clips_are_caught(judge, of_real_clips):
     assert model["fid"] > 0.5 and model["kid"] > 0.01 and model["unigram_jsd"] > 0.7 and model["bigram_jsd"] > 0.9
     assert model["codebook_usage"] == 1 / 32 and model["codebook_perplexity"] == 1 and model["repetition_rate"] == 1
     assert model["r_precision_top1"] < 0.1 and model["nll_per_token"] is None
-    assert table[MODEL]["all"]["r_precision_top1"].n == 2 * len(judge.rows)
+    assert table[MODEL]["all"]["r_precision_top1"].n == len(judge.rows)  # clips, not samples
 
 
 def test_copies_of_training_clips_have_no_novelty(judge):
@@ -186,20 +194,83 @@ def test_a_weak_evaluator_is_named_first(judge):
     untrained = Judge(judge.rows, 32, Evaluator(SMALL), judge.training, 0)
     table = score_all(untrained, [[row.codes] for row in judge.rows], None)
     lines = verdict(table, 30)
-    assert lines[0].startswith("The evaluator judges badly on seen captions") and "Do not trust" in lines[0]
+    assert lines[0].startswith("The model's clips find their caption")  # the model first, its judge last
+    assert lines[-1].startswith("The evaluator judges badly on all captions") and "Do not trust" in lines[-1]
+    assert sum("badly on seen captions" in line for line in lines) == 1
 
 
 def test_one_that_takes_similar_captions_for_the_same_is_named(of_real_clips):
     table = {row: {split: dict(metrics) for split, metrics in splits.items()} for row, splits in of_real_clips.items()}
+    table[NEAREST]["unseen"]["r_precision_top3"] = Estimate(0.5, 0.4, 0.6, 40)
     assert not any("as high as real" in line for line in verdict(table, 30))
     table[NEAREST]["unseen"]["r_precision_top3"] = Estimate(0.99, 0.9, 1.0, 40)
     table[REAL]["unseen"]["r_precision_top3"] = Estimate(0.75, 0.7, 0.8, 40)
-    assert "(99 % found among 3) as high as real ones (75 %)" in verdict(table, 30)[0]
+    assert any("(99 % found among 3) as high as real ones (75 %)" in line for line in verdict(table, 30))
 
 
 def test_a_good_one_is_not(of_real_clips):
     lines = verdict(of_real_clips, 30)
     assert not any("badly" in line for line in lines) and lines[0].startswith("The model's clips find their caption")
+
+
+def test_real_clips_below_others_are_told_of(of_real_clips):
+    table = {row: {split: dict(metrics) for split, metrics in splits.items()} for row, splits in of_real_clips.items()}
+    for split in SPLITS:
+        for row in (MODEL, ANOTHER, NEAREST, REAL):
+            table[row][split]["r_precision_top1"] = Estimate(0.8, 0.7, 0.9, 40)
+    assert not any("no upper limit" in line for line in verdict(table, 30))
+    table[MODEL]["seen"]["r_precision_top1"] = Estimate(0.85, 0.8, 0.9, 40)
+    (line,) = (line for line in verdict(table, 30) if "no upper limit" in line)
+    assert "Its top 1 lies on seen captions (0.800) below this model 0.850:" in line
+
+
+def test_three_sentences_for_people_verdict_closeness_lengths_and_the_worst(of_real_clips, judge):
+    follows = following(of_real_clips, {"seen": 25, "unseen": 5})
+    parts = {"captions": [{"name": "a person bows"}, {"name": "b"}]}
+    first, close, lengths = first_sentences(of_real_clips, follows, parts)
+    assert first == follows.sentence
+    assert close.startswith("Its motions are as close to real ones as real ones are to each other: 0 % of their tokens")
+    assert lengths.startswith("100 % of its clips are as long as a real one") and "\u201ca person bows\u201d" in lengths
+    table = {row: {split: dict(metrics) for split, metrics in splits.items()} for row, splits in of_real_clips.items()}
+    random = table[RANDOM]["all"]["normalised_edit_distance"].value
+    for value, told in ((random + 0.01, "no closer"), (0.4 * random, "close to real ones"), (0.9 * random, "some way")):
+        table[MODEL]["all"]["normalised_edit_distance"] = Estimate(value, None, None, 40)
+        assert told in first_sentences(table, follows, parts)[1], value
+
+
+def test_good_typical_and_worst_clips_are_of_different_captions(judge):
+    clips = [[row.codes] for row in judge.rows]
+    clips[7] = [[31] * 9]
+    chosen = examples(judge, clips)
+    assert [example["label"] for example in chosen] == ["Good", "Typical", "Worst"]
+    assert len({caption_key(example["caption"]) for example in chosen}) == 3
+    assert chosen[2]["clip"] == "31 31 31 31 31 31 31 31 31" and chosen[2]["caption"] == judge.rows[7].text_query
+    assert chosen[0]["clip"] == chosen[0]["real"] and chosen[0]["shown"] == "0 % differs"
+
+
+def test_other_captions_of_a_clip_are_references_and_no_rivals():
+    """Two clips, each with the two captions walks and strolls; a third that sits."""
+    rows = [EvaluationRow(0, "walks", "walks", [1, 2], None, "seen", ("walks", "strolls")),
+            EvaluationRow(1, "strolls", "strolls", [3, 4, 5], None, "seen", ("strolls", "walks")),
+            EvaluationRow(2, "sits", "sits", [6], None, "seen", ("sits",))]
+    judge = Judge(rows, 8, None, None, 0)
+    of_all = ClipSet.of(judge, [row.codes for row in rows])
+    assert of_all.references == [[[1, 2], [3, 4, 5]], [[1, 2], [3, 4, 5]], [[6]]]
+    assert of_all.also == [[1], [0], []] and judge.by_caption == {"walks": [0], "strolls": [1], "sits": [2]}
+    for seed in range(5):
+        assert _shuffled(judge, np.random.default_rng(seed)).tolist()[:2] == [2, 2]
+
+
+def test_a_set_without_repeats_has_intervals_and_one_with_itself_none(judge):
+    clips = [judge.rows[i - 1].codes[:-1] for i in range(len(judge.rows))]
+    table = score_all(judge, [[clip] for clip in clips], None)
+    for name in ("fid", "kid", "diversity", "unigram_jsd", "bigram_jsd"):
+        estimate = table[MODEL]["all"][name]
+        assert estimate.low < estimate.value < estimate.high, name
+        assert (table[REAL]["all"][name].low is None) == (name != "diversity")
+    assert table[MODEL]["all"]["codebook_usage"].low is None
+    twice = score_all(judge, [[clip, clip] for clip in clips], None)[MODEL]["all"]
+    assert twice["fid"].low == twice["fid"].high  # over the samples, which are the same
 
 
 def test_what_is_not_measured_as_it_is_defined_is_named(judge):
@@ -244,6 +315,6 @@ def test_figures_of_another_task_stand_under_its_name_with_its_own_columns(of_re
     table[RANDOM_TOLD]["all"]["chrf"] = Estimate(7.0, None, None, 5)
     lines = format_scores(table, [], []).split("\n")
     place = lines.index(next(line for line in lines if line.startswith("motion to text, all captions")))
-    assert lines[place].split()[6:] == ["model", "95", "%", "interval", "any", "clip", "n"]
+    assert lines[place].split()[6:] == ["model", "95", "%", "interval", "any", "clip", "clips"]
     assert lines[place + 2].split() == ["chrF", "higher", "12.3", "11.0", "to", "13.0", "7.0", "5"]
     assert lines[place + 3] == "" and not any(line.startswith("lost tokens") for line in lines)

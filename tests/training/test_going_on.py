@@ -51,6 +51,7 @@ def test_more_epochs_train_the_last_stage_further(finished, tiny_arguments, capl
     assert f"Stage 3 goes on from {finished / LAST}: 3 more passes after 2" in caplog.text
     after = stage(finished)
     history = after["history"]
+    assert history["t2m_passes"] == 5.5 and history["more"].startswith("--epochs_s3 ")  # half of one in stage 2
     assert after["settings"]["EPOCHS_S3"] == 5 and history["parts"] == 2 and history["passes"] == 5
     assert history["losses"][:len(before["losses"])] == before["losses"]
     assert [check["epoch"] for check in history["nll"]] == [1, 2, 3, 4, 5]

@@ -49,7 +49,7 @@ def test_the_models_are_the_same_but_for_rounding(two_processes, tiny_run):
 
 def test_only_the_first_process_prints(two_processes):
     folder, done = two_processes
-    assert done.stdout.count("is ready after") == 1 and done.stdout.count("Three generated clips") == 1
+    assert done.stdout.count("is finished after") == 1 and done.stdout.count("Three generated clips") == 1
     assert done.stderr.count("prepared 60 rows") == 1
     assert sorted(path.name for path in folder.iterdir()) == sorted(
         [*STAGES, "checkpoints", "metrics.json", "prepared_data", "settings.json"])

@@ -1,0 +1,92 @@
+"""The names of the evaluation's table: its splits, its rows (sets of clips) and its metrics, as in metrics.json."""
+
+from dataclasses import dataclass
+
+from motion_llm.evaluation.intervals import Estimate
+from motion_llm.evaluation.lost_tokens import COPYING, REPEATING
+
+SPLITS = ("seen", "unseen", "all")
+MODEL, REAL, ANOTHER, NEAREST, RANDOM, SHUFFLED = ("model", "real", "another_real_clip", "nearest_caption_clip",
+                                                   "random_clip", "shuffled_captions")
+NEAREST_TOLD, RANDOM_TOLD = "nearest_clip_caption", "random_clip_caption"  # rows of other tasks, as REPEATING, COPYING
+TITLES = {
+    MODEL: "this model",
+    REAL: "real held-out clips",
+    ANOTHER: "another real clip, same caption",
+    NEAREST: "training clip, most similar caption",
+    RANDOM: "random training clip",
+    SHUFFLED: "real clips, captions shuffled (floor)",
+    NEAREST_TOLD: "caption of the nearest training clip",
+    RANDOM_TOLD: "caption of a random training clip (floor)",
+    REPEATING: "the token before, repeated",
+    COPYING: "the tokens before, copied",
+}
+SHORT = {MODEL: "model", REAL: "real", ANOTHER: "another", NEAREST: "nearest", RANDOM: "random", SHUFFLED: "shuffled",
+         NEAREST_TOLD: "near clip", RANDOM_TOLD: "any clip", REPEATING: "repeating", COPYING: "copying"}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """title: for people. better: "up", "down", or "real" if it should be as for real clips. digits: decimals shown.
+    task: tasks.py scores all but t2m."""
+
+    title: str
+    better: str
+    digits: int = 3
+    task: str = "t2m"
+
+
+METRICS = {
+    "r_precision_top1": Metric("R-Precision top 1", "up"),
+    "r_precision_top2": Metric("R-Precision top 2", "up"),
+    "r_precision_top3": Metric("R-Precision top 3", "up"),
+    "mm_dist": Metric("MM-Dist", "down"),
+    "fid": Metric("FID", "down"),
+    "kid": Metric("KID", "down", 4),
+    "diversity": Metric("Diversity", "real"),
+    "multimodality": Metric("MModality", "real"),
+    "nll_per_token": Metric("NLL a motion token (nats)", "down"),
+    "edit_distance": Metric("edit distance (tokens)", "down", 1),
+    "normalised_edit_distance": Metric("edit distance, normalised", "down"),
+    "length_accuracy": Metric("length within 10 %", "up"),
+    "length_ratio": Metric("length ratio", "real", 2),
+    "length_error": Metric("length error (tokens)", "down", 2),
+    "dtw_joint_error": Metric("DTW joint error (mm)", "down", 1),
+    "fid_joints": Metric("FID of joints", "down", 2),
+    "unigram_jsd": Metric("divergence of codes (bits)", "down"),
+    "bigram_jsd": Metric("divergence of code pairs (bits)", "down"),
+    "codebook_usage": Metric("codebook used", "real"),
+    "codebook_perplexity": Metric("codebook perplexity", "real", 1),
+    "repetition_rate": Metric("repetition rate", "real"),
+    "distinct_1": Metric("distinct-1", "real"),
+    "distinct_2": Metric("distinct-2", "real"),
+    "novelty": Metric("novelty", "real"),
+    "valid_share": Metric("valid clips", "up"),
+    "participant_accuracy": Metric("participant recognised", "up"),
+    "bleu_1": Metric("BLEU-1", "up", 1, "m2t"),
+    "bleu_4": Metric("BLEU-4", "up", 1, "m2t"),
+    "rouge_l": Metric("ROUGE-L", "up", 1, "m2t"),
+    "chrf": Metric("chrF", "up", 1, "m2t"),
+    "denoising_accuracy": Metric("put right, lost anywhere", "up", 3, "denoise"),
+    "denoising_accuracy_gap": Metric("put right in a gap", "up", 3, "inbetween"),
+    "denoising_accuracy_end": Metric("put right at the end", "up", 3, "continue"),
+}
+GROUPS = {"text to motion": ("t2m",), "motion to text": ("m2t",), "lost tokens": ("denoise", "inbetween", "continue")}
+FROM_CAPTIONS = ("r_precision_top1", "r_precision_top2", "r_precision_top3", "mm_dist")
+FROM_EMBEDDINGS = (*FROM_CAPTIONS, "fid", "kid", "diversity", "multimodality")
+FROM_REFERENCES = ("edit_distance", "normalised_edit_distance", "length_accuracy", "length_ratio", "length_error")
+FROM_JOINTS = ("dtw_joint_error", "fid_joints")
+OF_PAIRED_SETS = ("fid", "kid", "fid_joints", "unigram_jsd", "bigram_jsd")  # with the real clips
+RESAMPLED = (*OF_PAIRED_SETS, "diversity")  # metrics of a set that have an interval without repeated generation
+
+Table = dict[str, dict[str, dict[str, Estimate]]]  # row of the table -> split -> metric -> Estimate
+
+
+def group_metrics(group: str) -> list[str]:
+    return [name for name, metric in METRICS.items() if metric.task in GROUPS[group]]
+
+
+def group_rows(table: Table, group: str) -> list[str]:
+    """The rows of the table, other than the model's, that have a value for a metric of the group."""
+    return [row for row, splits in table.items() if row != MODEL and any(
+        estimates[name].value is not None for estimates in splits.values() for name in group_metrics(group))]
