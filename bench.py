@@ -21,7 +21,7 @@ from motion_llm.benchmarks import tasks as bench_tasks
 from motion_llm.benchmarks import train as bench_train
 from motion_llm.benchmarks import vllm as bench_vllm
 from motion_llm.benchmarks import wordings as bench_wordings
-from motion_llm.command_line import exit_status, printable, start_log
+from motion_llm.command_line import Parser, exit_status, printable, start_log
 from motion_llm.json_files import write_json
 
 # A module for each command: add_arguments(parser), run(args, settings) -> figures (JSON-able), format_figures(figures)
@@ -55,11 +55,11 @@ def machine() -> dict:
     return facts
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+def _parser() -> Parser:
+    parser = Parser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True, metavar="|".join(COMMANDS))
     for name, (module, text) in COMMANDS.items():
-        command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        command = commands.add_parser(name, help=text, description=text)
         module.add_arguments(command)
         command.add_argument("--output", metavar="FILE", help="also write the figures there, as JSON")
         config.add_arguments(command)

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from config import MAX_SEQ_LEN
-from motion_llm.command_line import exit_status, keep_inputs, printable, start_log
+from motion_llm.command_line import Parser, exit_status, keep_inputs, printable, start_log
 from motion_llm.json_files import write_json
 from motion_llm.motion.bvh import SCALE, write_bvh
 from motion_llm.motion.captions import encode_captions, encode_files
@@ -36,10 +36,10 @@ HELDOUT = 0.05  # share of the clips
 READING = ("scale", "up", "rate", "skeleton", "body_model")  # flags on how motions are read
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+def _parser() -> Parser:
+    parser = Parser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True, metavar="|".join(COMMANDS))
-    fit = commands.add_parser("fit", help="make a codec from clips", allow_abbrev=False)
+    fit = commands.add_parser("fit", help="make a codec from clips")
     fit.add_argument("--codes", type=int, metavar="K", help="size of the codebook. Default: chosen from the seconds of "
                      f"motion, at most {MOST_CHOSEN}")
     fit.add_argument("--window", type=int, default=WINDOW, metavar="N", help=f"frames a code. Default: {WINDOW}")
@@ -50,11 +50,10 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("--heldout", type=float, default=HELDOUT, metavar="SHARE", help="share of the clips that is not "
                      f"fitted and shows the error of other clips. Default: {HELDOUT:g}; 0 to fit all")
     fit.add_argument("--seed", type=int, default=SEED, help=f"Default: {SEED}")
-    encode = commands.add_parser("encode", help="make a dataset from clips and captions, or codes of clips",
-                                 allow_abbrev=False)
+    encode = commands.add_parser("encode", help="make a dataset from clips and captions, or codes of clips")
     encode.add_argument("--captions", metavar="FILE", help="JSON list of file, text_query and, for a part of the file, "
                         "start and end in seconds. Default: the codes of each file, without captions")
-    decode = commands.add_parser("decode", help="make a motion from codes", allow_abbrev=False)
+    decode = commands.add_parser("decode", help="make a motion from codes")
     decode.add_argument("--tokens", required=True, metavar="TEXT", help='codes with spaces between: "42 18 91"')
     decode.add_argument("--seconds", type=float, help="length of the motion, which may end in its last code. Default: "
                         "that of the codes")

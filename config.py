@@ -367,10 +367,9 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], names: Iterable[
 def add_arguments(parser: Any, names: Iterable[str] | None = None) -> None:
     """Add a flag for each constant (or for those of `names`) to an argparse parser. Its default is None.
 
-    A value that a rule refuses ends the program with status 2 and a line that names the flag. Make the parser
-    with allow_abbrev=False, so that a mistyped flag is refused instead of taken for a longer one:
+    A value that a rule refuses ends the program with status 2 and a line that names the flag:
 
-        parser = argparse.ArgumentParser(allow_abbrev=False)
+        parser = Parser()  # of motion_llm/command_line.py
         config.add_arguments(parser)
         settings = config.resolve(config.given(parser.parse_args()))
     """

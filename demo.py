@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 
 import config
-from motion_llm.command_line import exit_status, start_log
+from motion_llm.command_line import Parser, exit_status, start_log
 from motion_llm.network.folder import read_motion_config
 
 log = logging.getLogger("demo")
@@ -20,9 +20,8 @@ log = logging.getLogger("demo")
 HOST, PORT = "127.0.0.1", 7860
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="A local page where a sentence becomes a moving figure.",
-                                     allow_abbrev=False)
+def _parser() -> Parser:
+    parser = Parser(description="A local page where a sentence becomes a moving figure.")
     parser.add_argument("--model_path", default=None, help="a trained stage's folder. Default: WORK_DIR/stage3_t2m_sft")
     parser.add_argument("--host", default=HOST, help=f"the address to serve on; 0.0.0.0 lets other machines in. "
                                                      f"Default: {HOST}, this machine alone")

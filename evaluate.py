@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import config
-from motion_llm.command_line import exit_status, printable, start_log
+from motion_llm.command_line import Parser, exit_status, printable, start_log
 from motion_llm.dataset.rows import SPLITS
 from motion_llm.evaluation.run import Request, evaluate_model
 from motion_llm.network.folder import MOTION_CONFIG, read_motion_config
@@ -18,8 +18,8 @@ from motion_llm.network.folder import MOTION_CONFIG, read_motion_config
 DECODING = ("GEN_TEMPERATURE", "GEN_TOP_P", "GEN_TOP_K", "GEN_END_LOGIT_SLOPE", "GEN_GUIDANCE")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Score a trained model, or clips of any other.", allow_abbrev=False)
+def _parser() -> Parser:
+    parser = Parser(description="Score a trained model, or clips of any other.")
     parser.add_argument("--model_path", help="a trained stage's folder. Default: WORK_DIR/stage3_t2m_sft, which with "
                         "--generated need not exist")
     parser.add_argument("--data", help="the rows to score. Default: the run's own test set")

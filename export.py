@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import config
-from motion_llm.command_line import exit_status, printable, start_log
+from motion_llm.command_line import Parser, exit_status, printable, start_log
 from motion_llm.dataset.caption_rules import caption_problem
 from motion_llm.dataset.lengths import LengthModel
 from motion_llm.dataset.rows import caption_key
@@ -139,8 +139,8 @@ def write_companions(folder: Path, text_config) -> None:
     (folder / "README.md").write_text(filled(README.read_text(encoding="utf-8"), values), encoding="utf-8")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="A trained model as a folder for serving engines.", allow_abbrev=False)
+def _parser() -> Parser:
+    parser = Parser(description="A trained model as a folder for serving engines.")
     parser.add_argument("--model_path", help="a trained stage's folder. Default: WORK_DIR/stage3_t2m_sft")
     parser.add_argument("--output", required=True, help="the folder to write: new, empty, or an earlier export")
     return parser

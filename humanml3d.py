@@ -12,18 +12,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from motion_llm.command_line import exit_status, printable, start_log
+from motion_llm.command_line import Parser, exit_status, printable, start_log
 from motion_llm.motion.bvh import write_bvh
 from motion_llm.motion.codec import tokens_of
 from motion_llm.motion.humanml3d_codec import HumanML3DCodec, read_numbers
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+def _parser() -> Parser:
+    parser = Parser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True, metavar="encode|decode")
-    encode = commands.add_parser("encode", help="print the codes of a clip of HumanML3D", allow_abbrev=False)
+    encode = commands.add_parser("encode", help="print the codes of a clip of HumanML3D")
     encode.add_argument("--features", required=True, metavar="FILE", help="a clip's .npy file of new_joint_vecs")
-    decode = commands.add_parser("decode", help="make a BVH file from codes", allow_abbrev=False)
+    decode = commands.add_parser("decode", help="make a BVH file from codes")
     decode.add_argument("--tokens", required=True, metavar="TEXT", help='codes with spaces between: "42 18 91"')
     decode.add_argument("--output", required=True, metavar="PATH", help="the BVH file, in centimetres")
     for command in (encode, decode):

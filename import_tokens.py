@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from data import read_rows
-from motion_llm.command_line import exit_status, keep_inputs, printable, start_log
+from motion_llm.command_line import Parser, exit_status, keep_inputs, printable, start_log
 from motion_llm.dataset.layouts import (
     HUMANML3D_FPS,
     HUMANML3D_UNIT,
@@ -125,8 +125,8 @@ def _text_line(row: Row) -> str:
     return f"{text}#{' '.join(f'{word}/X' for word in text.split())}#0.0#0.0\n"
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Datasets in other projects' layouts, and back.", allow_abbrev=False)
+def _parser() -> Parser:
+    parser = Parser(description="Datasets in other projects' layouts, and back.")
     mode = parser.add_mutually_exclusive_group(required=True)
     mode.add_argument("--layout", choices=LAYOUTS, help="read this layout from --root (json: from --data), write "
                       "--output (JSON)")

@@ -18,7 +18,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 import config
-from motion_llm.command_line import exit_status, keep_inputs, printable, printable_json, start_log
+from motion_llm.command_line import Parser, exit_status, keep_inputs, printable, printable_json, start_log
 from motion_llm.decoding.request import SAMPLING_SETTINGS, TASKS, GenerationError, MotionRequest, with_lost_span
 from motion_llm.json_files import read_text
 from motion_llm.motion.bvh import SCALE
@@ -50,10 +50,8 @@ def _motion_generator_class():
     return MotionGenerator
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description="Motion tokens for a sentence, from a trained model, and its other tasks.",
-        allow_abbrev=False)
+def _parser() -> Parser:
+    parser = Parser(description="Motion tokens for a sentence, from a trained model, and its other tasks.")
     parser.add_argument("--model_path", default=None, help="a trained stage's folder. Default: WORK_DIR/stage3_t2m_sft")
     parser.add_argument("--task", choices=list(TASKS), default="t2m",
                         help="; ".join(f"{task}: {text}" for task, text in TASKS.items()) + ". Default: t2m")

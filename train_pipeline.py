@@ -17,7 +17,7 @@ from pathlib import Path
 
 import config
 from data import read_rows
-from motion_llm.command_line import exit_status, printable, start_log
+from motion_llm.command_line import Parser, exit_status, printable, start_log
 from motion_llm.dataset.prepared import (
     PreparedChunks,
     load_measured,
@@ -58,9 +58,8 @@ log = logging.getLogger("train_pipeline")
 SHOWN_CLIPS = 3
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description="Train a language model to answer sentences with motion tokens.", allow_abbrev=False)
+def _parser() -> Parser:
+    parser = Parser(description="Train a language model to answer sentences with motion tokens.")
     parser.add_argument("--check", action="store_true", help="read the data, print what is in it, train nothing")
     parser.add_argument("--fresh", action="store_true", help="start anew: remove what an earlier run left in WORK_DIR")
     config.add_arguments(parser)

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from motion_llm.command_line import exit_status, keep_inputs, printable, start_log
+from motion_llm.command_line import Parser, exit_status, keep_inputs, printable, start_log
 from motion_llm.motion.bvh import SCALE, read_bvh
 from motion_llm.motion.codec import MotionCodec, tokens_of
 from motion_llm.motion.features import Layout
@@ -37,8 +37,8 @@ __all__ = ["Clip", "NotebookView", "VideoError", "page", "read_joints", "read_sk
            "write_gif", "write_joints", "write_mp4", "write_page"]  # for notebooks
 
 
-def _parser() -> argparse.ArgumentParser:
-    flags = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+def _parser() -> Parser:
+    flags = Parser(description=__doc__.split("\n")[0])
     flags.add_argument("--tokens", action="append", default=[], metavar="CODES",
                        help='codes such as "42 18 91", which --codec turns into motion')
     flags.add_argument("--codec", metavar="FOLDER", help="the folder that `codec.py fit` wrote")

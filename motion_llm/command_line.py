@@ -1,5 +1,6 @@
 """What the commands share: the log on stderr, and a sentence instead of a traceback for what the user can mend."""
 
+import argparse
 import logging
 import re
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 # Characters that a terminal obeys instead of showing: control characters, but for line break and tab, and those that
 # turn the direction of writing; with lone surrogates, which it cannot be sent.
 OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+LONG_WORD = re.compile(r"\S{301,}")
 NOISY = ("datasets", "httpx", "transformers", "accelerate")  # libraries whose logs tell the user nothing
 
 
@@ -20,6 +22,21 @@ def printable(text: object) -> str:
 def printable_json(text: str) -> str:
     """The same for a line of JSON, which stays JSON and means the same: escapes such as \\u001b."""
     return OBEYED.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def shortened(text: object) -> str:
+    """A message with words of over 300 characters, such as values of flags, by their start and end."""
+    return LONG_WORD.sub(lambda word: f"{word[0][:120]}... ({len(word[0]):,} characters) ...{word[0][-40:]}", str(text))
+
+
+class Parser(argparse.ArgumentParser):
+    """Takes flags in full only: a mistyped one is refused instead of taken for a longer one."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **{"allow_abbrev": False} | options)
+
+    def error(self, message: str):
+        super().error(printable(shortened(message)))
 
 
 class _Printable(logging.Formatter):
@@ -62,5 +79,5 @@ def exit_status(script: str, command: Callable[[], int | None], stopped: str = "
         message, status = f"the package {error.name} is missing: run it with .venv/bin/python", 1
     except KeyboardInterrupt:
         message, status = stopped, 130
-    sys.stderr.write(printable(f"{script}: {message}\n"))
+    sys.stderr.write(printable(f"{script}: {shortened(message)}\n"))
     return status

@@ -14,7 +14,7 @@ import import_tokens
 import inference
 import train_pipeline
 import view
-from motion_llm.command_line import exit_status, keep_inputs, printable, printable_json
+from motion_llm.command_line import Parser, exit_status, keep_inputs, printable, printable_json
 
 
 def raising(error):
@@ -137,3 +137,24 @@ def test_answers_are_harmless_and_json_lines_stay_json(capsys, monkeypatch, tmp_
     monkeypatch.setattr(inference, "run", lambda args: (text for text in [caption]))
     assert run_script(inference, "--task", "m2t", "--motion_tokens", "1 2") == 0
     assert capsys.readouterr().out == "a person\\x1b[31m\\x9b\\u202e waves\n"
+
+
+@pytest.mark.parametrize(("arguments", "flag"), [
+    (["codec.py", "fit", "--codes", "7" * 5_000 + "x", "--motions", "m", "--output", "o"], "--codes"),
+    (["view.py", "--tokens", "1 2", "--codec", "c" * 5_000, "--output", "x.html"], "ccc"),
+    (["train_pipeline.py", "--lr", "z" * 5_000], "--lr"),
+    (["inference.py", "--prompt", "a", "--model_path", "d/" * 2_500 + "stage9"], "stage9"),
+])
+def test_a_value_of_thousands_of_characters_is_not_repeated_in_its_refusal(arguments, flag):
+    root = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, *arguments], cwd=root, capture_output=True, text=True)
+    refusal = done.stderr.splitlines()[-1]
+    assert done.returncode in (1, 2) and flag in refusal and len(refusal) < 700, refusal[:1000]
+
+
+def test_flags_are_taken_in_full_only_by_commands_of_commands_too(capsys):
+    parser = Parser()
+    parser.add_subparsers(required=True).add_parser("fit").add_argument("--codes")
+    with pytest.raises(SystemExit):
+        parser.parse_args(["fit", "--code", "3"])
+    assert "unrecognized arguments: --code 3" in capsys.readouterr().err
