@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import run_script
+from conftest import run_script, tiny_rows
 
 import evaluate
 from motion_llm.evaluation import run as evaluation_run
@@ -329,6 +329,10 @@ def test_another_request_or_strange_files_are_refused_by_name(evaluated, run_fol
     path.write_text("".join([lines[1], lines[0], *lines[2:]]), encoding="utf-8")
     assert run_evaluation(run_folder, "--num_samples", "2", "--output", str(tmp_path / "changed")) == 1
     assert "line 1 is not the clip expected there" in capsys.readouterr().err
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(tiny_rows()[:-1]), encoding="utf-8")
+    assert run_evaluation(run_folder, "--data", str(other), "--output", str(tmp_path / "changed")) == 1
+    assert f"the content of {other}, by its sha256: " in capsys.readouterr().err
 
 
 def test_fresh_that_is_killed_while_it_removes_can_be_given_again(run_folder, tmp_path, evaluated, monkeypatch):

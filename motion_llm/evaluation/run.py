@@ -101,7 +101,7 @@ def _evaluate(request: Request, model_path: Path | None, motion_config: Mapping 
     if request.generated is not None:
         clips, notes = match(generated(), inputs.rows, request.num_samples)
         inputs.notes += notes
-    _claim(output, _clip_facts(request, model_path, motion_config, inputs), request.fresh)
+    _claim(output, _clip_facts(request, model_path, motion_config, inputs), inputs.facts["path"], request.fresh)
     if clips is None:
         clips, nll = _generate(model_path, inputs, request, output)
     text = score_clips(inputs, clips, nll, motion_config, model_path, output, request, started, codec)
@@ -125,15 +125,16 @@ def _clip_facts(request: Request, model_path: Path | None, motion_config: Mappin
             "num_samples": request.num_samples, "seed": request.seed, "decoding": decoding}
 
 
-def _claim(output: Path, clip_facts: Mapping, fresh: bool) -> None:
-    """Refuse a folder with clips of another request; --fresh removes them."""
+def _claim(output: Path, clip_facts: Mapping, data: str, fresh: bool) -> None:
+    """Refuse a folder with clips of another request; --fresh removes them. data: the path of what is scored."""
     existing = [name for name in OUTPUT_FILES if (output / name).is_file()]
     if existing and not fresh:
         if not (output / REQUEST).is_file():
             raise EvaluationError(f"{output} holds {', '.join(existing)} but no {REQUEST}, so they may not be an "
                                   "evaluation's: choose another --output, or move them away")
         earlier = read_json(output / REQUEST, EvaluationError)
-        changed = [f"{name}: {str(earlier.get(name))[:120]} before, {str(value)[:120]} now"
+        names = {"data_fingerprint": f"the content of {data}, by its sha256"}
+        changed = [f"{names.get(name, name)}: {str(earlier.get(name))[:120]} before, {str(value)[:120]} now"
                    for name, value in clip_facts.items() if earlier.get(name) != value]
         if changed:
             lines = "\n  ".join(changed)
