@@ -32,7 +32,7 @@ def part_to_train(run: Run, planned: list, place: int, results: Mapping) -> tupl
     history, epochs = more
     minutes = run.settings["MAX_MINUTES"]
     log.info("Stage %d goes on from %s: %s", stage.number, folder,
-             f"{epochs} more passes after {passes_made(history):.3g}" if minutes is None else
+             f"{epochs} more pass{'es' * (epochs != 1)} after {passes_made(history):.3g}" if minutes is None else
              f"{minutes - used / 60:.1f} more minutes after {used / 60:.1f}")
     return [*planned[:place], replace(stage, epochs=epochs)], results | {stage.folder: history}
 
