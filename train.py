@@ -144,7 +144,8 @@ def train_stage(model: MotionLanguageModel, planned: Sequence[Stage], place: int
     """
     stage, finished = planned[place], finished or {}
     used = sum(history["seconds"] for history in finished.values())
-    clock = Clock(share_of_minutes(options.minutes, used, [stage.epochs for stage in planned[place:]]))
+    seconds = share_of_minutes(options.minutes, used, [stage.epochs for stage in planned[place:]])
+    clock = Clock(seconds, _share_made(finished.get(stage.folder), stage.epochs, seconds))
     with _out_of_memory_explained(stage, options):
         tokens = make_room(model, options.max_seq_len).tokens
         trainer = _trainer(model, planned, place, rows, heldout, work, options, clock, tokens, finished)
@@ -167,6 +168,14 @@ def train_stage(model: MotionLanguageModel, planned: Sequence[Stage], place: int
         _load_best(model, work, result.best["step"])
     result.seconds, result.passes, result.clips = clock.used(), trainer.state.epoch or 0.0, trainer.batches.count
     return result.after(earlier) if earlier else result
+
+
+def _share_made(earlier: Mapping | None, epochs: int, seconds: float | None) -> float:
+    """The share of the whole that a stage's earlier part is, where it goes on for so many epochs or seconds."""
+    if earlier is None:
+        return 0.0
+    made, more = (passes_made(earlier), epochs) if seconds is None else (earlier["seconds"], seconds)
+    return made / (made + more)
 
 
 def best_mean(history: Mapping | None) -> float:
@@ -193,7 +202,7 @@ def _trainer(model, planned: Sequence[Stage], place: int, rows, heldout, work: P
     arguments = _arguments(stage, work, options, model)
     drawer = ExampleDrawer(
         model.template, stage.task_mix, options.participant_dropout, 10 * options.seed + stage.number,
-        lambda: options.history_noise * noise_left(last, clock.share), options.caption_dropout)
+        lambda: options.history_noise * noise_left(last, clock.of_whole(clock.share)), options.caption_dropout)
     earlier, lengths = finished.get(stage.folder), row_lengths(rows)
     batches = EpochBatches(*lengths, drawer, options.batch_size, arguments.world_size, arguments.process_index,
                            row_motions(rows), math.ceil(passes_made(earlier)) if earlier else 0)

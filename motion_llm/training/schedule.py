@@ -10,13 +10,18 @@ NOISE_LEFT = 1 / 6  # of HISTORY_NOISE, when training ends
 
 
 class Clock:
-    """How far a stage is: by its updates, or by the wall time that it may take (`seconds`; None: by updates)."""
+    """How far a stage is: by its updates, or by the wall time that it may take (`seconds`; None: by updates). made: the
+    share of the stage that an earlier part made, where it goes on."""
 
-    def __init__(self, seconds: float | None):
-        self.seconds = seconds
+    def __init__(self, seconds: float | None, made: float = 0.0):
+        self.seconds, self.made = seconds, made
         self.share = 0.0  # of the stage that is over, 0 to 1
         self.reserve = 0.0  # seconds that the last evaluation will take
         self._before, self._started = 0.0, time.monotonic()
+
+    def of_whole(self, share: float) -> float:
+        """The share of the whole stage that is over when `share` of this part is."""
+        return self.made + (1 - self.made) * share
 
     def used(self) -> float:
         """Seconds so far, with those before a resume."""
@@ -50,7 +55,8 @@ def learning_rate_factor(share: float, end: float) -> float:
 
 
 def factor_after_updates(updates: int, share: float, end: float) -> float:
-    """The same with a warm-up of WARMUP_UPDATES; updates: made before the present one."""
+    """The same with a warm-up of WARMUP_UPDATES; updates: made before the present one. A stage that goes on comes back
+    to the rate at which a stage as long as both parts would be by then: the full one would undo what was learned."""
     return min(1.0, (updates + 1) / WARMUP_UPDATES) * fall(share, 1.0, end)
 
 

@@ -111,7 +111,7 @@ class StageTrainer(Trainer):
             share = (step + 1) / num_training_steps if by_updates else self.clock.share
             if by_updates and not self.options.goes_on:
                 return learning_rate_factor(share, self.options.lr_end)
-            return factor_after_updates(step, share, self.options.lr_end)
+            return factor_after_updates(step, self.clock.of_whole(share), self.options.lr_end)
 
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
         return self.lr_scheduler
