@@ -100,7 +100,8 @@ def advice(stages: Sequence[tuple[Mapping, float]], minutes: float | None, last:
         return passes, _more_epochs(last, missing / share)
     used = sum(history["seconds"] for history, _ in stages)
     a_pass = history["seconds"] / max(passes_made(history), 1e-3)
-    return passes, f"--max_minutes {round_up((used + missing / share * a_pass) / 60)}"
+    wanted = (used + missing / share * a_pass) / 60
+    return passes, f"--max_minutes {round_up(max(wanted, minutes + 1))}"  # no more minutes would train nothing
 
 
 def _more_epochs(last: tuple[int, float], missing: float) -> str:

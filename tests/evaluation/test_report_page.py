@@ -147,3 +147,13 @@ def test_r_precision_is_not_drawn_where_it_is_not_to_be_trusted(tmp_path):
 
 def test_what_the_figures_mean_is_told_of_figures_that_exist():
     assert set(ABOUT) <= set(METRICS)
+
+
+@pytest.mark.parametrize(("unseen", "heading"), [
+    ("cannot be judged", "captions that were trained"), ("follows", "its captions"), (None, "its captions")])
+def test_the_heading_names_the_captions_that_were_judged(unseen, heading):
+    from motion_llm.evaluation.report_page import _verdict
+
+    parts = {"seen": {"word": "follows"}} | ({"unseen": {"word": unseen}} if unseen else {})
+    told = _verdict({"following": {"word": "follows", "parts": parts}, "summary": ["Yes."]})
+    assert f"follows<span class=\"soft\"> {heading}</span>" in told

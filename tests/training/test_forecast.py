@@ -55,6 +55,11 @@ def test_after_training_the_missing_passes_are_told_in_minutes_or_epochs():
     assert advice(stages, None, (3, 6)) == (2.0, "--epochs_s3 8")
 
 
+def test_the_minutes_that_are_advised_are_more_than_those_that_the_run_had():
+    stages = [(history(3.99, 590, [2.0, 1.99]), 1.0)]  # a hundredth of a pass is missing
+    assert advice(stages, 10, (3, 6)) == (3.99, "--max_minutes 15")
+
+
 def test_with_enough_passes_only_a_loss_that_still_falls_asks_for_more():
     flat, falling = history(6, 600, [1.2, 1.19]), history(6, 600, [1.4, 1.0])
     assert advice([(flat, 1.0)], None, (3, 6)) == (6.0, None)
