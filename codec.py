@@ -4,11 +4,14 @@
     python codec.py encode --codec codec/ --motions clips/ --captions captions.json --output dataset.json
     python codec.py encode --codec codec/ --motions clips/ --output tokens.json
     python codec.py decode --codec codec/ --tokens "42 18 91" --seconds 0.35 --output clip.bvh
+    python codec.py fit --motions clips/ --parts hands --codes body=256,left_hand=64,right_hand=64 --output codec/
+    python codec.py fit --motions clips/ --levels 2 --output codec/
 
 captions.json is a list of {"file", "text_query", optional "participant_id", "split", and "start" and "end" in seconds};
 dataset.json gets one row for each entry. tokens.json gets {"file", "motion_tokens", "seconds"} for each file. --motions
-takes a folder with its folders, of files in any format that is read. The implementation is in motion_llm/motion:
-codec.py, look_ahead.py and captions.py.
+takes a folder with its folders, of files in any format that is read. A codec of parts or levels has several streams of
+codes; motion_tokens is then {"body": "42 18", "left_hand": "3 3"}, or a list of steps [[42, 3], [18, 1]] for levels.
+The implementation is in motion_llm/motion: codec.py, look_ahead.py, parts.py and captions.py.
 """
 
 import argparse
@@ -23,16 +26,19 @@ from motion_llm.json_files import write_json
 from motion_llm.motion.bvh import SCALE, write_bvh
 from motion_llm.motion.captions import encode_captions, encode_files
 from motion_llm.motion.clip_files import MotionFiles
-from motion_llm.motion.codec import CONFIG_FILE, QUANTISERS, SEED, WINDOW, CodecError, MotionCodec, tokens_of
+from motion_llm.motion.codec import CONFIG_FILE, QUANTISERS, SEED, WINDOW, CodecError, MotionCodec
 from motion_llm.motion.files import READERS
 from motion_llm.motion.kinematics import UP
-from motion_llm.motion.look_ahead import MOST_CHOSEN
+from motion_llm.motion.look_ahead import MOST_CHOSEN, codes_of_text
+from motion_llm.motion.parts import HANDS, read_parts
 from motion_llm.motion.skeleton import MotionError
+from motion_llm.motion.stream_quantisers import LEVELS
 from motion_llm.viewer.figure import Clip
 from motion_llm.viewer.files import WRITERS, write
 
 log = logging.getLogger(__name__)
 HELDOUT = 0.05  # share of the clips
+LEVELS_KIND = QUANTISERS[1]  # the only kind that has them
 READING = ("scale", "up", "rate", "skeleton", "body_model")  # flags on how motions are read
 
 
@@ -40,11 +46,17 @@ def _parser() -> Parser:
     parser = Parser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True, metavar="|".join(COMMANDS))
     fit = commands.add_parser("fit", help="make a codec from clips")
-    fit.add_argument("--codes", type=int, metavar="K", help="size of the codebook. Default: chosen from the seconds of "
-                     f"motion, at most {MOST_CHOSEN}")
+    fit.add_argument("--codes", metavar="K", help="size of the codebook, or of each stream, such as "
+                     f"body=128,left_hand=64. Default: chosen from the seconds of motion, at most {MOST_CHOSEN}")
     fit.add_argument("--window", type=int, default=WINDOW, metavar="N", help=f"frames a code. Default: {WINDOW}")
-    fit.add_argument("--kind", choices=QUANTISERS, default=QUANTISERS[0],
-                     help=f"Default: {QUANTISERS[0]}, which takes minutes")
+    fit.add_argument("--kind", choices=QUANTISERS, help=f"Default: {QUANTISERS[0]}, which takes minutes; with --levels "
+                     f"{LEVELS_KIND}")
+    several = fit.add_mutually_exclusive_group()
+    several.add_argument("--parts", metavar="FILE", help="a codebook for each part of the figure: JSON of the names of "
+                         'joints by part, such as {"upper": ["Spine", ...], "lower": ["Hips", ...]}; or the word '
+                         f"{HANDS}, for the body and both hands by the names of their fingers")
+    several.add_argument("--levels", type=int, default=1, choices=LEVELS, metavar="N", help="codebooks that each "
+                         f"refine the ones before, {LEVELS[1]} to {LEVELS[-1]} (residual quantisation). Default: one")
     fit.add_argument("--fps", type=float, help="frames a second of the codec, to which clips are resampled. Default: "
                      "chosen from that of most clips, 20 to 30")
     fit.add_argument("--heldout", type=float, default=HELDOUT, metavar="SHARE", help="share of the clips that is not "
@@ -54,7 +66,8 @@ def _parser() -> Parser:
     encode.add_argument("--captions", metavar="FILE", help="JSON list of file, text_query and, for a part of the file, "
                         "start and end in seconds. Default: the codes of each file, without captions")
     decode = commands.add_parser("decode", help="make a motion from codes")
-    decode.add_argument("--tokens", required=True, metavar="TEXT", help='codes with spaces between: "42 18 91"')
+    decode.add_argument("--tokens", required=True, metavar="TEXT", help='codes with spaces between: "42 18 91"; of '
+                        "several streams JSON, as encode writes it")
     decode.add_argument("--seconds", type=float, help="length of the motion, which may end in its last code. Default: "
                         "that of the codes")
     for command in (encode, decode):
@@ -88,13 +101,20 @@ def _fit(args: argparse.Namespace) -> str:
         raise CodecError(f"{args.output} is a file, expected a new folder")
     if (Path(args.output) / CONFIG_FILE).exists():  # other files alone are what a killed fit left
         raise CodecError(f"{args.output} holds a codec already: choose another --output, or remove it")
+    codes = None if args.codes is None else codes_of_text(args.codes)
+    parts = args.parts if args.parts in (None, HANDS) else read_parts(args.parts)
+    kind = args.kind or (LEVELS_KIND if args.levels > 1 else QUANTISERS[0])
     motions = MotionFiles(args.motions, **_reading(args))
     names = [str(path.relative_to(motions.folder)) for path in motions.paths]
     log.info("%s: %d motion files", args.motions, len(motions))
-    codec = MotionCodec.fit(motions, args.codes, args.window, args.kind, args.fps, args.seed, names, args.heldout,
-                            MAX_SEQ_LEN)
+    codec = MotionCodec.fit(motions, codes, args.window, kind, args.fps, args.seed, names, args.heldout, MAX_SEQ_LEN,
+                            parts, args.levels)
     codec.save(args.output)
-    return f"{args.output}: {codec.codes} codes of {codec.window} frames, {codec.fps / codec.window:g} a second"
+    streams, rate = codec.streams, f"of {codec.window} frames, {codec.fps / codec.window:g} a second"
+    if streams.count == 1:
+        return f"{args.output}: {codec.codes} codes {rate}"
+    sizes = ", ".join(f"{size} codes of {name}" for name, size in zip(streams.names, streams.sizes, strict=True))
+    return f"{args.output}: {sizes}; steps {rate}"
 
 
 def _encode(args: argparse.Namespace) -> str:
@@ -121,7 +141,7 @@ def _decode(args: argparse.Namespace) -> str:
         raise MotionError(f"--output {args.output}: expected a name that ends with {', '.join(WRITERS)}")
     codec = MotionCodec.load(args.codec)
     frames = None if args.seconds is None else _frames(args.seconds, codec.fps)
-    motion = codec.decode(tokens_of(args.tokens), frames)
+    motion = codec.decode(codec.read(args.tokens), frames)
     if suffix == ".bvh":
         write_bvh(args.output, motion, args.scale)
     else:

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from templates import MASKED, Example, MotionTemplate, MotionVocabulary
+from motion_llm.streams import ABSENT, MASKED, Streams
+from templates import Example, MotionTemplate, MotionVocabulary
 
 IGNORED = -100  # the label of a position without loss, as in torch and transformers
 
@@ -17,20 +18,41 @@ def row_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
     return np.random.default_rng([seed, epoch, index])
 
 
-def corrupt(codes: np.ndarray, rng: np.random.Generator, codebook_size: int) -> np.ndarray:
-    """The codes (T,) in denoising's prompt: half of the time with noise, else with a gap or the start alone."""
+def corrupt(codes: np.ndarray, rng: np.random.Generator, streams: Streams) -> np.ndarray:
+    """The flat codes (T * Q,) in denoising's prompt: half of the time with noise, else with a gap or the start alone.
+    Of several streams, one time in three whole streams are lost instead."""
+    if streams.count > 1 and rng.random() < 1 / 3:
+        return with_lost_streams(codes, rng, streams)
     kind = rng.random()
-    if kind < 0.5 or len(codes) < 3:
-        return with_noise(codes, rng, codebook_size)
-    return with_gap(codes, rng) if kind < 0.75 else with_start_alone(codes, rng)
+    if kind < 0.5 or len(codes) < 3 * streams.count:
+        return with_noise(codes, rng, streams)
+    if kind < 0.75:
+        return with_gap(codes, rng, streams.count)
+    return with_start_alone(codes, rng, streams.count)
 
 
-def with_noise(codes: np.ndarray, rng: np.random.Generator, codebook_size: int) -> np.ndarray:
-    """Corrupt 15 to 60 % of the codes (T,), at least one, half of them in one span.
+def _random_codes(streams: Streams, stream: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A random flat code of each of the streams (N,)."""
+    if streams.count == 1:
+        return rng.integers(0, streams.size, size=len(stream))
+    return rng.integers(streams.starts[stream], streams.starts[stream + 1])
 
-    80 % of these become `MASKED` and 20 % a random code, so that the model cannot trust what it reads. These are the
-    proportions of BERT's masking (Devlin et al. 2019) without its unchanged tenth: that would teach copying, which the
-    uncorrupted codes do already.
+
+def with_lost_streams(codes: np.ndarray, rng: np.random.Generator, streams: Streams) -> np.ndarray:
+    """One or more of the streams that the motion has are masked, but not all; with one alone, its codes get noise."""
+    present = np.flatnonzero(codes[:streams.count] != ABSENT)
+    if len(present) < 2:
+        return with_noise(codes, rng, streams)
+    lost = rng.choice(present, size=int(rng.integers(1, len(present))), replace=False)
+    return np.where(np.isin(np.arange(len(codes)) % streams.count, lost), MASKED, codes)
+
+
+def with_noise(codes: np.ndarray, rng: np.random.Generator, streams: Streams) -> np.ndarray:
+    """Corrupt 15 to 60 % of the codes (T * Q,), at least one, half of them in one span.
+
+    80 % of these become `MASKED` and 20 % a random code of their stream, so that the model cannot trust what it reads.
+    These are the proportions of BERT's masking (Devlin et al. 2019) without its unchanged tenth: that would teach
+    copying, which the uncorrupted codes do already.
     """
     length = len(codes)
     corrupted = np.zeros(length, dtype=bool)
@@ -43,32 +65,35 @@ def with_noise(codes: np.ndarray, rng: np.random.Generator, codebook_size: int) 
     noisy = np.array(codes)
     masked = corrupted & (rng.random(length) < 0.8)
     replaced = corrupted & ~masked
-    noisy[replaced] = rng.integers(0, codebook_size, size=int(replaced.sum()))
+    noisy[replaced] = _random_codes(streams, np.flatnonzero(replaced) % streams.count, rng)
     noisy[masked] = MASKED
-    return noisy
+    return np.where(np.asarray(codes) == ABSENT, ABSENT, noisy)
 
 
-def with_gap(codes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """In-betweening: 20 to 80 % of at least 3 codes (T,) are masked in one span, but not the first and the last."""
-    length = len(codes)
+def with_gap(codes: np.ndarray, rng: np.random.Generator, in_step: int = 1) -> np.ndarray:
+    """In-betweening: 20 to 80 % of at least 3 steps of `in_step` codes are masked in one span, but not the first and
+    the last. codes: (T * in_step,)."""
+    length = len(codes) // in_step
     count = min(max(1, round(rng.uniform(0.2, 0.8) * length)), length - 2)
     start = int(rng.integers(1, length - count))
     noisy = np.array(codes)
-    noisy[start:start + count] = MASKED
-    return noisy
+    noisy[start * in_step:(start + count) * in_step] = MASKED
+    return np.where(np.asarray(codes) == ABSENT, ABSENT, noisy)
 
 
-def with_start_alone(codes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Continuation: the last 20 to 90 % of at least 2 codes (T,) are masked, but never the first."""
-    noisy = np.array(codes)
-    noisy[max(1, round((1 - rng.uniform(0.2, 0.9)) * len(codes))):] = MASKED
-    noisy[-1] = MASKED
-    return noisy
+def with_start_alone(codes: np.ndarray, rng: np.random.Generator, in_step: int = 1) -> np.ndarray:
+    """Continuation: the last 20 to 90 % of at least 2 steps of `in_step` codes are masked, but never the first. codes:
+    (T * in_step,)."""
+    noisy, length = np.array(codes), len(codes) // in_step
+    noisy[max(1, round((1 - rng.uniform(0.2, 0.9)) * length)) * in_step:] = MASKED
+    noisy[-in_step:] = MASKED
+    return np.where(np.asarray(codes) == ABSENT, ABSENT, noisy)
 
 
 def with_noisy_history(example: Example, rng: np.random.Generator, rate: float,
                        vocabulary: MotionVocabulary) -> Example:
-    """Replace a share `rate` of the answer's codes by random ones in the network's input; the labels stay.
+    """Replace a share `rate` of the answer's codes by random ones of their streams in the network's input; the labels
+    stay.
 
     A model that always reads a correct history continues the last few codes and hardly uses the caption. With errors
     in the history, as in decoding, where it reads its own output, it has to use the caption (T2M-GPT's corrupted
@@ -77,7 +102,9 @@ def with_noisy_history(example: Example, rng: np.random.Generator, rate: float,
     ids, codes = np.array(example.ids), range(vocabulary.first_motion_id, vocabulary.end_id)
     is_code = np.array(example.loss_mask) & (ids >= codes.start) & (ids < codes.stop)
     replaced = is_code & (rng.random(len(ids)) < rate)
-    ids[replaced] = rng.integers(codes.start, codes.stop, size=int(replaced.sum()))
+    streams = vocabulary.streams
+    stream = np.searchsorted(streams.starts, ids[replaced] - codes.start, "right") - 1
+    ids[replaced] = codes.start + _random_codes(streams, stream, rng)
     return Example(example.ids, example.loss_mask, ids.tolist())
 
 
@@ -104,11 +131,11 @@ class ExampleDrawer:
         return rng.choice(list(self.task_mix), size=count, p=list(self.task_mix.values()))
 
     def __call__(self, task: str, epoch: int, index: int, row: Mapping) -> Example:
-        """row: text_query, codes (T,), participant_id or None."""
+        """row: text_query, codes (T * Q,) flat, participant_id or None."""
         rng = row_generator(self.seed, epoch, index)
         participant_id = row["participant_id"] if rng.random() >= self.participant_dropout else None
         codes = np.asarray(row["codes"])
-        noisy = corrupt(codes, rng, self.template.vocabulary.codebook_size) if task == "denoise" else None
+        noisy = corrupt(codes, rng, self.template.vocabulary.streams) if task == "denoise" else None
         text = row["text_query"]
         if task == "t2m" and self.caption_dropout and rng.random() < self.caption_dropout:
             text = ""

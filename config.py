@@ -36,7 +36,8 @@ SEED = 0
 MAX_SEQ_LEN = 512
 
 # Number of codes in the codebook of the motion tokeniser. None: the largest code in the data + 1. Set it
-# if the data does not use the highest codes, so that a decoder for the whole codebook fits the model.
+# if the data does not use the highest codes, so that a decoder for the whole codebook fits the model. Of several
+# streams one number for all, or one for each: {"body": 512, "left_hand": 128}, or [512, 512] for streams without names.
 CODEBOOK_SIZE = None
 
 # File with the codec's vectors, row i for code i (.npy, or .npz with an array called centers, codebook or embedding).
@@ -255,12 +256,38 @@ def _shares(*names: str) -> _Rule:
                  ",".join(f"{name}=X" for name in names), accept, parse)
 
 
+def _codebooks() -> _Rule:
+    """A number of codes, one for each named stream, or one for each stream in a list; or None."""
+    one = _count()
+
+    def accept(value: Any) -> Any:
+        if isinstance(value, Mapping) and value:
+            return {name: one.accept(size) for name, size in value.items()}
+        if isinstance(value, (list, tuple)) and value:
+            return [one.accept(size) for size in value]
+        return _count(optional=True).accept(value)
+
+    def parse(text: str) -> Any:
+        pairs = [part.split("=") for part in text.split(",")]
+        if len(pairs) == 1 and len(pairs[0]) == 1:
+            return _count(optional=True).parse(text)
+        if all(len(pair) == 1 for pair in pairs):
+            return [int(size) for size, in pairs]
+        sizes = {name.strip(): int(size) for name, size in pairs}
+        if len(sizes) != len(pairs):
+            raise ValueError
+        return sizes
+
+    return _Rule(f"{one.expected}, a dict or a list of such numbers, one for each stream, or None",
+                 "N", accept, parse)
+
+
 _RULES: dict[str, _Rule] = {
     "DATA_JSON_PATH": _text(),
     "WORK_DIR": _text(),
     "SEED": _count(0, 2**32 - 1),
     "MAX_SEQ_LEN": _count(16),
-    "CODEBOOK_SIZE": _count(optional=True),
+    "CODEBOOK_SIZE": _codebooks(),
     "CODEBOOK_PATH": _text(optional=True),
     "CODEC_PATH": _text(optional=True),
     "HELDOUT_SHARE": _number(0, 0.125),  # four parts: training keeps at least half
@@ -360,7 +387,7 @@ def resolve(command_line: Mapping[str, Any], kept: Mapping[str, Any] | None = No
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], names: Iterable[str] = TRAINING) -> list[str]:
     """A line for each named setting whose values differ: "LR: 0.002 before, 0.001 now"."""
     pairs = [(name, old.get(name, "absent"), new.get(name, "absent")) for name in names]
-    return [f"{name}: {_spell(before)} before, {_spell(now)} now"
+    return [f"{name}: {spell(before)} before, {spell(now)} now"
             for name, before, now in pairs if before != now]
 
 
@@ -375,7 +402,7 @@ def add_arguments(parser: Any, names: Iterable[str] | None = None) -> None:
     """
     comments, values = _comments(), defaults()
     for name in _RULES if names is None else names:
-        text = f"{comments.get(name, '')} Default: {_spell(values.get(name))}"
+        text = f"{comments.get(name, '')} Default: {spell(values.get(name))}"
         parser.add_argument("--" + name.lower(), type=_converter(name), default=None,
                             metavar=_RULES[name].metavar, help=text.replace("%", "%%"))
 
@@ -411,8 +438,10 @@ def _comments() -> dict[str, str]:
     return comments
 
 
-def _spell(value: Any) -> str:
+def spell(value: Any) -> str:
     """A value as the command line takes it."""
     if isinstance(value, Mapping):
         return ",".join(f"{name}={share:g}" for name, share in value.items())
+    if isinstance(value, list):
+        return ",".join(map(str, value))
     return "none" if value is None else str(value)

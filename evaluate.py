@@ -36,6 +36,8 @@ def _parser() -> Parser:
     parser.add_argument("--train_data", help="a dataset of the training clips, where they do not lie beside the model")
     parser.add_argument("--codec", metavar="FOLDER", help="the codec of the tokens, a folder made by `codec.py fit`, "
                         "for the metrics of joints. Default: the copy in the model's folder, if any")
+    parser.add_argument("--parts", metavar="FILE", help="also judge the joints of each part of the figure apart: a "
+                        "JSON file of joints' names by part, or hands. Default: the parts of the codec, if it has any")
     parser.add_argument("--fresh", action="store_true", help="generate anew: remove the files of an earlier evaluation "
                         "in --output")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="Default: a GPU where there is one")

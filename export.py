@@ -31,7 +31,8 @@ HERE = Path(__file__).parent
 SERVING = HERE / "motion_llm" / "serving"
 # The files that an export's client.py imports, in the same folders as here.
 CLIENT_MODULES = ("templates.py", "motion_llm/__init__.py",
-                  *(f"motion_llm/{name}.py" for name in ("command_line", "input_files", "json_files", "saving")),
+                  *(f"motion_llm/{name}.py"
+                    for name in ("command_line", "input_files", "json_files", "saving", "streams")),
                   *(f"motion_llm/network/{name}.py" for name in ("__init__", "folder")),
                   *(f"motion_llm/serving/{name}.py" for name in ("__init__", "client", "grammar")),
                   *(f"motion_llm/dataset/{name}.py" for name in ("__init__", "lengths", "length_regression", "rows")))
@@ -114,7 +115,7 @@ def write_companions(folder: Path, text_config) -> None:
     content = read_motion_config(folder)
     vocabulary = MotionVocabulary.from_dict(content["vocabulary"])
     overall = LengthModel.from_dict(content["length_model"], caption_key).overall
-    longest = min(overall.longest, content["settings"]["MAX_SEQ_LEN"] // 2)
+    longest = max(1, min(overall.longest, content["settings"]["MAX_SEQ_LEN"] // 2 // vocabulary.streams.count))
     grammar = motion_grammar(vocabulary, min(overall.shortest, longest), longest)
     (folder / "grammar.lark").write_text(grammar, encoding="utf-8")
     (folder / "client.py").write_text(CLIENT, encoding="utf-8")

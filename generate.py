@@ -32,15 +32,14 @@ from motion_llm.decoding.request import (
     Sampling,
     check_size,
     checked_number,
-    parse_codes,
 )
 from motion_llm.network.cached import decoding_network
 from motion_llm.network.folder import CODEC_FOLDER, read_motion_config
 from motion_llm.serving.vllm_engine import VllmEngine
+from motion_llm.streams import ABSENT, MASKED
 from motion_llm.viewer.codec_figures import CodecFigures
 from motion_llm.viewer.figure import Clip
 from motion_llm.viewer.page import NotebookView
-from templates import MASKED
 
 __all__ = ["GenerationError", "LengthAwareMotionLogitsProcessor", "MotionGenerator", "MotionRequest", "MotionResult",
            "Sampling"]
@@ -93,22 +92,21 @@ class MotionGenerator(CodecFigures):
         self.decoder = Decoder(decoding_network(network, self.settings["MAX_SEQ_LEN"]), self.settings["EVAL_BATCH"])
 
     def _lengths_of(self, dataset_path: str | Path) -> LengthModel:
-        report = read_rows(dataset_path, self.settings["MAX_SEQ_LEN"], self.vocabulary.codebook_size, denoise=False)
+        report = read_rows(dataset_path, self.settings["MAX_SEQ_LEN"], self.vocabulary.streams, denoise=False)
         raise_on_errors(report)
-        return LengthModel.fit(report.rows.chunks, caption_key)
+        return LengthModel.fit(report.rows.chunks, caption_key, self.vocabulary.streams.count)
 
     def _alphabets(self, network) -> tuple[Alphabet, Alphabet]:
         """Of motions: the codes and <MOT_END>. Of texts: tokens that were not added, and the end of a turn."""
-        head, device = network.get_output_embeddings(), network.device
-        motion = torch.arange(self.vocabulary.first_motion_id, self.vocabulary.end_id + 1, device=device)
+        head = network.get_output_embeddings()
         control = torch.tensor(sorted(self.tokenizer.added_tokens_decoder))
         plain = torch.ones(head.weight.shape[0], dtype=torch.bool)
         plain[control] = False
         plain[len(self.tokenizer):] = False  # the base's padding rows
         end = self.template.markers.text_end
         plain[end] = False
-        text = torch.cat([plain.nonzero()[:, 0], torch.tensor([end])]).to(device)
-        return Alphabet.of_rows(network, motion), Alphabet.of_head(network, text)
+        text = torch.cat([plain.nonzero()[:, 0], torch.tensor([end])]).to(network.device)
+        return Alphabet.of_motion(network, self.vocabulary), Alphabet.of_head(network, text)
 
     # ---- requests
 
@@ -176,16 +174,21 @@ class MotionGenerator(CodecFigures):
         request = MotionRequest("continue", text=text, motion=start, participant_id=participant_id, **fields)
         return self.answer([request], seed)[0].motion_tokens
 
-    def stream(self, request: MotionRequest | str, seed: int | None = None) -> Iterator[int]:
-        """The codes of one answer, each as soon as it is decoded. Raises GenerationError before the first one."""
+    def stream(self, request: MotionRequest | str, seed: int | None = None) -> Iterator[int | tuple[int | None, ...]]:
+        """The codes of one answer, each as soon as it is decoded; of several streams, a step of their own codes at a
+        time, None for those that are absent. Raises GenerationError before the first one."""
         if isinstance(request, str):
             request = MotionRequest(text=request)
         if request.num_samples * request.best_of != 1 or request.task == "m2t":
             raise GenerationError("stream gives the tokens of one motion: no num_samples, best_of or m2t")
         self._require_decoder("stream")
-        job, _ = self._job(request, (self._seed(seed), 0, 0))
-        steps = self.decoder.steps([job], self.motion_alphabet)
-        return (code for _, code, _ in steps if code is not None)
+        job, _ = self._job(self._jobs.resolved(request), (self._seed(seed), 0, 0))
+        codes = (code for _, code, _ in self.decoder.steps([job], self.motion_alphabet) if code is not None)
+        streams = self.vocabulary.streams
+        if streams.count == 1:
+            return codes
+        steps = (streams.steps(step)[0].tolist() for step in zip(*[codes] * streams.count, strict=True))
+        return (tuple(None if code == ABSENT else code for code in step) for step in steps)
 
     def answer(self, requests: MotionRequest | Sequence[MotionRequest], seed: int | None = None) -> list[MotionResult]:
         """A result for each sample of each request, in their order.
@@ -199,7 +202,8 @@ class MotionGenerator(CodecFigures):
                 ) -> Iterator[MotionResult]:
         """As `answer`, but each result comes as soon as it and those before it are decoded, and few are in memory at
         once. Raises as `answer`, before the first result is asked for."""
-        requests = [requests] if isinstance(requests, MotionRequest) else list(requests)
+        requests = [requests] if isinstance(requests, MotionRequest) else requests
+        requests = [self._jobs.resolved(request) for request in requests]
         seed = self._seed(seed)
         jobs = [self._job(request, (seed, index, 0)) for index, request in enumerate(requests)]
         check_size(requests, [job.limits.max_tokens for job, _ in jobs])
@@ -298,6 +302,8 @@ class MotionGenerator(CodecFigures):
         task = request.task if request.text is None else "t2m"  # to continue with a caption is text to motion
         if request.task != "t2m" or request.best_of > 1:
             self._require_decoder(request.task if request.task != "t2m" else "best_of")
+        if request.streams is not None:
+            self._require_decoder("a part of the streams")
         self._require_task(task)
         return self._jobs.of(request, self._sampling(request), key)
 
@@ -307,16 +313,17 @@ class MotionGenerator(CodecFigures):
         codes = tuple(answer.indices)
         fixed = [] if request.task == "denoise" and not request.keep_given else [
             *enumerate(request.motion or ()), *enumerate(request.end or (), len(codes) - len(request.end or ()))]
-        if not (limits.min_tokens <= len(codes) <= limits.max_tokens
-                and all(0 <= code < self.vocabulary.codebook_size for code in codes)
+        streams = self.vocabulary.streams
+        if not (limits.min_tokens * streams.count <= len(codes) <= limits.max_tokens * streams.count
+                and streams.problem(codes, [ABSENT] * (streams.count > 1)) is None
                 and all(code in (MASKED, codes[position]) for position, code in fixed)):
             raise RuntimeError(f"decoding broke its own limits ({limits}): {codes}")
-        return MotionResult(" ".join(map(str, codes)), request.text, limits, answer.log_probability, codes=codes)
+        return MotionResult(streams.written(codes), request.text, limits, answer.log_probability, codes=codes)
 
     def _as_text(self, request: MotionRequest, answer: Answer) -> MotionResult:
         text = self.tokenizer.decode(self.text_alphabet.ids[answer.indices].tolist()).strip()
         codes = tuple(request.motion)
-        return MotionResult(" ".join(map(str, codes)), text, None, answer.log_probability, codes=codes)
+        return MotionResult(self.vocabulary.streams.written(codes), text, None, answer.log_probability, codes=codes)
 
     def _best(self, results: Sequence[MotionResult], request: MotionRequest) -> MotionResult:
         """The best of best_of results, by `caption_scores`."""
@@ -356,12 +363,14 @@ class MotionGenerator(CodecFigures):
     def motion_log_probabilities(self, rows: Sequence[Mapping]) -> list[float]:
         """The log-probability of each row's motion given its caption, in nats, <MOT_END> included.
 
-        rows: {"text_query", "codes", "participant_id"} each.
+        rows: {"text_query", "codes" (flat), "participant_id"} each. Raises ValueError for a code outside the codebook.
         """
         self._require_decoder("likelihoods")
         prompts = [self.template.render("t2m", text=row["text_query"], participant_id=row["participant_id"],
                                         answer=False).ids for row in rows]
-        answers = [[*parse_codes(list(row["codes"])), self.vocabulary.codebook_size] for row in rows]
+        for row in rows:
+            self.vocabulary.code_ids(row["codes"])
+        answers = [[*map(int, row["codes"]), self.vocabulary.codebook_size] for row in rows]
         return [float(values.sum(dtype="float64"))
                 for values in self.decoder.log_probabilities(prompts, answers, self.motion_alphabet)]
 

@@ -19,7 +19,14 @@ from tqdm import tqdm
 
 import config
 from motion_llm.command_line import Parser, exit_status, keep_inputs, printable, printable_json, start_log
-from motion_llm.decoding.request import SAMPLING_SETTINGS, TASKS, GenerationError, MotionRequest, with_lost_span
+from motion_llm.decoding.request import (
+    SAMPLING_SETTINGS,
+    TASKS,
+    GenerationError,
+    MotionRequest,
+    motion_of_text,
+    with_lost_span,
+)
 from motion_llm.json_files import read_text
 from motion_llm.motion.bvh import SCALE
 from motion_llm.motion.files import READERS
@@ -28,6 +35,7 @@ from motion_llm.motion.kinematics import UP
 from motion_llm.motion.rest_pose import REST_POSES
 from motion_llm.network.folder import CODEC_FOLDER, read_motion_config
 from motion_llm.saving import naming
+from motion_llm.streams import in_a_line
 from motion_llm.viewer.codec_figures import CodecFigures, check_codec
 from motion_llm.viewer.files import WRITERS, check_rest_pose, named, paths_of, write
 from motion_llm.viewer.video import check_packages
@@ -58,7 +66,8 @@ def _parser() -> Parser:
     parser.add_argument("--prompt", help="the sentence")
     parser.add_argument("--prompts_file", help="a file with one sentence a line; the answers are JSON Lines")
     parser.add_argument("--motion_tokens", help='the motion that m2t, denoise ("?" for a lost token), inbetween and '
-                                                'continue start from, such as "42 18 91"')
+                        'continue start from, such as "42 18 91"; of several streams JSON in the form of the dataset, '
+                        'such as {"body": "42 18", "hands": "?"}')
     parser.add_argument("--end_tokens", help="the motion that inbetween leads to")
     kinds = ", ".join(READERS)
     parser.add_argument("--motion", "--bvh", metavar="FILE", help=f"a file with the motion ({kinds}) instead of "
@@ -75,6 +84,8 @@ def _parser() -> Parser:
     parser.add_argument("--rest_pose", choices=REST_POSES, default=REST_POSES[0],
                         help=f"of a .bvh or .glb --output: t for a T-pose. Default: {REST_POSES[0]}")
     parser.add_argument("--dataset_path", help="take lengths and per-prompt codes from this dataset instead")
+    parser.add_argument("--streams", nargs="+", metavar="NAME", help="of a model with several streams, those that the "
+                                                                     "answer has. Default: all")
     parser.add_argument("--participant_id", help="move like this participant of the training data")
     parser.add_argument("--tokens", type=int, help="exactly this many motion tokens")
     parser.add_argument("--min_tokens", type=int, help="at least this many motion tokens")
@@ -110,6 +121,13 @@ def _take_files(args: argparse.Namespace, model_path: str) -> None:
             setattr(args, tokens, figures.encode(path, scale=args.scale, fps=args.fps, up=args.up))
 
 
+def _read_tokens(args: argparse.Namespace) -> None:
+    """Read motions of several streams, which are JSON. Raises GenerationError."""
+    for name in ("motion_tokens", "end_tokens"):
+        if isinstance(value := getattr(args, name), str):
+            setattr(args, name, motion_of_text(value))
+
+
 def _lose_span(args: argparse.Namespace, rate: float | None) -> None:
     """Put lost tokens into --motion_tokens, where --span says. rate: tokens a second. Raises ValueError."""
     if args.span is None:
@@ -140,7 +158,7 @@ def _requests(args: argparse.Namespace, prompts: list[str | None]) -> list:
     """Raises GenerationError for a request that no model can answer."""
     shared = {name: getattr(args, name) for name in (
         "participant_id", "tokens", "min_tokens", "max_tokens", "seconds", "max_new_tokens", "per_prompt_vocab",
-        "num_samples", "best_of", *SAMPLING_SETTINGS)}
+        "num_samples", "best_of", "streams", *SAMPLING_SETTINGS)}
     if args.task == "m2t" and args.temperature is None:
         shared["temperature"] = 0  # the answer is one sentence, so the likeliest
     requests = []
@@ -226,6 +244,7 @@ def run(args: argparse.Namespace) -> Iterator[str]:
     prompts = _prompts(args)
     content = read_motion_config(model_path)
     _take_files(args, model_path)
+    _read_tokens(args)
     _lose_span(args, args.tokens_per_second or content["settings"].get("TOKENS_PER_SECOND"))
     requests = _requests(args, prompts)
     config.check(content["settings"], f"{model_path}/motion_config.json")
@@ -233,14 +252,14 @@ def run(args: argparse.Namespace) -> Iterator[str]:
     log.info("model %s, trained on %s", model_path, content["settings"]["DATA_JSON_PATH"])
     generator = _generator(args, settings, model_path, overrides)
     if args.stream:
-        yield from map(str, generator.stream(requests[0], args.seed))
+        yield from map(json.dumps, generator.stream(requests[0], args.seed))
         return
     shown = []
     for result in _with_bar(generator.answers(requests, args.seed), len(requests) * args.num_samples):
         if args.prompts_file is not None:
             yield json.dumps({"text_query": result.text, "motion_tokens": result.motion_tokens}, ensure_ascii=False)
         else:
-            yield result.text if args.task == "m2t" else result.motion_tokens
+            yield result.text if args.task == "m2t" else in_a_line(result.motion_tokens)
         if _shows_motion(args):
             shown.append(result)
     if _shows_motion(args):

@@ -156,8 +156,10 @@ class MotionScores:
         return asdict(self)
 
 
-def score_motions(clips: Sequence[Codes], references: Sequence[Sequence[Codes]]) -> MotionScores | None:
-    """Scores of clips, each against its own references (at least one); None without clips.
+def score_motions(clips: Sequence[Codes], references: Sequence[Sequence[Codes]], in_step: int = 1
+                  ) -> MotionScores | None:
+    """Scores of clips, each against its own references (at least one); None without clips. in_step: codes of a step,
+    where clips have several streams; lengths count steps, edits count codes.
 
     Raises ValueError when the counts differ or a clip has no reference.
     """
@@ -167,15 +169,16 @@ def score_motions(clips: Sequence[Codes], references: Sequence[Sequence[Codes]])
         raise ValueError(f"{len(without)} clips have no reference, the first is clip {without[0]}")
     if not clips:
         return None
-    nearest = [nearest_length(len(clip), real) for clip, real in zip(clips, references, strict=True)]
-    errors = [abs(len(clip) - n) for clip, n in zip(clips, nearest, strict=True)]
+    lengths = [len(clip) // in_step for clip in clips]
+    nearest = [nearest_length(len(clip), real) // in_step for clip, real in zip(clips, references, strict=True)]
+    errors = [abs(length - n) for length, n in zip(lengths, nearest, strict=True)]
     pairs = list(zip(clips, references, strict=True))
     return MotionScores(
         n=len(clips),
         edit_distance=_mean([best_edit_distance(clip, real) for clip, real in pairs]),
         normalised_edit_distance=_mean([best_normalised_edit_distance(clip, real) for clip, real in pairs]),
         length_accuracy=_mean([error <= LENGTH_TOLERANCE * n for error, n in zip(errors, nearest, strict=True)]),
-        length_ratio=_mean([len(clip) / n for clip, n in zip(clips, nearest, strict=True)]),
+        length_ratio=_mean([length / n for length, n in zip(lengths, nearest, strict=True)]),
         length_error=_mean(errors),
     )
 

@@ -32,6 +32,7 @@ from motion_llm.network.fuse import fuse, unfuse
 from motion_llm.network.known_bases import UnknownToFastLoading
 from motion_llm.network.merged import MergedNetwork, base_folder, merged_network
 from motion_llm.saving import saving_folder
+from motion_llm.streams import Streams
 from templates import MotionTemplate, MotionVocabulary, new_tokens
 
 log = logging.getLogger(__name__)
@@ -42,12 +43,14 @@ __all__ = ["ModelConfig", "ModelError", "MotionLanguageModel", "MergedModel", "a
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
-def add_motion_tokens(tokenizer, codebook_size: int, participants: Sequence[str]) -> MotionVocabulary:
-    """Append the new tokens to the tokenizer. Raises ModelError where it already has one of them."""
+def add_motion_tokens(tokenizer, codebook: Streams | int, participants: Sequence[str]) -> MotionVocabulary:
+    """Append the new tokens to the tokenizer. codebook: the streams, or the codes of one. Raises ModelError where it
+    already has one of them."""
     from tokenizers import AddedToken
 
-    spellings = new_tokens(codebook_size, participants)
-    vocabulary = MotionVocabulary(len(tokenizer), codebook_size, tuple(participants))
+    streams = Streams.one(codebook) if isinstance(codebook, int) else codebook
+    spellings = new_tokens(streams, participants)
+    vocabulary = MotionVocabulary(len(tokenizer), streams.size, tuple(participants), streams)
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in spellings])
     ids = tokenizer.convert_tokens_to_ids(spellings)
     if ids != list(vocabulary.new_ids):
@@ -163,25 +166,38 @@ class MotionLanguageModel(nn.Module):
     def answer_nll(self, input_ids, attention_mask, labels):
         """The negative log-likelihood of every answer token, (N,), row by row.
 
-        For motion answers the softmax runs over the codes and <MOT_END> alone, for text answers over the
-        whole vocabulary. Only answer positions are multiplied with the head.
+        For motion answers the softmax runs over the codes of the position's stream, and over <MOT_END> where a step
+        begins; for text answers over the whole vocabulary. Only answer positions are multiplied with the head.
         """
         hidden = self.hidden_states(input_ids, attention_mask)[:, :-1]
         loss_mask = labels[:, 1:] != IGNORED  # (B, T - 1); position t predicts label t + 1
         hidden, target = hidden[loss_mask], labels[:, 1:][loss_mask]
         codes = target - self.vocabulary.first_motion_id
         is_motion = (codes >= 0) & (codes <= self.vocabulary.codebook_size)  # <MOT_END> follows the last code
+        is_motion |= target == self.vocabulary.mask_id
         rows = self.answer_rows()
         nll = torch.zeros(len(target), device=hidden.device)
         if is_motion.any():
             logits = hidden[is_motion].to(rows.dtype) @ rows.T
             logits = scale_logits(self.network.config, logits).float()
-            nll = nll.masked_scatter(is_motion, functional.cross_entropy(logits, codes[is_motion], reduction="none"))
+            nll = nll.masked_scatter(is_motion, self._motion_nll(logits, codes[is_motion]))
         if not is_motion.all():
             logits = self.network.get_output_embeddings()(hidden[~is_motion])
             logits = scale_logits(self.network.config, logits).float()
             nll = nll.masked_scatter(~is_motion, functional.cross_entropy(logits, target[~is_motion], reduction="none"))
         return nll
+
+    def _motion_nll(self, logits, codes):
+        """(N,), of flat codes (N,) given logits (N, K + 1). Where an absent stream has a code, that is any code of it:
+        all that is known there is that the motion does not end."""
+        streams, end = self.vocabulary.streams, self.vocabulary.codebook_size
+        if streams.count == 1:
+            return functional.cross_entropy(logits, codes, reduction="none")
+        bounds = torch.tensor(streams.starts[1:], device=codes.device)
+        stream = torch.searchsorted(bounds, codes, right=True) % streams.count  # an end stands where a step begins
+        logits = logits.masked_fill(~torch.tensor(streams.may_follow(), device=codes.device)[stream], -torch.inf)
+        chosen = logits.gather(1, codes.clamp(max=end)[:, None])[:, 0]
+        return logits.logsumexp(1) - torch.where(codes > end, logits[:, :-1].logsumexp(1), chosen)
 
     def forward(self, input_ids, attention_mask, labels, num_items_in_batch=None):
         """The mean loss of the answer tokens. num_items_in_batch: their number in the step, where gradients are
@@ -265,15 +281,15 @@ def sum_nll(model: MotionLanguageModel, rows: Sequence[Mapping], task: str, batc
     return total, count
 
 
-def build(config: ModelConfig, codebook_size: int, participants: Sequence[str], device: str | None = None,
+def build(config: ModelConfig, codebook: Streams | int, participants: Sequence[str], device: str | None = None,
           code_vectors=None):
     """A MotionLanguageModel with fresh LoRA and new rows. Raises ModelError for a base that cannot have them.
 
-    code_vectors (K, d): similar codes have similar vectors, and so do their rows at the start
-    (network/code_vectors.py); None: all rows start at random.
+    codebook: the streams of motion tokens, or the codes of one. code_vectors (K, d): similar codes have similar
+    vectors, and so do their rows at the start (network/code_vectors.py); None: all rows start at random.
     """
     network, tokenizer = load_base(config, device)
-    vocabulary = add_motion_tokens(tokenizer, codebook_size, participants)
+    vocabulary = add_motion_tokens(tokenizer, codebook, participants)
     network = _with_new_rows_and_lora(network, tokenizer, vocabulary, config, code_vectors)
     unfreeze(network)
     model = MotionLanguageModel(network, tokenizer, vocabulary, config)
@@ -300,7 +316,7 @@ def load(folder: str | Path, device: str | None = None):
     content = _checked_config(folder)
     config = ModelConfig(**content["model"])
     vocabulary = MotionVocabulary.from_dict(content["vocabulary"])
-    model = build(config, vocabulary.codebook_size, vocabulary.participants, device)
+    model = build(config, vocabulary.streams, vocabulary.participants, device)
     if model.vocabulary != vocabulary:
         raise ModelError(f"{folder} was trained on a base whose new tokens start at id {vocabulary.first_motion_id}, "
                          f"this {config.model_name} starts them at {model.vocabulary.first_motion_id}")
@@ -348,7 +364,7 @@ def _load_merged(folder: str | Path) -> MergedModel:
     if base_tokens != vocabulary.first_motion_id:
         raise UnknownToFastLoading(f"{base_tokens} tokens in the base, where new ones start at "
                                    f"{vocabulary.first_motion_id}")
-    spellings = new_tokens(vocabulary.codebook_size, vocabulary.participants)
+    spellings = new_tokens(vocabulary.streams, vocabulary.participants)
     if [tokenizer.token_to_id(token) for token in spellings] != list(vocabulary.new_ids):
         raise UnknownToFastLoading(f"{folder}/tokenizer.json, which has other motion tokens")
     network = merged_network(config, base, folder / ADAPTER_WEIGHTS, vocabulary.new_ids, len(tokenizer))

@@ -6,37 +6,36 @@
     lm       <user> <MOTION_LM> <PID_x> <assistant> <MOT_BEGIN> | codes <MOT_END>
 
 Right of the bar is the answer; only its tokens have a loss. <user>, <assistant> and <end of turn> are the base
-model's own turn markers; a base without a chat template gets its bos and a line break.
+model's own turn markers; a base without a chat template gets its bos and a line break. Of several streams, codes go
+step by step, one of each stream in a step (motion_llm/streams.py).
 """
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+
+from motion_llm.streams import ABSENT, MASKED, Streams
 
 TASK_TOKENS = {"lm": "<MOTION_LM>", "t2m": "<T2M>", "m2t": "<M2T>", "denoise": "<DENOISE>"}
 MOT_BEGIN, MOT_END, MOTION_MASK = "<MOT_BEGIN>", "<MOT_END>", "<MOTION_MASK>"
 NO_PARTICIPANT = "NULL"  # as in <PID_NULL>; no participant_id in the data may be this
 MAX_CACHED_CAPTIONS = 100_000  # captions whose ids are cached
-MASKED = -1  # a masked code in the prompt of denoising
-
-
-def motion_token(code: int | str) -> str:
-    return f"<motion_{code}>"
 
 
 def participant_token(participant_id: str) -> str:
     return f"<PID_{participant_id}>"
 
 
-def new_tokens(codebook_size: int, participants: Sequence[str]) -> list[str]:
+def new_tokens(streams: Streams, participants: Sequence[str]) -> list[str]:
     """The spellings of all new tokens, in the order of their ids.
 
-    The codes come first and <MOT_END> right behind them, so that a motion's tokens are one slice of the head.
+    The codes come first, stream after stream, and <MOT_END> right behind them, so that a motion's tokens are one slice
+    of the head.
     """
     if NO_PARTICIPANT in participants:
         raise ValueError(f"participant_id {NO_PARTICIPANT!r} is reserved for clips without one: rename it")
     return [
-        *(motion_token(code) for code in range(codebook_size)), MOT_END, MOT_BEGIN, MOTION_MASK,
+        *streams.tokens(), MOT_END, MOT_BEGIN, MOTION_MASK,
         *TASK_TOKENS.values(),
         participant_token(NO_PARTICIPANT), *(participant_token(p) for p in participants),
     ]
@@ -44,14 +43,22 @@ def new_tokens(codebook_size: int, participants: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class MotionVocabulary:
-    """The ids of the new tokens, all computed from `first_motion_id`."""
+    """The ids of the new tokens, all computed from `first_motion_id`. codebook_size: codes of all streams together.
+    streams: None for one stream."""
 
     first_motion_id: int
     codebook_size: int
     participants: tuple[str, ...] = ()
+    streams: Streams = None
+
+    def __post_init__(self):
+        if self.streams is None:
+            object.__setattr__(self, "streams", Streams.one(self.codebook_size))
+        if self.streams.size != self.codebook_size:
+            raise ValueError(f"streams of {self.streams.size} codes in a vocabulary of {self.codebook_size}")
 
     def __len__(self) -> int:
-        return len(new_tokens(self.codebook_size, self.participants))
+        return len(new_tokens(self.streams, self.participants))
 
     @property
     def new_ids(self) -> range:
@@ -85,19 +92,23 @@ class MotionVocabulary:
         return null_id + 1 + self.participants.index(participant_id)
 
     def code_ids(self, codes: Sequence[int], masked: bool = False) -> list[int]:
-        """Codes (T,) to ids (T,); with `masked`, `MASKED` to <MOTION_MASK>. Raises ValueError for any other code."""
-        for position, code in enumerate(codes):
-            if not (0 <= code < self.codebook_size or (masked and code == MASKED)):
-                raise ValueError(f"code {code} at position {position} is outside the codebook "
-                                 f"(0 to {self.codebook_size - 1})")
-        return [self.mask_id if code == MASKED else self.first_motion_id + int(code) for code in codes]
+        """Flat codes (T * Q,) to ids (T * Q,). A code of an absent stream becomes <MOTION_MASK>, and so does a lost one
+        with `masked`. Raises ValueError for any other code that is not of its stream."""
+        special = [ABSENT] * (self.streams.count > 1) + [MASKED] * masked
+        if problem := self.streams.problem(codes, special):
+            raise ValueError(problem)
+        return [self.mask_id if code < 0 else self.first_motion_id + int(code) for code in codes]
 
     def to_dict(self) -> dict:
-        return asdict(self) | {"participants": list(self.participants)}
+        fields = {"first_motion_id": self.first_motion_id, "codebook_size": self.codebook_size,
+                  "participants": list(self.participants)}
+        return fields if self.streams == Streams.one(self.codebook_size) else fields | {
+            "streams": self.streams.to_dict()}
 
     @classmethod
     def from_dict(cls, fields: dict) -> "MotionVocabulary":
-        return cls(**fields | {"participants": tuple(fields["participants"])})
+        streams = Streams.from_dict(fields["streams"]) if "streams" in fields else None
+        return cls(fields["first_motion_id"], fields["codebook_size"], tuple(fields["participants"]), streams)
 
 
 @dataclass(frozen=True)
@@ -205,9 +216,9 @@ class MotionTemplate:
                answer: bool = True) -> Example:
         """An example of `task`; with `answer=False` only the prompt, which decoding continues.
 
-        text: caption (T2M, M2T's answer). codes (T,): the motion (in M2T's prompt, else the answer).
-        noisy (T,): the codes in denoising's prompt, some of them `MASKED`. Raises ValueError for codes outside the
-        codebook and unknown participants.
+        text: caption (T2M, M2T's answer). codes (T * Q,): the motion, flat (in M2T's prompt, else the answer); those of
+        an absent stream are shown as <MOTION_MASK>. noisy (T * Q,): the codes in denoising's prompt,
+        some of them `MASKED`. Raises ValueError for codes outside the codebook and unknown participants.
         """
         vocabulary, markers = self.vocabulary, self.markers
         prompt = [*markers.user, vocabulary.task_id(task), vocabulary.participant_token_id(participant_id)]
@@ -224,11 +235,14 @@ class MotionTemplate:
             target = [*self.encode_text(text), markers.text_end]
         else:
             target = [*vocabulary.code_ids(codes), vocabulary.end_id]
-        return Example(prompt + target, [False] * len(prompt) + [True] * len(target))
+        # Of an absent stream nothing is learned, but that the motion goes on where a step begins.
+        in_loss = [token != vocabulary.mask_id or place % vocabulary.streams.count == 0
+                   for place, token in enumerate(target)]
+        return Example(prompt + target, [False] * len(prompt) + in_loss)
 
     def length(self, task: str, text_tokens, motion_tokens):
         """The number of ids that `render` gives an example of `task`, whose caption has text_tokens ids and whose
-        motion has motion_tokens codes; works for arrays as well."""
+        motion has motion_tokens codes of all streams; works for arrays as well."""
         turns = len(self.markers.user) + 2 + len(self.markers.assistant)  # with the task and the participant
         motion = motion_tokens + 2  # from <MOT_BEGIN> to <MOT_END>
         return turns + {"lm": motion, "t2m": text_tokens + motion, "m2t": motion + text_tokens + 1,

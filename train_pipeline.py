@@ -12,7 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 import config
@@ -34,9 +34,10 @@ from motion_llm.dataset.splits import split_rows
 from motion_llm.evaluation.request import DETAILS, PAGE, Request
 from motion_llm.evaluation.run import evaluate_model
 from motion_llm.json_files import read_json, write_json
-from motion_llm.motion.codec import codec_facts
+from motion_llm.motion.codec import codec_facts, codec_streams
 from motion_llm.network.folder import check_model_name, stage_history, update_settings
 from motion_llm.serving.quoting import shell_word
+from motion_llm.streams import in_a_line
 from motion_llm.training.processes import is_first_process, wait_for_all
 from motion_llm.training.stage_folders import new_model, part_to_train, save_codec, save_stage
 from motion_llm.training.work_folder import (
@@ -56,6 +57,7 @@ from templates import MotionTemplate
 log = logging.getLogger("train_pipeline")
 
 SHOWN_CLIPS = 3
+MOST_TRAINED = 100  # clips that are judged and shown where none are held out
 
 
 def _parser() -> Parser:
@@ -100,12 +102,14 @@ def _with_codec(settings: Mapping) -> dict:
     PipelineError where a setting contradicts the codec, CodecError."""
     if settings["CODEC_PATH"] is None:
         return dict(settings)
-    codec = codec_facts(settings["CODEC_PATH"])
-    of_codec = {"CODEBOOK_SIZE": codec["codes"], "TOKENS_PER_SECOND": codec["fps"] / codec["window"]}
+    codec, streams = codec_facts(settings["CODEC_PATH"]), codec_streams(settings["CODEC_PATH"])
+    of_codec = {"CODEBOOK_SIZE": streams.setting(), "TOKENS_PER_SECOND": codec["fps"] / codec["window"]}
     for name, value in of_codec.items():
         if settings[name] not in (None, value):
-            raise PipelineError(f"{name} is {settings[name]:g}, but the codec in CODEC_PATH, {settings['CODEC_PATH']}, "
-                                f"has {value:g}: leave {name} out, or CODEC_PATH")
+            asked, has = (f"{number:g}" if isinstance(number, (int, float)) else config.spell(number)
+                          for number in (settings[name], value))
+            raise PipelineError(f"{name} is {asked}, but the codec in CODEC_PATH, {settings['CODEC_PATH']}, has {has}: "
+                                f"leave {name} out, or CODEC_PATH")
     return dict(settings) | of_codec
 
 
@@ -178,14 +182,17 @@ def train_and_evaluate(run: Run, fresh: bool) -> None:
     generates = "t2m" in planned[-1].task_mix
     scores = _evaluate(run, final, sets) if generates else {}
     write_json(run.folder / METRICS_FILE, {"heldout": scores, "stages": results})
-    following = None
-    if scores and run.settings["REPORT_PAGE"] and sets["test"]:
-        following = _write_report(_report_of(final, len(sets["test"])))
+    following = f"That was not judged: REPORT_PAGE is off.{_made(results[final.name])}"
+    if generates and run.settings["REPORT_PAGE"]:
+        if sets["test"]:
+            following = _write_report(_report_of(final, len(sets["test"])))
+        else:
+            following = (f"{_write_report(_report_of_trained(run, final))} (Judged by clips that it was trained on, as "
+                         "none are held out.)")
         print(f"\nThe report, to open in a browser: {run.folder / EVALUATION_FOLDER / PAGE}")
     print(f"\n{final} is finished after {(time.monotonic() - started) / 60:.1f} minutes.")
     if generates:
-        reason = "no test clips are held out" if run.settings["REPORT_PAGE"] else "REPORT_PAGE is off"
-        print(f"Does it follow its captions? {following or f'That was not judged: {reason}.'}")
+        print(f"Does it follow its captions? {following}")
         print(f"Ask it for motion:\n  python inference.py --model_path {shlex.quote(str(final))} "
               f"--prompt {shell_word(run.report.rows[0].text_query)}")
 
@@ -195,6 +202,20 @@ def _write_report(request: Request) -> str:
     log.info("Evaluation for the report")
     evaluate_model(request)
     return read_json(Path(request.model_path).parent / EVALUATION_FOLDER / DETAILS)["following"]["sentence"]
+
+
+def _made(history: Mapping) -> str:
+    """How much text to motion a finished run has made, and what to give the same command for more of it."""
+    if "t2m_passes" not in history:
+        return ""
+    advice = f": go on with the same command and {history['more']}" if "more" in history else ""
+    return f" It has made {history['t2m_passes']:.2g} passes of text to motion over its training clips{advice}."
+
+
+def _report_of_trained(run: Run, model_path: Path) -> Request:
+    """Of clips that the model was trained on, for a run that holds none out."""
+    return Request(str(model_path), data=run.settings["DATA_JSON_PATH"], include_train=True, split="all", fresh=True,
+                   max_prompts=run.settings["HELDOUT_MAX"] or MOST_TRAINED)
 
 
 def _report_of(model_path: Path, measured: int) -> Request:
@@ -216,7 +237,7 @@ def _check_fit(run: Run, tasks: set[str]) -> None:
 
     tokenizer = load_tokenizer(run.settings["MODEL_NAME"])
     participants = sorted(run.report.rows.participants)
-    vocabulary = add_motion_tokens(tokenizer, run.report.codebook_size, participants)
+    vocabulary = add_motion_tokens(tokenizer, run.report.streams, participants)
     positions = run.settings["MAX_SEQ_LEN"]
     template = MotionTemplate(tokenizer, vocabulary)
     unfit = find_unfit(run.report.rows.chunks, template, tasks, positions, run.report.name_of)
@@ -309,10 +330,12 @@ def _evaluate(run: Run, folder: Path, sets: Mapping) -> dict:
     while len(prompts) < SHOWN_CLIPS and (caption := next((c for c in captions if c not in prompts), None)):
         prompts.append(caption)
     for caption, motion in zip(prompts, generator.generate_batch(prompts, seed=run.settings["SEED"]), strict=True):
-        print(printable(f"  {caption}\n    {motion}"))
-    heldout = [row for part in ("test", "seen", "unseen") for row in parts[part]]
-    if run.settings["CODEC_PATH"] and heldout:
-        write_gallery(run.folder / GALLERY_FILE, generator, heldout, run.settings["SEED"])
+        print(printable(f"  {caption}\n    {in_a_line(motion)}"))
+    shown = [row for part in ("test", "seen", "unseen") for row in parts[part]]
+    if run.settings["CODEC_PATH"]:
+        if not shown:
+            shown = [row | {"kind": "seen"} for row in islice(sets["train"], MOST_TRAINED)]
+        write_gallery(run.folder / GALLERY_FILE, generator, shown, run.settings["SEED"])
         print(f"\nGenerated clips beside real ones, to open in a browser: {run.folder / GALLERY_FILE}")
     return scores
 

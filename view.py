@@ -18,7 +18,7 @@ from pathlib import Path
 
 from motion_llm.command_line import Parser, exit_status, keep_inputs, printable, start_log
 from motion_llm.motion.bvh import SCALE, read_bvh
-from motion_llm.motion.codec import MotionCodec, tokens_of
+from motion_llm.motion.codec import MotionCodec
 from motion_llm.motion.features import Layout
 from motion_llm.motion.files import READERS, read_motion
 from motion_llm.motion.humanml3d import FPS
@@ -80,7 +80,7 @@ def clips_of(args: argparse.Namespace) -> list[Clip]:
         if empty := [text for text in args.tokens if not text.strip()]:
             raise MotionError(f'--tokens is {empty[0]!r}, expected codes such as "42 18 91"')
         codec = MotionCodec.load(args.codec)
-        motions = [(codec.decode(tokens_of(text)), text, f"{len(tokens_of(text))} tokens, ") for text in args.tokens]
+        motions = [(codec.decode(codec.read(text)), text, f"{len(codec.read(text))} tokens, ") for text in args.tokens]
     recordings = [(path, read_bvh(path, args.scale, args.up or "y")) for path in args.bvh]
     rate = FPS if args.fps is None else args.fps
     recordings += [(path, read_joints(path, rate, args.skeleton, args.up or "y")) for path in args.joints]

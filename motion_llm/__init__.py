@@ -11,5 +11,7 @@ evaluation  how good a model is, with what certainty, on which page
 benchmarks  what bench.py measures
 sample      the bundled sample, and the figure that it was made of
 
+Beside them: streams (motions of several token streams as one sequence of codes), and small modules for files.
+
 Which of them may import which is one table in tests/test_imports.py.
 """

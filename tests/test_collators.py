@@ -28,7 +28,8 @@ from collators import (
     with_noisy_history,
     with_start_alone,
 )
-from templates import MASKED, Example, MotionVocabulary
+from motion_llm.streams import MASKED, Streams
+from templates import Example, MotionVocabulary
 
 MIX = {"t2m": 0.5, "m2t": 0.3, "denoise": 0.2}
 ROW = {"text_query": "a dance", "codes": [3, 1, 4, 1, 5, 9, 2, 6], "participant_id": "ana"}
@@ -38,7 +39,7 @@ ROW = {"text_query": "a dance", "codes": [3, 1, 4, 1, 5, 9, 2, 6], "participant_
 class RecordingTemplate:
     """`render` returns its arguments."""
 
-    vocabulary: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(codebook_size=10))
+    vocabulary: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(streams=Streams.one(10)))
 
     def render(self, task, **arguments):
         return {"task": task} | {name: value.tolist() if isinstance(value, np.ndarray) else value
@@ -77,7 +78,7 @@ def test_a_pad_id_inside_an_example_is_attended_to():
 
 
 SEEDS = range(0, 300)
-MANY_CODES = 10**6  # so many that a random code never equals the one it replaces
+MANY_CODES = Streams.one(10**6)  # so many that a random code never equals the one it replaces
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 7, 20, 100])
@@ -99,7 +100,7 @@ def test_half_of_the_lost_codes_lie_in_one_span():
 @pytest.mark.parametrize("codebook_size", [1, 2, 10])
 def test_a_corrupted_motion_holds_codes_of_the_codebook_and_masks_alone(codebook_size):
     for seed in SEEDS:
-        noisy = with_noise(np.zeros(12, dtype=np.int32), np.random.default_rng(seed), codebook_size)
+        noisy = with_noise(np.zeros(12, dtype=np.int32), np.random.default_rng(seed), Streams.one(codebook_size))
         assert noisy.shape == (12,) and set(noisy.tolist()) <= {MASKED, *range(codebook_size)}
 
 
@@ -163,7 +164,8 @@ def test_a_motion_too_short_for_a_gap_still_loses_a_code(length):
 
 def test_corruption_comes_from_the_generator_alone_and_spares_its_input():
     codes = np.arange(30, dtype=np.int32)
-    first, same, different = (corrupt(codes, np.random.default_rng(seed), 100).tolist() for seed in (1, 1, 2))
+    first, same, different = (corrupt(codes, np.random.default_rng(seed), Streams.one(100)).tolist()
+                              for seed in (1, 1, 2))
     assert first == same != different
     assert codes.tolist() == list(range(30))
 

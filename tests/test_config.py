@@ -64,7 +64,7 @@ def test_resolve_leaves_the_constants_alone():
     ("SEED", 2**32, "an integer from 0 to 4,294,967,295"),
     ("MAX_SEQ_LEN", 512.0, "an integer from 16"),
     ("MAX_SEQ_LEN", 8, "an integer from 16"),
-    ("CODEBOOK_SIZE", 0, "an integer from 1 to 1,000,000, or None"),
+    ("CODEBOOK_SIZE", 0, "an integer from 1 to 1,000,000, a dict or a list of such numbers"),
     ("HELDOUT_SHARE", 0.2, "a number from 0 to 0.125"),
     ("HELDOUT_SHARE", True, "a number from 0"),
     ("HELDOUT_MAX", -1, "an integer from 0"),
@@ -172,7 +172,7 @@ def test_help_shows_each_constants_comment_and_default():
         assert comment, f"{name} has no comment"
         text = comment[1].replace("# ", " ").replace("#", " ")
         assert len(text.split()) >= 5, name
-        assert squeeze(text.split()) + "Default:" + squeeze(config._spell(value).split()) in help_text, name
+        assert squeeze(text.split()) + "Default:" + squeeze(config.spell(value).split()) in help_text, name
 
 
 def test_a_comment_may_hold_a_percent_sign(monkeypatch):

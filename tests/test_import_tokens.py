@@ -198,13 +198,97 @@ def test_a_level_is_taken_and_markers_go_before_a_caption_is_cut_by_time(tmp_pat
     for place, name in enumerate(("000001", "M000001", "000002", "000009")):
         base = np.concatenate([[512], np.arange(20) + 100 * place, [513]])
         np.save(root / "VQVAE" / f"{name}.npy", np.stack([base, base + 1000, base + 2000], 1))
-    with pytest.raises(LayoutError, match=r"3 files such as .*000001.npy \(22, 3\): .*probably 22 steps with 3 levels"):
-        import_t2m_gpt(root)
+    with pytest.raises(LayoutError, match=r"000001.npy: step 0 is q0 512, q1 1512, q2 2512: .* out of step"):
+        import_t2m_gpt(root, edits=Edits(drop=frozenset({512, 513})))
     imported = import_t2m_gpt(root, edits=Edits(0, frozenset({512, 513})))
     assert [codes(row) for row in imported.rows] == [codes(row) for row in import_t2m_gpt(layout(tmp_path / "b")).rows]
     assert imported.facts[1:] == [
         "level 0 of 3 taken, the others left: arrays (T, levels) such as 000001.npy (22, 3)",
         "taken out: code 512 from 3 motions, code 513 from 3 motions"]
+
+
+def test_levels_become_steps_and_times_cut_steps(tmp_path):
+    root = layout(tmp_path / "set")
+    for place, name in enumerate(("000001", "M000001", "000002", "000009")):
+        base = np.concatenate([[512], np.arange(20) + 100 * place, [513]])
+        np.save(root / "VQVAE" / f"{name}.npy", np.stack([base, base + 1000], 1))
+    imported = import_t2m_gpt(root, edits=Edits(drop=frozenset({512, 513, 1512, 1513})))
+    assert imported.rows[0]["motion_tokens"] == [[n, n + 1000] for n in range(20)]
+    assert imported.rows[3]["motion_tokens"] == [[n, n + 1000] for n in range(205, 212)]
+    assert imported.rows[4]["motion_tokens"] == [[219, 1219]]
+    assert imported.facts[1] == ("arrays (T, levels) taken as steps of 2 codes, q0 to q1: 3 files such as "
+                                 "000001.npy (22, 2)")
+    (root / "texts" / "000002.txt").write_text("late#late/X#50.0#60.0\n")
+    assert import_t2m_gpt(root).skipped["times that leave no tokens"] == ["000002.txt line 1: 50 to 60 s"]
+
+
+def parts_layout(root: Path) -> Path:
+    """layout(), as a face of the codes there and feet of those + 1; M000001 has no face, 000009 no feet and a face that
+    no split names, 000003 parts of 3 and 4 codes."""
+    layout(root, "FACE")
+    (root / "feet").mkdir()
+    for name in ("000001", "M000001", "000002"):
+        np.save(root / "feet" / f"{name}.npy", np.load(root / "FACE" / f"{name}.npy")[0] + 1)
+    (root / "FACE" / "M000001.npy").unlink()
+    (root / "FACE" / "000003.txt").write_text("1 2 3")
+    (root / "feet" / "000003.txt").write_text("1 2 3 4")
+    return root
+
+
+def test_a_folder_a_part_becomes_named_streams(tmp_path, capsys):
+    root, output = parts_layout(tmp_path / "set"), tmp_path / "my.json"
+    (root / "feet" / "._000001.npy").write_bytes(b"\x00\x05")
+    assert run_script(import_tokens, "--layout", "t2m_gpt", "--root", str(root), "--output", str(output), "--streams",
+                      f"feet={root / 'feet'}", "face=FACE") == 0
+    rows = json.loads(output.read_text())
+    assert [(row["clip_id"], list(row["motion_tokens"])) for row in rows] == [
+        (name, ["feet", "face"]) for name in ("000001", "000001", "M000001", "000002", "000002")]
+    assert rows[3]["motion_tokens"] == {"feet": " ".join(map(str, range(206, 213))),
+                                        "face": " ".join(map(str, range(205, 212)))}
+    assert rows[2]["motion_tokens"] == {"feet": " ".join(map(str, range(101, 121))), "face": None}
+    summary = capsys.readouterr().out
+    assert f"tokens of feet from {root / 'feet'}, of face from {root / 'FACE'}; 20 frames" in summary
+    assert "face is null where it has no tokens: 1 (M000001)" in summary
+    assert "skipped, streams of different lengths: 1 (000003: feet 4, face 3)" in summary
+    assert "skipped, no texts file: 1 (000007 (test))" in summary and "files of macOS, ._...: 1" in summary
+    report = read_rows(output, 512)
+    assert not report.errors and report.streams.names == ("feet", "face") and report.streams.sizes == (221, 220)
+
+
+def test_archives_become_named_streams_where_there_are_no_other_files(tmp_path):
+    root = layout(tmp_path / "set")
+    (root / "smplx").mkdir()
+    np.savez(root / "smplx" / "000001.npz", poses=np.zeros((9, 4)), gender="neutral")  # AMASS's
+    np.savez(root / "000001.npz", frames=[3, 4])  # integers that are no tokens, beside a folder of tokens
+    assert len(import_t2m_gpt(root).rows) == 5
+    (root / "000001.npz").unlink()
+    for path in list((root / "VQVAE").iterdir()):
+        tokens = np.load(path)
+        np.savez(path.with_suffix(".npz"), feet=tokens, **({} if path.stem == "000002" else {"face": tokens[0] + 3}))
+        path.unlink()
+    imported = import_t2m_gpt(root)
+    assert len(imported.rows) == 5 and imported.facts[0].startswith(f"tokens from {root / 'VQVAE'};")
+    assert imported.rows[1]["motion_tokens"] == {"feet": " ".join(map(str, range(20))),
+                                                 "face": " ".join(map(str, range(3, 23)))}
+    assert imported.rows[4]["motion_tokens"] == {"feet": "219", "face": None}
+    assert imported.facts[1] == "face is null where it has no tokens: 1 (000002)"
+    np.save(root / "VQVAE" / "000003.npy", np.arange(4))
+    with pytest.raises(LayoutError, match=r"0000\d\d.npz has named streams, .*000003.npy has none, expected the same"):
+        import_t2m_gpt(root, root / "VQVAE")
+
+
+def test_a_clip_of_parts_that_is_nothing_but_markers_is_counted(tmp_path):
+    root = parts_layout(tmp_path / "set")
+    np.save(root / "feet" / "M000001.npy", np.array([900, 901]))
+    imported = import_t2m_gpt(root, edits=Edits(drop=frozenset({900, 901})), streams={"face": "FACE", "feet": "feet"})
+    assert len(imported.rows) == 4 and imported.skipped["motions of nothing but codes to drop"] == ["M000001"]
+
+
+def test_several_folders_of_tokens_may_be_streams(tmp_path):
+    root = parts_layout(tmp_path / "set")
+    with pytest.raises(LayoutError, match="FACE, .*feet; name the one with --tokens_dir; or take each as a stream, "
+                       "with --streams NAME=FOLDER"):
+        import_t2m_gpt(root)
 
 
 def test_a_motion_of_nothing_but_dropped_codes_is_counted(tmp_path):
@@ -312,6 +396,79 @@ def test_an_error_names_the_line_of_json_lines(tmp_path):
         export_t2m_gpt(tmp_path / "my.jsonl", tmp_path / "back")
 
 
+def streams_data(path: Path, form: str) -> list[dict]:
+    """Rows of two streams, the markers 70 and 90 around every motion; of named ones, every third has no feet."""
+    rows = []
+    for n in range(9):
+        face, feet = [70, 10 + n, 10, 70], [90, 30, 31 + n, 90]
+        motion = [[70, 90], *([10 + n, 30], [10, 31 + n]) * 2, [70, 90]] if form == "steps" else {
+            "face": " ".join(map(str, face)), "feet": None if n % 3 == 0 else feet}
+        rows.append({"text_query": f"c{n}", "motion_tokens": motion, "clip_id": f"k{n}",
+                     "split": ("train", "val", "test")[n % 3]})
+    path.write_text(json.dumps(rows))
+    return rows
+
+
+@pytest.mark.parametrize("form", ["steps", "object"])
+def test_a_dataset_of_streams_is_edited_stream_by_stream(tmp_path, capsys, form):
+    streams_data(tmp_path / "my.json", form)
+    names = ("q0", "q1") if form == "steps" else ("face", "feet")
+    edit = ["--layout", "json", "--data", str(tmp_path / "my.json"), "--output", str(tmp_path / "new.json")]
+    assert run_script(import_tokens, *edit, "--drop_codes", "70,90", "--subtract", f"{names[1]}=30") == 0
+    rows = [row["motion_tokens"] for row in json.loads((tmp_path / "new.json").read_text())]
+    assert rows[4] == ([[14, 0], [10, 5]] * 2 if form == "steps" else {"face": "14 10", "feet": "0 5"})
+    assert rows[3] == ([[13, 0], [10, 4]] * 2 if form == "steps" else {"face": "13 10", "feet": None})
+    assert f"30 subtracted from every code of {names[1]}: now 0 to 9" in capsys.readouterr().out
+    assert run_script(import_tokens, *edit, "--subtract", "10") == 0
+    assert f"10 subtracted from every code of {names[0]}: now 0 to 60" in (summary := capsys.readouterr().out)
+    assert f"10 subtracted from every code of {names[1]}: now 20 to 80" in summary
+    first = 0 if form == "steps" else 1  # that has both
+    for options, message in (
+            (["--drop_codes", f"{names[0]}=70"], f"my.json: row {first}: step 0 is {names[0]} 70, {names[1]} 90: to "
+             "take out a part"), (["--subtract", "hands=3"], "names hands, "),
+            (["--subtract", "11"], f"row 0 has the code 10 of {names[0]}, expected 11"),
+            (["--subtract", "3", f"{names[0]}=3"], "--subtract: expected one value, or NAME=VALUE once")):
+        assert run_script(import_tokens, *edit, *options) == 1
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["steps", "object"])
+def test_streams_written_and_read_again_are_the_same(tmp_path, capsys, form):
+    streams_data(tmp_path / "my.json", form)
+    edits, back = Edits(), tmp_path / "back"
+    rows = import_tokens.import_json(tmp_path / "my.json", edits).rows
+    assert run_script(import_tokens, "--export", "t2m_gpt", "--data", str(tmp_path / "my.json"), "--output",
+                      str(back)) == 0
+    summary = capsys.readouterr().out
+    options = []
+    if form == "steps":
+        assert np.load(back / "VQVAE" / "k4.npy").shape == (6, 2) and "--streams" not in summary
+    else:
+        assert np.load(back / "VQVAE_feet" / "k4.npy").shape == (1, 4) and not (back / "VQVAE_feet/k3.npy").exists()
+        options = summary.split("which ")[1].split(" reads again")[0].split()
+        assert options == ["--streams", "face=VQVAE_face", "feet=VQVAE_feet"]
+    assert run_script(import_tokens, "--layout", "t2m_gpt", "--root", str(back), "--output", str(tmp_path / "new.json"),
+                      *options) == 0
+    again = json.loads((tmp_path / "new.json").read_text())
+    assert sorted(again, key=lambda row: row["clip_id"]) == rows and "skipped" not in summary
+
+
+def test_an_export_that_could_not_be_read_again_is_refused(tmp_path):
+    rows = [{"text_query": f"c{n}", "motion_tokens": [[n, 2, 3]] * 3} for n in range(3)]
+    (tmp_path / "my.json").write_text(json.dumps(rows))
+    with pytest.raises(LayoutError, match="my.json: the longest motion has 3 steps of 3 codes: arrays of such shapes"):
+        export_t2m_gpt(tmp_path / "my.json", tmp_path / "back")
+    assert not (tmp_path / "back").exists()
+
+
+def test_names_of_streams_that_are_no_folders_become_numbers(tmp_path):
+    rows = [{"text_query": "c", "motion_tokens": {"../x": "1 2", "a": "3 4", "A": "5 6"}}]
+    (tmp_path / "my.json").write_text(json.dumps(rows))
+    summary = export_t2m_gpt(tmp_path / "my.json", tmp_path / "back")
+    assert "--streams ../x=VQVAE_000000 a=VQVAE_000001 A=VQVAE_000002 reads again" in summary
+    assert sorted(path.parent.name for path in tmp_path.rglob("*.npy")) == [f"VQVAE_00000{n}" for n in range(3)]
+
+
 def content(rows) -> list[tuple]:
     return sorted((row["text_query"], row["motion_tokens"], row["split"]) for row in rows)
 
@@ -394,7 +551,15 @@ def test_the_command_writes_a_good_dataset(tmp_path, capsys):
     (["--layout", "json", "--root", "nowhere"], "--data is missing"),
     (["--layout", "json", "--data", "nowhere", "--level", "0"], "--level is for --layout t2m_gpt"),
     (["--layout", "qiqi", "--root", ".", "--subtract", "-1"], "expected 0 or more"),
-    (["--export", "t2m_gpt", "--data", "nowhere", "--subtract", "1"], "--subtract are for --layout")])
+    (["--export", "t2m_gpt", "--data", "nowhere", "--subtract", "1"], "--subtract are for --layout"),
+    (["--layout", "qiqi", "--root", ".", "--streams", "a=b"], "--streams is for --layout t2m_gpt"),
+    (["--layout", "t2m_gpt", "--root", ".", "--streams", "a=b", "--tokens_dir", "."], "without --tokens_dir"),
+    (["--layout", "t2m_gpt", "--root", ".", "--streams", "a=b", "--level", "all"], "and --level all: each stream"),
+    (["--layout", "t2m_gpt", "--root", ".", "--streams", "body"], "'body', expected NAME=FOLDER"),
+    (["--layout", "t2m_gpt", "--root", ".", "--streams", "body="], "'body=', expected NAME=FOLDER"),
+    (["--layout", "t2m_gpt", "--root", ".", "--streams", "PID=x"], "the name is reserved"),
+    (["--layout", "t2m_gpt", "--root", ".", "--streams", "a=x", "a=y"], "expected each name once"),
+    (["--layout", "t2m_gpt", "--root", ".", "--drop_codes", "1", "2"], "--drop_codes: expected one value, or NAME")])
 def test_what_cannot_be_done_is_refused(tmp_path, capsys, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     assert run_script(import_tokens, *arguments, "--output", "x.json") == 1
@@ -467,3 +632,22 @@ def test_a_killed_export_goes_on(tmp_path):
     export_t2m_gpt(tmp_path / "my.json", tmp_path / "set")
     assert len(import_t2m_gpt(tmp_path / "set").rows) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["my.json", "set"]
+
+
+def test_a_folder_of_a_stream_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(LayoutError, match=r"--streams feet=.*set/nowhere: there is no such folder"):
+        import_t2m_gpt(parts_layout(tmp_path / "set"), streams={"face": "FACE", "feet": "nowhere"})
+
+
+def test_a_level_is_a_number_or_all(tmp_path, capsys):
+    assert run_script(import_tokens, "--layout", "t2m_gpt", "--root", "a", "--output", "b", "--level", "base") == 2
+    assert "'base', expected a number from 0 or all" in capsys.readouterr().err
+
+
+def test_folders_of_streams_without_any_clip_give_the_counts(tmp_path, capsys):
+    root = parts_layout(tmp_path / "set")
+    (root / "a").mkdir()
+    assert run_script(import_tokens, "--layout", "t2m_gpt", "--root", str(root), "--output", str(tmp_path / "x.json"),
+                      "--streams", "face=a", "feet=a") == 1
+    message = capsys.readouterr().err
+    assert "no row could be read" in message and "skipped, no tokens file: 4 (000001 (train), " in message

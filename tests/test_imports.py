@@ -18,7 +18,8 @@ DOORS = {"train_pipeline", "inference", "evaluate", "export", "bench", "codec", 
 # import only what stands above it here. A new arrow is a decision: make it here first.
 ROOMS = {
     "config": "",
-    "templates": "",
+    "streams": "",
+    "templates": "streams",
     "metrics": "",
     "saving": "",
     "input_files": "",
@@ -26,24 +27,25 @@ ROOMS = {
     "command_line": "",
     "digests": "",
     "arrays": "input_files",
-    "motion": "arrays digests input_files json_files saving",
-    "viewer": "json_files motion saving",
+    "motion": "arrays digests input_files json_files saving streams",
+    "viewer": "json_files motion saving streams",
     "sample": "motion",
-    "dataset": "arrays digests input_files json_files saving templates",
-    "network": "arrays json_files saving",
-    "data": "dataset",
-    "collators": "templates",
-    "model": "collators digests json_files network saving templates",
-    "decoding": "dataset model network templates",
-    "serving": "command_line dataset decoding json_files network templates",
-    "generate": "data dataset decoding model network serving templates viewer",
-    "demo/": "dataset decoding generate motion network viewer",
+    "dataset": "arrays digests input_files json_files saving streams templates",
+    "network": "arrays json_files saving streams",
+    "data": "dataset streams",
+    "collators": "streams templates",
+    "model": "collators digests json_files network saving streams templates",
+    "decoding": "dataset model network streams templates",
+    "serving": "command_line dataset decoding json_files network streams templates",
+    "generate": "data dataset decoding model network serving streams viewer",
+    "demo/": "dataset decoding generate motion network streams viewer",
     "training": "collators dataset decoding digests generate json_files metrics model motion network "
                 "saving viewer",
     "train": "collators dataset model training",
-    "evaluation": "data dataset decoding digests generate json_files metrics model motion network saving viewer",
+    "evaluation": "data dataset decoding digests generate json_files metrics model motion network saving streams "
+                  "viewer",
     "benchmarks": "collators data dataset decoding evaluation generate json_files metrics model motion network sample "
-                  "serving templates train training",
+                  "serving streams templates train training",
 }
 READ_CONFIG = {"train_pipeline", "inference", "evaluate", "export", "bench", "demo", "codec"}
 

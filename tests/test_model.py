@@ -26,7 +26,7 @@ EXTRA = {"stage": "test", "tasks": ["t2m"], "settings": SETTINGS, "length_model"
 
 
 def tiny_model(base: str, seed: int = 0):
-    return build(ModelConfig(base, 128, 4, 8, "float32", seed), codebook_size=8, participants=["P0", "P1"])
+    return build(ModelConfig(base, 128, 4, 8, "float32", seed), codebook=8, participants=["P0", "P1"])
 
 
 def batch(model, *tasks):

@@ -53,6 +53,17 @@ def test_with_nothing_held_out_a_run_says_so_and_how_to_ask_it(tiny_arguments, t
     assert "Three generated clips:" in printed
     assert "Does it follow its captions? That was not judged: " in printed
     assert printed.count("Ask it for motion:\n  python inference.py --model_path") == 1
+    assert "passes of text to motion over its training clips: go on with the same command and --epochs_s3" in printed
+
+
+def test_with_nothing_held_out_a_model_is_judged_by_clips_that_it_was_trained_on(tiny_arguments, tmp_path, capsys):
+    arguments = [*tiny_arguments, "--work_dir", str(tmp_path / "o"), "--epochs_s1", "0", "--epochs_s2", "0"]
+    arguments += ["--epochs_s3", "1", "--heldout_share", "0", "--report_page", "true"]
+    assert run_script(train_pipeline, *arguments) == 0
+    printed = capsys.readouterr().out
+    assert "(Judged by clips that it was trained on, as none are held out.)" in printed
+    details = json.loads((tmp_path / "o" / "evaluation" / "details.json").read_text())
+    assert details["data"]["clips"] == 59  # of 60 rows, two of which have the same motion
 
 
 def test_lengths_come_from_training_rows_alone(tiny_run):

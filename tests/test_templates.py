@@ -7,8 +7,8 @@ import pytest
 from tiny import SYSTEM_PROMPT, tiny_tokenizer
 
 import model
+from motion_llm.streams import MASKED, Streams
 from templates import (
-    MASKED,
     MotionTemplate,
     MotionVocabulary,
     PlainTextEncoder,
@@ -150,7 +150,7 @@ def test_a_saved_tokenizer_renders_the_same(templates, kind, tmp_path):
 
 
 def test_the_new_tokens_in_order():
-    assert new_tokens(2, ["ana", "bo"]) == [
+    assert new_tokens(Streams.one(2), ["ana", "bo"]) == [
         "<motion_0>", "<motion_1>", "<MOT_END>", "<MOT_BEGIN>", "<MOTION_MASK>",
         "<MOTION_LM>", "<T2M>", "<M2T>", "<DENOISE>", "<PID_NULL>", "<PID_ana>", "<PID_bo>"]
 
@@ -171,7 +171,7 @@ def test_the_arithmetic_gives_the_ids_that_the_tokenizer_gave(kind):
     vocabulary = model.add_motion_tokens(tokenizer, 4, ["ana", "bo"])
     id_of = tokenizer.convert_tokens_to_ids
     assert vocabulary == MotionVocabulary(first_new_id, 4, ("ana", "bo"))
-    assert id_of(new_tokens(4, ["ana", "bo"])) == list(vocabulary.new_ids)
+    assert id_of(new_tokens(Streams.one(4), ["ana", "bo"])) == list(vocabulary.new_ids)
     code_ids = id_of([*(f"<motion_{n}>" for n in range(4)), "<MOTION_MASK>"])
     assert vocabulary.code_ids([0, 1, 2, 3, MASKED], masked=True) == code_ids
     assert [vocabulary.begin_id, vocabulary.end_id] == id_of(["<MOT_BEGIN>", "<MOT_END>"])
@@ -227,7 +227,7 @@ def test_a_participant_is_refused_where_the_data_named_none():
 
 def test_a_participant_called_null_is_refused():
     with pytest.raises(ValueError, match="participant_id 'NULL' is reserved for clips without one: rename it"):
-        new_tokens(4, ["ana", "NULL"])
+        new_tokens(Streams.one(4), ["ana", "NULL"])
 
 
 # Captions are plain text

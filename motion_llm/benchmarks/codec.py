@@ -2,6 +2,9 @@
 
 Every fifth clip is held out, and codecs are fitted to the others. Each held-out clip is encoded and decoded, and
 compared with the original after both are moved to the same position and heading in the first frame.
+
+Then codecs of levels, and of parts where --parts tells them, against one codebook of the same number of tokens a
+second, which has the shorter window: how far the joints of each part are off, in the frame's own place and heading.
 """
 
 import logging
@@ -15,6 +18,7 @@ from motion_llm.motion.clip_files import MotionFiles
 from motion_llm.motion.codec import QUANTISERS, WINDOW, MotionCodec
 from motion_llm.motion.features import Layout, features_of, feet_of, heading_of, joint_errors, joint_order, turned
 from motion_llm.motion.kinematics import resampled
+from motion_llm.motion.parts import HANDS, joints_of_parts, read_parts
 from motion_llm.motion.skeleton import Motion
 
 log = logging.getLogger(__name__)
@@ -31,6 +35,10 @@ def add_arguments(parser) -> None:
     parser.add_argument("--window", type=int, default=WINDOW, metavar="N", help=f"frames a code. Default: {WINDOW}")
     parser.add_argument("--scale", type=float, default=SCALE, metavar="METRES",
                         help=f"metres a unit of the BVH files. Default: {SCALE}, centimetres")
+    parser.add_argument("--kinds", nargs="+", choices=QUANTISERS, default=QUANTISERS[::-1], help="Default: all; the "
+                        "network takes many minutes")
+    parser.add_argument("--parts", metavar="FILE", help=f"parts of the figure, as of codec.py fit: JSON, or {HANDS}")
+    parser.add_argument("--levels", type=int, default=2, metavar="N", help="of the residual quantiser. Default: 2")
 
 
 def run(args, settings: Mapping) -> dict:
@@ -39,15 +47,55 @@ def run(args, settings: Mapping) -> dict:
     held, rest = motions[::EVERY], [motion for i, motion in enumerate(motions) if i % EVERY]
     if not rest:
         raise ValueError(f"{args.motions} holds {len(motions)} clips, expected two or more: one of {EVERY} is held out")
+    parts = args.parts if args.parts in (None, HANDS) else read_parts(args.parts)
     figures = {"clips": len(rest), "held_out": len(held), "window": args.window, "codecs": {}}
-    for kind in QUANTISERS[::-1]:
+    codecs = {}
+    for kind in args.kinds:
         started = time.monotonic()
-        codec = MotionCodec.fit(rest, args.codes, args.window, kind)
+        codec = codecs[kind] = MotionCodec.fit(rest, args.codes, args.window, kind)
         seconds = time.monotonic() - started
         figures["codes"] = codec.codes
         figures["codecs"][kind] = measured(codec, held) | {"fit_seconds": seconds}
     figures["originals"] = originals(codec, held)
+    figures["streams"] = of_streams(codecs, rest, held, parts, args.levels)
     return figures
+
+
+def of_streams(codecs: Mapping[str, MotionCodec], rest: Sequence[Motion], held: Sequence[Motion],
+               parts: str | Mapping | None, levels: int) -> dict:
+    """Codec -> tokens_per_second, and "fitted" and "held_out", each part -> millimetres: of the codecs (kind -> codec
+    of one codebook), of codecs of parts and levels of their codes and window, and of one codebook at their rates.
+    rest, held: the clips that codecs are fitted to, and the others."""
+    layout = next(iter(codecs.values())).layout
+    joints = {} if parts is None else {name: list(of) for name, of in joints_of_parts(layout, parts).items()}
+    rows = {}
+
+    def add(name: str, codec: MotionCodec) -> None:
+        log.info("measuring %s", name)
+        errors = {kind: 1000 * np.concatenate([codec.distances(motion) for motion in motions])
+                  for kind, motions in (("fitted", rest), ("held_out", held))}
+        rows[name] = {"tokens_per_second": codec.streams.count * codec.fps / codec.window} | {
+            kind: {"all": float(values.mean())} | {part: float(values[:, of].mean()) for part, of in joints.items()}
+            for kind, values in errors.items()}
+
+    for kind, codec in codecs.items():
+        add(f"{kind}, one codebook", codec)
+        several = {f"{len(joints)} parts": {"parts": parts}} if joints else {}
+        if kind == "kmeans":
+            several[f"{levels} levels"] = {"levels": levels}
+        codes = codec.codes
+        for window in sorted({window_of(kind, codec.window, len(joints) if "parts" in options else levels)
+                              for options in several.values()}, reverse=True):
+            add(f"{kind}, one codebook, {window} frames", MotionCodec.fit(rest, codes, window, kind))
+        for name, options in several.items():
+            add(f"{kind}, {name}", MotionCodec.fit(rest, codes, codec.window, kind, **options))
+    return rows
+
+
+def window_of(kind: str, window: int, streams: int) -> int:
+    """Frames a code at which one codebook of a kind has as many codes a second as several streams, or more."""
+    shorter = max(window // streams, 1)
+    return shorter if kind == "kmeans" else 1 << (shorter.bit_length() - 1)
 
 
 def measured(codec: MotionCodec, motions: Sequence[Motion]) -> dict:
@@ -152,4 +200,15 @@ def format_figures(figures: Mapping) -> str:
     for key, (heading, form) in FIGURES.items():
         cells = [form.format(metrics[key]) if metrics.get(key) is not None else "" for metrics in columns.values()]
         lines.append((f"{heading:<32}" + "".join(f"{cell:>12}" for cell in cells)).rstrip())
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *_stream_lines(figures["streams"])])
+
+
+def _stream_lines(rows: Mapping) -> list[str]:
+    """A line for each codec: tokens a second, then millimetres of each part on fitted and on held-out clips."""
+    parts = list(next(iter(rows.values()))["fitted"])
+    lines = ["joints off, own heading, mm: of clips that were fitted / held out",
+             f"{'':<36}{'tokens/s':>9}" + "".join(f"{part[:14]:>16}" for part in parts)]
+    for name, row in rows.items():
+        cells = [f"{row['fitted'][part]:.1f} / {row['held_out'][part]:.1f}" for part in parts]
+        lines.append(f"{name:<36}{row['tokens_per_second']:>9.1f}" + "".join(f"{cell:>16}" for cell in cells))
+    return lines

@@ -148,7 +148,7 @@ def _first_batch(folder: Path, made_with: dict) -> dict:
     load_prepared(folder / "prepared")
     watch = _Watch()
     report = prepared_report(folder / "prepared")
-    vocabulary = add_motion_tokens(tokenizer, report.codebook_size, sorted(report.rows.participants))
+    vocabulary = add_motion_tokens(tokenizer, report.streams, sorted(report.rows.participants))
     template, mix = MotionTemplate(tokenizer, vocabulary), {"t2m": 0.5, "m2t": 0.3, "denoise": 0.2}
     watch.step("template")
     find_unfit(report.rows.chunks, template, set(mix), report.max_seq_len)

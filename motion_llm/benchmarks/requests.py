@@ -12,7 +12,10 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
 from motion_llm.decoding.request import MotionRequest, MotionResult
+from motion_llm.streams import ABSENT, MASKED, OBJECT, TEXT
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +55,7 @@ def run(args, settings: Mapping) -> dict:
         for request, result in zip(requests, generator.answer(requests, seed=rng.randrange(2**32)), strict=True):
             _check(request, result, generator)
             tokens += len(result.codes)
-            lengths.append(len(result.codes))
+            lengths.append(len(result.codes) // generator.vocabulary.streams.count)
             kinds[request.task] += 1
         log.info("  %d of %d", min(start + AT_ONCE, args.count), args.count)
     seconds = time.perf_counter() - started
@@ -64,35 +67,61 @@ def run(args, settings: Mapping) -> dict:
 def _fits(request: MotionRequest, generator) -> bool:
     """Whether the prompt and the most tokens that the request names fit into MAX_SEQ_LEN."""
     template, positions = generator.template, generator.settings["MAX_SEQ_LEN"]
-    tokens = max(request.tokens or 0, request.min_tokens or 0, request.max_tokens or 0, len(request.motion or ()) + 1,
-                 round((request.seconds or 0) * generator.settings["TOKENS_PER_SECOND"]))
+    in_step = generator.vocabulary.streams.count
+    tokens = max(request.tokens or 0, request.min_tokens or 0, request.max_tokens or 0,
+                 len(_codes(request.motion, request, generator)) // in_step + 1,
+                 round((request.seconds or 0) * generator.settings["TOKENS_PER_SECOND"])) * in_step
     if request.text is not None:
         return template.length("t2m", len(template.encode_text(request.text)), tokens) <= positions
     if request.task == "continue" and not (request.tokens or request.seconds):
-        tokens = max(tokens, round(generator.length_model.overall.median))
+        tokens = max(tokens, round(generator.length_model.overall.median) * in_step)
     return template.length("denoise", 0, tokens) <= positions
 
 
+def _codes(motion, request: MotionRequest, generator) -> tuple[int, ...]:
+    """A motion of a request as flat codes."""
+    if motion is None:
+        return ()
+    return motion if generator.vocabulary.streams.form == TEXT else generator.vocabulary.streams.read(
+        motion, lost=request.task == "denoise")
+
+
+def _random_motion(rng: random.Random, generator, count: int, lost: bool = False):
+    """A motion of `count` tokens, or steps, in the dataset's form. lost: some of it is; of named streams, now and then
+    a whole one is lost, or null."""
+    streams = generator.vocabulary.streams
+    steps = [[rng.randrange(size) for size in streams.sizes] for _ in range(count)]
+    if lost:
+        steps = [[rng.choice([MASKED, code]) for code in step] for step in steps]
+    if streams.form == OBJECT and rng.random() < 0.4:
+        place, filler = rng.randrange(streams.count), MASKED if lost and rng.random() < 0.7 else ABSENT
+        steps = [[filler if i == place else code for i, code in enumerate(step)] for step in steps]
+    return streams.written(streams.flat(np.array(steps)))
+
+
 def _random_request(rng: random.Random, generator) -> MotionRequest:
-    codebook = generator.vocabulary.codebook_size
     tasks = [task for task in generator.tasks if task in ("t2m", "denoise", "inbetween")] + ["continue"]
     task = rng.choice(tasks)
     fields = {"participant_id": rng.choice([None, *generator.vocabulary.participants])}
     fields |= {name: rng.choice([None, *values]) for name, values in {
         "temperature": (0, 0.5, 1.0, 5.0), "top_p": (0.1, 0.9, 1.0), "top_k": (0, 1, 20),
         "end_logit_slope": (0, 1.0, 50.0)}.items()}
-    start = [rng.randrange(codebook) for _ in range(rng.randrange(1, 8))]
+    count = rng.randrange(1, 8)
     if task == "denoise":
-        motion = [rng.choice(["?", code]) for code in start * 3]
+        motion = _random_motion(rng, generator, 3 * count, lost=True)
         return MotionRequest(task, motion=motion, keep_given=rng.random() < 0.5, **fields)
+    start = _random_motion(rng, generator, count)
     if task == "inbetween":
-        end = [rng.randrange(codebook) for _ in range(rng.randrange(1, 5))]
-        return MotionRequest(task, motion=start, end=end, tokens=len(start) + len(end) + rng.randrange(1, 40), **fields)
-    fields |= _random_length(rng, least=len(start) + 1 if task == "continue" else 1)
+        more = rng.randrange(1, 5)
+        return MotionRequest(task, motion=start, end=_random_motion(rng, generator, more),
+                             tokens=count + more + rng.randrange(1, 40), **fields)
+    fields |= _random_length(rng, least=count + 1 if task == "continue" else 1)
     if task == "continue":
         trained = "continue" in generator.tasks
         return MotionRequest(task, text=None if trained and rng.random() < 0.5 else _random_text(rng, generator),
                              motion=start, **fields)
+    if generator.vocabulary.streams.form == OBJECT and rng.random() < 0.3:
+        fields["streams"] = rng.choice(generator.vocabulary.streams.names)
     return MotionRequest(text=_random_text(rng, generator), per_prompt_vocab=rng.random() < 0.2, **fields)
 
 
@@ -120,9 +149,17 @@ def _random_length(rng: random.Random, least: int) -> dict:
 
 
 def _check(request: MotionRequest, result: MotionResult, generator) -> None:
-    codes, count = result.codes, len(result.codes)
-    assert result.motion_tokens == " ".join(map(str, codes)), request
-    assert count >= 1 and all(0 <= code < generator.vocabulary.codebook_size for code in codes), request
+    streams, codes = generator.vocabulary.streams, result.codes
+    count, of_step = len(codes) // streams.count, np.arange(len(codes)) % streams.count
+    assert result.motion_tokens == streams.written(codes), request
+    given, end = (_codes(motion, request, generator) for motion in (request.motion, request.end))
+    absent = {name for stream, name in enumerate(streams.names)
+              if given and given[stream] == ABSENT or request.streams and name not in request.streams}
+    ends = {stream for stream in range(streams.count) if end and end[stream] == ABSENT}
+    assert count >= 1 and streams.problem(codes, [ABSENT] if absent or ends else []) is None, request
+    for place in np.flatnonzero(np.array(codes) == ABSENT):
+        is_end = place >= len(codes) - len(end) and of_step[place] in ends
+        assert streams.names[of_step[place]] in absent or is_end, request
     if request.tokens is not None:
         assert count == request.tokens, request
     if request.seconds is not None:
@@ -130,17 +167,19 @@ def _check(request: MotionRequest, result: MotionResult, generator) -> None:
     assert count >= (request.min_tokens or 1), request
     assert count <= min(limit for limit in (request.max_tokens, request.max_new_tokens, 10**9) if limit), request
     if request.task == "denoise":
-        assert count == len(request.motion), request
+        assert len(codes) == len(given), request
         if request.keep_given:
-            assert all(given in (-1, code) for given, code in zip(request.motion, codes, strict=True)), request
+            assert all(one in (MASKED, code) for one, code in zip(given, codes, strict=True)), request
     elif request.motion is not None:
-        assert codes[:len(request.motion)] == request.motion, request
-        assert request.end is None or codes[-len(request.end):] == request.end, request
+        assert codes[:len(given)] == given, request
+        assert request.end is None or codes[-len(end):] == end, request
     elif not any((request.tokens, request.seconds, request.min_tokens, request.max_tokens, request.max_new_tokens)):
         limits = generator.length_model.limits(request.text, request.participant_id)
         assert limits.min_tokens <= count <= limits.max_tokens, request
     if request.per_prompt_vocab and (allowed := generator.length_model.codes(request.text)) is not None:
-        assert set(codes) <= set(allowed), request
+        known = [any(code in streams.codes_of(stream) for code in allowed) for stream in range(streams.count)]
+        assert {code for code, stream in zip(codes, of_step, strict=True) if known[stream] and code >= 0} <= set(
+            allowed), request
 
 
 def format_figures(figures: Mapping) -> str:

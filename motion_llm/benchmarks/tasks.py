@@ -45,7 +45,8 @@ def run(args, settings: Mapping) -> dict:
 def _filling_in(generator, rows: Sequence[Mapping], task: str, seed: int) -> dict:
     from metrics import normalised_edit_distance  # rapidfuzz is not in vLLM's environment, where bench.py runs too
 
-    filled = fill_in(generator, [row["codes"] for row in rows], [row["participant_id"] for row in rows], task, seed)
+    filled = fill_in(generator, [row["codes"] for row in rows], [row["participant_id"] for row in rows], task, seed,
+                     generator.vocabulary.streams)
     return {method: {"distance": float(np.mean([normalised_edit_distance(
                       clip.filled[method][clip.lost].tolist(), clip.codes[clip.lost].tolist()) for clip in filled])),
                   "right": float(np.mean([clip.accuracy(method) for clip in filled]))} for method in METHODS}

@@ -20,7 +20,8 @@ from data import read_rows
 from motion_llm.dataset.report import check_split, raise_on_errors
 from motion_llm.dataset.rows import BYTES_A_TOKEN
 from motion_llm.dataset.splits import split_rows
-from templates import MOT_BEGIN, MOT_END, motion_token, new_tokens
+from motion_llm.streams import Streams
+from templates import MOT_BEGIN, MOT_END, new_tokens
 
 PROMPT_TOKENS = 190
 USUAL_BATCHES = (2, 4, 8, 16)
@@ -49,6 +50,9 @@ def run(args, settings: Mapping) -> dict:
         raise ValueError(f"--minutes is {args.minutes:g}, expected a number above 0")
     report = read_rows(settings["DATA_JSON_PATH"], settings["MAX_SEQ_LEN"], settings["CODEBOOK_SIZE"], denoise=False)
     raise_on_errors(report)
+    if report.streams.count > 1:
+        raise ValueError(f"{report.path} has {report.streams.count} streams; the usual recipe, with which this "
+                         "compares, knows one")
     split = split_rows(report.rows, settings["SEED"], settings["HELDOUT_SHARE"], settings["HELDOUT_MAX"])
     check_split(report, split)
     raise_on_errors(report)
@@ -263,7 +267,7 @@ def _usual_recipe(settings: Mapping, rows, codebook_size: int) -> _Recipe:
     dtype = training_dtype(settings)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = AutoModelForCausalLM.from_pretrained(source, dtype=dtype).to(device)
-    tokenizer.add_tokens(new_tokens(codebook_size, []), special_tokens=True)
+    tokenizer.add_tokens(new_tokens(Streams.one(codebook_size), []), special_tokens=True)
     network.resize_token_embeddings(max(len(tokenizer), network.get_input_embeddings().weight.shape[0]),
                                     mean_resizing=False)
     network.config.tie_word_embeddings = False
@@ -320,7 +324,7 @@ def _usual_ids(tokenizer, row: Mapping) -> tuple[list[int], int]:
              {"role": "user", "content": "Describe the motion: " + row["text_query"]}]
     prompt = tokenizer.encode(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True),
                               add_special_tokens=False)
-    spelled = " ".join([MOT_BEGIN, *map(motion_token, row["codes"].tolist()), MOT_END])
+    spelled = " ".join([MOT_BEGIN, *(f"<motion_{code}>" for code in row["codes"].tolist()), MOT_END])
     answer = tokenizer.encode(spelled + (tokenizer.eos_token or ""), add_special_tokens=False)
     return prompt + answer, len(prompt)
 

@@ -71,7 +71,7 @@ def run(args, settings: Mapping) -> dict:
              len(split.trained), len(split.combinations), len(wordings.heldout_combinations), len(split.phrases),
              len(wordings.heldout_phrases), len(split.dropped))
     if args.model_path is None:
-        _train(settings, split, report.codebook_size, args.fresh)
+        _train(settings, split, report.streams.setting(), args.fresh)
         model_path = _final_stage(settings)
     else:
         model_path = Path(args.model_path)
@@ -83,7 +83,7 @@ def run(args, settings: Mapping) -> dict:
 # ---------------------------------------------------------------- training
 
 
-def _train(settings: Mapping, split: WordingSplit, codebook_size: int, fresh: bool) -> None:
+def _train(settings: Mapping, split: WordingSplit, codebook_size: int | dict | list, fresh: bool) -> None:
     """Run train_pipeline.py with these settings on the rows that are not held out; it skips finished stages."""
     path = Path(settings["WORK_DIR"]) / TRAINING_FILE
     path.parent.mkdir(parents=True, exist_ok=True)

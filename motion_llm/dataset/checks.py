@@ -1,18 +1,18 @@
 """The rules for a row: checked for a whole chunk at once, and row by row where the chunk has an error."""
 
-import re
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from motion_llm.dataset.caption_rules import LONGEST_CAPTION, caption_problem, mistaken_characters
+from motion_llm.dataset.motion_tokens import Form, codes_of_text, parse, step_codes
 from motion_llm.dataset.reader import SHOWN, Constant, Invalid, RepeatedKeys, show
 from motion_llm.dataset.rows import SPLITS, Columns, Row, Texts, offsets
+from motion_llm.streams import OBJECT, ONE, TEXT, Streams
 from templates import NO_PARTICIPANT
 
 FIELDS = ("text_query", "motion_tokens", "participant_id", "clip_id", "split")
@@ -76,47 +76,6 @@ def _refuse_half_characters(value: str, kind: str) -> None:
         raise Invalid(kind, f"half a character, {value[error.start]!r}, in {show(value)}") from error
 
 
-_CODES = re.compile(r"\s*\d{1,6}(?:\s+\d{1,6})*\s*", re.ASCII)
-
-
-def _codes(value: Any, largest: int) -> np.ndarray:
-    """motion_tokens as codes, int32 (T,). The usual forms are read at once; others go to _codes_one_by_one."""
-    if isinstance(value, str) and _CODES.fullmatch(value):
-        numbers = list(map(int, value.split()))
-    elif isinstance(value, list) and set(map(type, value)) == {int}:
-        numbers = value
-    else:
-        numbers = _codes_one_by_one(value, largest)
-    if min(numbers) < 0 or max(numbers) > largest:
-        _codes_one_by_one(numbers, largest)
-    codes = np.array(numbers, dtype=np.int32)
-    codes.flags.writeable = False
-    return codes
-
-
-def _codes_one_by_one(value: Any, largest: int) -> list[int]:
-    """The codes in a field's value. Raises Invalid for the first wrong one, with its place, counted from 0."""
-    if not isinstance(value, str | list):
-        raise Invalid("codes-type", show(value))
-    tokens = value.split() if isinstance(value, str) else value
-    if not tokens:
-        raise Invalid("no-codes", show(value))
-    numbers = []
-    for place, token in enumerate(tokens):
-        detail = f"{show(token)} at place {place}"
-        is_decimal = isinstance(value, str) and re.fullmatch(r"-?\d+", token, re.ASCII)
-        if not is_decimal and type(token) is not int:
-            hint = "; separate tokens by spaces" if isinstance(token, str) and "," in token else ""
-            raise Invalid("non-integer-code", detail + hint)
-        if token.startswith("-") if is_decimal else token < 0:
-            raise Invalid("negative-code", detail)
-        digits = token.lstrip("0") or "0" if is_decimal else ""
-        if len(digits) > 7 or int(digits or token) > largest:  # int() would raise for 4301 digits
-            raise Invalid("code-too-large", detail)
-        numbers.append(int(digits or token))
-    return numbers
-
-
 def _identifier(value: Any, kind: str) -> str | None:
     """participant_id or clip_id as text; null counts as a missing field."""
     if value is None:
@@ -159,13 +118,13 @@ def _has_constant(value: Any) -> bool:
     return False
 
 
-def _read_row(record: Any, index: int, largest: int, findings: Findings) -> Row | None:
+def _read_row(record: Any, index: int, codes_of: Callable[[Any], np.ndarray], findings: Findings) -> Row | None:
     """The record as a Row, or None with its errors added to findings."""
     if not isinstance(record, dict):
         findings.add("not-an-object", index, show(record))
         return None
     readers: dict[str, Callable[[Any], Any]] = {
-        "text_query": _text, "motion_tokens": partial(_codes, largest=largest),
+        "text_query": _text, "motion_tokens": codes_of,
         "participant_id": partial(_identifier, kind="participant"),
         "clip_id": partial(_identifier, kind="clip-id"), "split": _split}
     values, valid = {}, True
@@ -200,40 +159,6 @@ def _positions(row: Row, denoise: bool) -> tuple[int, int]:
 # ---------------------------------------------------------------- a whole chunk at once
 
 
-def _code_texts(tokens: list[str]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Texts of codes to all their codes and the number of codes in each; None unless all are digits and spaces."""
-    joined = "\n".join(["", *tokens, ""])  # line breaks at both ends, so that every number has a start and an end
-    if not joined.isascii():
-        return None
-    data = np.frombuffer(joined.encode(), np.uint8)
-    is_digit = data - np.uint8(ord("0")) < 10  # uint8 wraps around: a byte below "0" becomes large
-    separators = data[~is_digit]
-    if not ((separators == ord(" ")) | (separators - np.uint8(9) < 5)).all():  # 9 to 13: tab, line breaks
-        return None
-    changes = np.flatnonzero(is_digit[1:] != is_digit[:-1]) + 1
-    starts, ends = changes[::2], changes[1::2]
-    sizes = ends - starts
-    if not len(sizes) or sizes.max() > 9:  # more digits may still be a small number, with leading zeros
-        return None
-    codes = np.zeros(len(starts), np.int32)
-    for place in range(sizes.max()):
-        longer = slice(None) if place < sizes.min() else np.flatnonzero(sizes > place)
-        codes[longer] = 10 * codes[longer] + (data[starts[longer] + place] - np.uint8(ord("0")))
-    bounds = 1 + offsets(np.fromiter(map(len, tokens), np.int64, len(tokens)) + 1)
-    return codes, np.diff(np.searchsorted(starts, bounds))
-
-
-def _code_lists(tokens: list[list]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Lists of codes to all their codes and the number of codes in each; None unless all are 64-bit integers."""
-    if set(map(type, chain.from_iterable(tokens))) != {int}:
-        return None
-    counts = np.fromiter(map(len, tokens), np.int64, len(tokens))
-    try:
-        return np.fromiter(chain.from_iterable(tokens), np.int64, counts.sum()), counts
-    except OverflowError:
-        return None
-
-
 def _identifiers(values: list, kind: str) -> list[str | None]:
     if set(map(type, values)) == {str}:  # 1, 1.0 and True would count as one key below
         names = {value: _identifier(value, kind) for value in set(values)}
@@ -249,19 +174,18 @@ def _splits(values: list) -> np.ndarray:
     return np.fromiter(map(names.__getitem__, values), np.int8, len(values))
 
 
-def _whole_chunk(records: list[Any], start: int, largest: int) -> Columns | None:
+def _whole_chunk(records: list[Any], start: int, form: Form, largest: dict[str, int]) -> Columns | None:
     """The records as columns; None where any of them may have an error."""
     if set(map(type, records)) != {dict} or not all(map(_REQUIRED_SET.issubset, records)):
         return None
     if Constant.count and any(map(_has_constant, records)):
         return None
     texts, tokens, participants, clip_ids, splits = ([record.get(name) for record in records] for name in FIELDS)
-    parse = {frozenset({str}): _code_texts, frozenset({list}): _code_lists}.get(frozenset(map(type, tokens)))
-    parsed = parse(tokens) if parse else None
+    parsed = parse(tokens, form, largest)
     if parsed is None:
         return None
     codes, counts = parsed
-    if not counts.all() or codes.min() < 0 or codes.max() > largest:
+    if not counts.all():
         return None
     try:
         for text in texts:
@@ -279,13 +203,16 @@ def _whole_chunk(records: list[Any], start: int, largest: int) -> Columns | None
 class Checker:
     """Checks the chunks of a file one after another.
 
-    max_seq_len: positions. largest: the largest code allowed. denoise: see `_positions`. ignored: unknown fields and
+    max_seq_len: positions. largest: the largest code allowed; codebook: see read_rows(), for those of each stream.
+    form: that of the file, known from its first motion on. denoise: see `_positions`. ignored: unknown fields and
     the number of rows that have them. types: field -> type -> (records, first record, its value). checked: records.
     """
 
     max_seq_len: int
     largest: int
     denoise: bool
+    codebook: int | Mapping[str, int] | Sequence[int] | Streams | None = None
+    form: Form | None = None
     findings: Findings = field(default_factory=Findings)
     ignored: Counter[str] = field(default_factory=Counter)
     types: dict[str, dict[type, tuple[int, int, Any]]] = field(
@@ -294,9 +221,15 @@ class Checker:
 
     def __call__(self, records: list[Any]) -> Columns:
         """The valid rows of the next chunk; the errors of the others go into findings."""
-        columns = _whole_chunk(records, self.checked, self.largest)
+        if self.form is None:
+            self.form = self._first_form(records)
+            self.form.check_codebook(self.codebook)
+            if isinstance(self.codebook, Streams):  # a model's streams keep the model's order
+                self.form = Form(self.form.form, self.codebook.names)
+        largest = self.largest_of()
+        columns = _whole_chunk(records, self.checked, self.form, largest)
         if columns is None:
-            columns = self._one_by_one(records)
+            columns = self._one_by_one(records, largest)
         else:
             self._count_unknown_fields(records)
         self._count_types(records)
@@ -305,13 +238,35 @@ class Checker:
         self.checked += len(records)
         return columns
 
-    def _one_by_one(self, records: list[Any]) -> Columns:
-        rows = []
+    @staticmethod
+    def _first_form(records: list[Any]) -> Form:
+        values = (record["motion_tokens"] for record in records
+                  if isinstance(record, dict) and "motion_tokens" in record)
+        return next(filter(None, map(Form.of, values)), Form(TEXT, (ONE,)))
+
+    def largest_of(self) -> dict[str, int]:
+        """The largest code allowed, of each stream."""
+        if self.codebook is None or isinstance(self.codebook, int):
+            return dict.fromkeys(self.form.names, self.largest)
+        return {name: size - 1 for name, size in zip(self.form.names, self.form.sizes(self.codebook), strict=True)}
+
+    def _one_by_one(self, records: list[Any], largest: dict[str, int]) -> Columns:
+        form, rows = self.form, []
+        if form.form != TEXT:
+            codes_of = partial(step_codes, form=form, largest=largest)
+        else:
+            def codes_of(value: Any) -> np.ndarray:
+                found = Form.of(value)
+                if found is not None and found.form != TEXT:
+                    raise Invalid("mixed-forms", f"{found}, where rows before it have one stream")
+                return codes_of_text(value, largest[ONE])
         for index, record in enumerate(records, self.checked):
             if Constant.count and _has_constant(record):
                 self.findings.add("json-constant", index, show(record))
                 continue
-            row = _read_row(record, index, self.largest, self.findings)
+            row = _read_row(record, index, codes_of, self.findings)
+            if row is not None and form.form == OBJECT and tuple(record["motion_tokens"]) != form.names:
+                self.findings.add("stream-order", index, ", ".join(record["motion_tokens"]))
             if isinstance(record, dict):
                 self._count_unknown_fields([record])
             if row is not None:

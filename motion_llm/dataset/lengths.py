@@ -21,12 +21,18 @@ MOST_DETAILS = 400_000  # codes, and numbers of the lengths by participant, stor
 
 @dataclass(frozen=True)
 class LengthLimits:
-    """min_tokens <= soft_target <= max_tokens, in motion tokens; `source` says where they come from."""
+    """min_tokens <= soft_target <= max_tokens, in motion tokens, steps where there are several streams; `source` says
+    where they come from."""
 
     min_tokens: int
     soft_target: float
     max_tokens: int
     source: str
+
+    def times(self, in_step: int) -> "LengthLimits":
+        """The same limits in codes, of motions with so many in a step."""
+        return LengthLimits(self.min_tokens * in_step, self.soft_target * in_step, self.max_tokens * in_step,
+                            self.source)
 
 
 @dataclass(frozen=True)
@@ -77,9 +83,10 @@ class LengthModel:
         self._key = key
 
     @classmethod
-    def fit(cls, chunks: Iterable[Columns], key: Callable[[str], str]) -> "LengthModel":
-        """chunks: the training clips, at least one; iterated three times. Raises ValueError for none."""
-        clips = _Clips.of(chunks, key)
+    def fit(cls, chunks: Iterable[Columns], key: Callable[[str], str], in_step: int = 1) -> "LengthModel":
+        """chunks: the training clips, at least one; iterated three times. in_step: codes of a step. Raises ValueError
+        for no clips."""
+        clips = _Clips.of(chunks, key, in_step)
         if not len(clips.lengths):
             raise ValueError("no training clips to take lengths from")
         once = clips.once
@@ -217,7 +224,7 @@ class _Clips:
     participants: np.ndarray
 
     @classmethod
-    def of(cls, chunks: Iterable[Columns], key: Callable[[str], str]) -> "_Clips":
+    def of(cls, chunks: Iterable[Columns], key: Callable[[str], str], in_step: int) -> "_Clips":
         lengths, hashes, participants = [np.empty(0, np.int32)], [np.empty((0, 2), np.uint64)], [np.empty(0, np.int64)]
         names: dict[str | None, int] = {None: -1}
         codes = [np.empty((0, 2), np.uint64)]
@@ -226,7 +233,7 @@ class _Clips:
             texts = chunk.texts.to_list()
             hash_of = {text: hashlib.blake2b(key(text).encode(), digest_size=16).digest() for text in set(texts)}
             hashes.append(np.frombuffer(b"".join(hash_of[text] for text in texts), "<u8").reshape(-1, 2))
-            lengths.append(np.diff(chunk.ends))
+            lengths.append(np.diff(chunk.ends) // in_step)
             participants.append(np.array(
                 [names.setdefault(name, len(names) - 1) for name in chunk.participants.to_list()], np.int64))
         all_hashes = np.concatenate(hashes)
@@ -260,7 +267,7 @@ class _Clips:
             ids = self.captions.ids[done:done + len(chunk)]
             done += len(chunk)
             owners = np.repeat(ids, np.diff(chunk.ends))
-            mask = selected[owners]
+            mask = selected[owners] & (chunk.codes >= 0)  # without those of absent streams
             pairs.append(distinct(owners[mask] << 32 | chunk.codes[mask]))
             if sum(map(len, pairs[1:])) > len(pairs[0]) + 2**22:  # so that memory does not grow with the rows
                 pairs = [distinct(np.concatenate(pairs))]

@@ -109,8 +109,9 @@ def _without(codes: np.ndarray, starts: np.ndarray, stops: np.ndarray, code: int
     return np.minimum(new_stops, np.maximum(starts, others[after])), new_stops
 
 
-def marker_warning(rows: Rows, markers: Markers, path: str) -> str | None:
-    """The message on the markers; None where there are none."""
+def marker_warning(rows: Rows, markers: Markers, path: str, stream: str | None = None) -> str | None:
+    """The message on the markers; None where there are none. stream: the name of that which rows have, among several.
+    """
     if not markers.codes:
         return None
     parts = [f"{verb} {', '.join(map(str, codes))}" for verb, codes in (
@@ -119,15 +120,18 @@ def marker_warning(rows: Rows, markers: Markers, path: str) -> str | None:
     are = "codes that occur nowhere else: probably markers" if len(markers.codes) > 1 else (
         "a code that occurs nowhere else: probably a marker")
     return (f"{markers.rows:,} of {len(rows):,} motions {' and '.join(parts)}, {are} and no motion. To take out: "
-            + _command(path, f"--drop_codes {','.join(map(str, markers.codes))}"))
+            + _command(path, "--drop_codes", stream, ",".join(map(str, markers.codes))))
 
 
-def _command(path: str, option: str) -> str:
-    return f"python import_tokens.py --layout json --data {Path(path).name} --output new.json {option}"
+def _command(path: str, option: str, stream: str | None, value: str) -> str:
+    of = "" if stream is None else f"{stream}="
+    return f"python import_tokens.py --layout json --data {Path(path).name} --output new.json {option} {of}{value}"
 
 
-def vocabulary_warning(rows: Rows, counts: np.ndarray, markers: Markers, path: str) -> str | None:
-    """The message on codes that lie so far above 0 that they are probably ids of a vocabulary; None for others.
+def vocabulary_warning(rows: Rows, counts: np.ndarray, markers: Markers, path: str, stream: str | None = None
+                       ) -> str | None:
+    """The message on codes that lie so far above 0 that they are probably ids of a vocabulary; None for others. stream:
+    as in marker_warning().
 
     If the codes that occur, n of them, were any of 0 to the largest, none of them would lie below the smallest with the
     probability (1 - smallest / (largest + 1)) ** n. That has to be tiny, and more codes have to be missing below the
@@ -143,4 +147,4 @@ def vocabulary_warning(rows: Rows, counts: np.ndarray, markers: Markers, path: s
         return None
     return (f"the smallest code is {smallest:,}, the largest {largest:,}, and {len(used):,} are used: probably ids of "
             f"a language model's vocabulary, or codes with an offset, and no codebook of {largest + 1:,}. To subtract "
-            f"the id of code 0 ({smallest} or a little less): " + _command(path, f"--subtract {smallest}"))
+            f"the id of code 0 ({smallest} or a little less): " + _command(path, "--subtract", stream, str(smallest)))

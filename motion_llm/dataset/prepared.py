@@ -14,6 +14,7 @@ from motion_llm.dataset.splits import KINDS, PARTS, Split, sample
 from motion_llm.digests import digest_of
 from motion_llm.json_files import check_form, read_json, write_json
 from motion_llm.saving import saving_folder
+from motion_llm.streams import TEXT, StreamError, Streams
 
 if TYPE_CHECKING:
     import pyarrow
@@ -28,9 +29,11 @@ _FORM = {  # of fingerprint.json; tables of earlier versions, which an evaluatio
     "version": _COUNT, "made_with": {}, "text": str, "table_sha256?": str, "file_sha256?": str,
     "sizes": dict.fromkeys(PARTS, _COUNT), "warnings": [{"kind": str, "message": str}], "path": str,
     "max_seq_len": _COUNT, "form": str, "fingerprint": str, "codebook_size": range(2_000_000),
-    "codebook_size_is_set": bool, "codes_used": _COUNT, "ignored_fields": {str: _COUNT}}
+    "codebook_size_is_set": bool, "codes_used": _COUNT, "ignored_fields": {str: _COUNT},
+    "streams?": {"names": [str], "sizes": [_COUNT], "form": str}, "used?": [_COUNT]}
 _REPORT_FIELDS = ("path", "max_seq_len", "form", "fingerprint", "codebook_size", "codebook_size_is_set", "codes_used",
                   "ignored_fields", "file_sha256")
+_COMPUTED = ("codebook_size", "codes_used")  # from the streams and what is used of each
 
 
 def prepare(report: Report, split: Split, folder: str | Path, made_with: Mapping[str, Any], text: str = "") -> None:
@@ -49,6 +52,8 @@ def prepare(report: Report, split: Split, folder: str | Path, made_with: Mapping
                 "table_sha256": digest_of(temporary / TABLE), "text": text,
                 "warnings": [asdict(problem) for problem in report.warnings],
                 **{name: getattr(report, name) for name in _REPORT_FIELDS}}
+        if report.streams.form != TEXT:
+            info |= {"streams": report.streams.to_dict(), "used": report.used}
         write_json(temporary / INFO, info)
     log.info("prepared %d rows in %s", len(report.rows), folder)
 
@@ -125,6 +130,16 @@ def prepared_info(folder: str | Path) -> dict[str, Any]:
     return info
 
 
+def streams_of(info: Mapping[str, Any]) -> Streams:
+    """The streams of prepared_info(). Raises DataError where they are damaged."""
+    if "streams" not in info:
+        return Streams.one(info["codebook_size"])
+    try:
+        return Streams.from_dict(info["streams"])
+    except StreamError as error:
+        raise DataError(f"{info['path']}: {INFO} of its prepared data is damaged: {error}") from None
+
+
 def damaged_table(folder: str | Path, info: Mapping[str, Any]) -> str | None:
     """What is wrong with the table of prepared_info(); None if it is whole, or older than its sha256."""
     path = Path(folder) / TABLE
@@ -159,7 +174,9 @@ def prepared_matches(folder: str | Path, path: str | Path, made_with: Mapping[st
 def prepared_report(folder: str | Path) -> Report:
     """The report of read_rows() without errors; its rows are memory-mapped, in the order of the table."""
     info = prepared_info(folder)
-    return Report(**{name: info[name] for name in _REPORT_FIELDS}, rows=Rows(PreparedChunks(Path(folder))),
+    fields = {name: info[name] for name in _REPORT_FIELDS if name not in _COMPUTED}
+    return Report(**fields, streams=streams_of(info),
+                  used=info.get("used", [info["codes_used"]]), rows=Rows(PreparedChunks(Path(folder))),
                   warnings=[Problem(**problem) for problem in info["warnings"]])
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from motion_llm.dataset.reader import SHOWN
 from motion_llm.dataset.rows import Rows, distinct
+from motion_llm.streams import ABSENT, TEXT, Streams
 
 FEW_VALIDATION_ROWS = 20  # with fewer, a single clip changes a metric by more than 5 %
 
@@ -28,10 +29,10 @@ class Problem:
 class Report:
     """The result of read_rows(). rows: the valid rows in file order; all rows only where errors is empty.
 
-    form: "JSON list" or "JSON Lines". fingerprint: sha256 of the content in order, whatever the path and the
-    JSON formatting ("" with errors). file_sha256: of the file's bytes as they were read. codebook_size: as set, else
-    the largest code + 1; codes_used: how many codes of it occur. ignored_fields: unknown fields and the number of rows
-    that have them.
+    form: "JSON list" or "JSON Lines". fingerprint: sha256 of the content in order, whatever the path and the JSON
+    formatting ("" with errors). file_sha256: of the file's bytes as they were read. streams: with codebooks as set,
+    else of the largest code + 1; used: how many codes of each occur. ignored_fields: unknown fields and the number of
+    rows that have them.
     """
 
     path: str
@@ -42,10 +43,19 @@ class Report:
     warnings: list[Problem] = field(default_factory=list)
     fingerprint: str = ""
     file_sha256: str = ""
-    codebook_size: int = 0
+    streams: Streams = field(default_factory=lambda: Streams.one(0))
     codebook_size_is_set: bool = False
-    codes_used: int = 0
+    used: list[int] = field(default_factory=list)
     ignored_fields: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def codebook_size(self) -> int:
+        """Codes of all streams."""
+        return self.streams.size
+
+    @property
+    def codes_used(self) -> int:
+        return sum(self.used)
 
     def name_of(self, index: int) -> str:
         """How messages name the row at this position in the file: "row 17", or "line 18" for JSON Lines, for which the
@@ -131,7 +141,7 @@ def _few_for_validation(split, sizes: dict[str, int]) -> list[str]:
 
 
 def _facts(report: Report) -> list[tuple[str, str]]:
-    rows, size = report.rows, report.codebook_size
+    rows = report.rows
     motions, keys, clips = rows.motions, rows.keys, rows.clips
     pairs = distinct(keys.ids * motions.count + motions.ids)  # a caption with each of its motions
     motions_of_key = np.bincount(pairs // motions.count)
@@ -149,11 +159,27 @@ def _facts(report: Report) -> list[tuple[str, str]]:
         ("motions", f"{motions.count:,} distinct" + (
             f"; captions for each: {_spread(motion_sizes)} (a pass over the data shows each motion once, under one of "
             "them)" if motion_sizes.max() > 1 else "")),
-        ("motion tokens", f"{_spread(rows.lengths)} a row"),
-        ("codebook", f"{size:,} codes ({size_source}): {report.codes_used:,} used, {size - report.codes_used:,} never "
-                     "used"),
+        *_motion_facts(report, size_source),
         ("captions", f"{keys.count:,} distinct; motions for each: {_spread(motions_of_key)}"),
         ("participants", f"{len(counts):,} (rows: {', '.join(names)})" if len(counts) else "none given"),
         ("clip_id", f"{clips.count:,} distinct, in {int((clips.ids >= 0).sum()):,} rows" if clips.count else
                     "not given"),
     ]
+
+
+def _motion_facts(report: Report, size_source: str) -> list[tuple[str, str]]:
+    """The motion tokens and their codebooks, those of each stream."""
+    streams, lengths = report.streams, report.rows.lengths
+
+    def codebook(size: int, used: int) -> str:
+        return f"{size:,} codes ({size_source}): {used:,} used, {size - used:,} never used"
+
+    if streams.form == TEXT:
+        return [("motion tokens", f"{_spread(lengths)} a row"), ("codebook", codebook(streams.size, report.used[0]))]
+    facts = [("motion tokens", f"steps of {count_of(streams.count, 'code')}, one of each stream: "
+                               f"{_spread(lengths // streams.count)} steps a row")]
+    for stream, (name, size, used) in enumerate(zip(streams.names, streams.sizes, report.used, strict=True)):
+        without = sum(int((chunk.codes[chunk.ends[:-1] + stream] == ABSENT).sum()) for chunk in report.rows.chunks)
+        absent = f"; without it {count_of(without, 'row')}" if without else ""
+        facts.append((f"  {name}", codebook(size, used) + absent))
+    return facts

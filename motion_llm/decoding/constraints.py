@@ -68,15 +68,17 @@ def constrained_scores(scores: torch.Tensor, tokens: torch.Tensor, bounds: Bound
 class LengthAwareMotionLogitsProcessor:
     """`constrained_scores` for `model.generate`, which asks for no base class; importing theirs would take seconds.
 
-    limits: one LengthLimits a row. prompt_length: positions before the answer, the same for all rows (padded on the
-    left). allowed_codes (B, K) bool: the codes a row may use, at least one each; None for all.
+    limits: one LengthLimits a row, in steps. slope: per step. prompt_length: positions before the answer, the same for
+    all rows (padded on the left). allowed_codes (B, K) bool: the codes a row may use, at least one each; None for all.
     """
 
     def __init__(self, vocabulary: MotionVocabulary, limits: Sequence[LengthLimits], prompt_length: int, slope: float,
                  allowed_codes: torch.Tensor | None = None):
         self.vocabulary = vocabulary
         self.prompt_length = prompt_length
-        self.bounds = Bounds.of(limits, slope, allowed_codes)
+        in_step = vocabulary.streams.count
+        self.bounds = Bounds.of([limit.times(in_step) for limit in limits], slope / in_step, allowed_codes)
+        self.may_follow = torch.from_numpy(vocabulary.streams.may_follow()) if in_step > 1 else None
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """input_ids (B, T), scores (B, V) -> scores (B, V). Raises GenerationError for a score that is NaN."""
@@ -85,8 +87,13 @@ class LengthAwareMotionLogitsProcessor:
             tensors = (bounds.shortest, bounds.target, bounds.longest, bounds.slope)
             codes = None if bounds.codes is None else bounds.codes.to(scores.device)
             self.bounds = bounds = Bounds(*(tensor.to(scores.device) for tensor in tensors), codes)
-        tokens = torch.full((len(scores),), input_ids.shape[1] - self.prompt_length, device=scores.device)
+        codes_so_far = input_ids.shape[1] - self.prompt_length
+        tokens = torch.full((len(scores),), codes_so_far, device=scores.device)
         answer = scores[:, first:end + 1].to(torch.float32, copy=True)  # (B, K + 1)
         restricted = torch.full_like(scores, -torch.inf, dtype=torch.float32)
-        restricted[:, first:end + 1] = constrained_scores(answer, tokens, bounds)
+        answer = constrained_scores(answer, tokens, bounds)
+        if self.may_follow is not None:
+            allowed = self.may_follow[codes_so_far % len(self.may_follow)].to(scores.device)
+            answer.masked_fill_(~allowed, -torch.inf)
+        restricted[:, first:end + 1] = answer
         return restricted

@@ -1,13 +1,16 @@
 """From a request to a decoding job: its prompt, the tokens of the answer that are fixed, and its length limits."""
 
+import copy
 import logging
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 from motion_llm.dataset.lengths import LengthLimits, LengthModel
 from motion_llm.decoding.loop import Job
 from motion_llm.decoding.request import GenerationError, MotionRequest, Sampling
-from templates import MASKED, MotionTemplate, MotionVocabulary
+from motion_llm.streams import ABSENT, MASKED, OBJECT, TEXT, StreamError
+from templates import MotionTemplate, MotionVocabulary
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +26,32 @@ class JobMaker:
         self.vocabulary = vocabulary
         self.length_model = length_model
         self.settings = settings
+        self.streams = vocabulary.streams
+
+    def resolved(self, request: MotionRequest) -> MotionRequest:
+        """The request with its motions as flat codes, of the model's streams. Raises GenerationError."""
+        changes = {}
+        for name in ("motion", "end"):
+            value = getattr(request, name)
+            if value is None or self.streams.form == TEXT and isinstance(value, tuple):
+                continue  # with one stream, the request has read its codes already
+            try:
+                changes[name] = self.streams.read(value, lost=request.task == "denoise")
+            except StreamError as error:
+                raise GenerationError(str(error)) from None
+        if request.streams is not None:
+            self._check_streams(request)
+        resolved = copy.copy(request)
+        for name, codes in changes.items():
+            object.__setattr__(resolved, name, codes)  # codes, which a new request would not read
+        return resolved
+
+    def _check_streams(self, request: MotionRequest) -> None:
+        if self.streams.form != OBJECT:
+            raise GenerationError(f"streams {', '.join(request.streams)} were asked for; the model's motions have no "
+                                  "named streams to choose from")
+        if unknown := [name for name in request.streams if name not in self.streams.names]:
+            raise GenerationError(f"stream {unknown[0][:60]!r} is unknown; there are {', '.join(self.streams.names)}")
 
     def of(self, request: MotionRequest, sampling: Sampling, key: tuple[int, ...]) -> tuple[Job, LengthLimits | None]:
         """The job, and a motion's length limits with their source (None for m2t). key: the job's random key.
@@ -38,59 +67,87 @@ class JobMaker:
 
     def _text_to_motion(self, request: MotionRequest, participant_id: str | None, sampling, key):
         prompt = self.template.render("t2m", text=request.text, participant_id=participant_id, answer=False).ids
-        start = request.motion or ()
+        start, in_step = request.motion or (), self.streams.count
         self.vocabulary.code_ids(start)
         learned = self.length_model.limits(request.text, participant_id)
         if start:  # at least one token must follow
-            low = len(start) + 1
+            low = len(start) // in_step + 1
             learned = LengthLimits(max(learned.min_tokens, low), max(learned.soft_target, low),
                                    max(learned.max_tokens, low), learned.source)
-        limits = self._limits(request, learned, len(prompt), len(start) + 1)
+        limits = self._limits(request, learned, len(prompt), len(start) // in_step + 1)
         log.debug("%r: %d to %d tokens, about %g, from %s", request.text, limits.min_tokens, limits.max_tokens,
                   limits.soft_target, limits.source)
-        codes = self.length_model.codes(request.text) if request.per_prompt_vocab else None
+        codes = self._codes_of_caption(request.text) if request.per_prompt_vocab else None
         if request.per_prompt_vocab and codes is None:
             log.warning("per_prompt_vocab: %r was never seen in training, or is one of too many captions to keep their "
                         "codes, so all %d codes are allowed", request.text, self.vocabulary.codebook_size)
         unconditional = ()
         if sampling.guidance != 1:
             unconditional = self.template.render("t2m", text="", participant_id=participant_id, answer=False).ids
-        return Job(prompt, limits, sampling, start, codes, key, unconditional), limits
+        step = self._rest_of_step(request, start)
+        fixed = (*start, *step * (limits.max_tokens - len(start) // in_step)) if any(step) else start
+        return Job(prompt, limits.times(in_step), self._in_codes(sampling), fixed, codes, key, unconditional), limits
+
+    def _rest_of_step(self, request: MotionRequest, start: tuple[int, ...]) -> tuple[int, ...]:
+        """A step behind the start of an answer: ABSENT for the streams that it does not have; () if it has all."""
+        absent = [bool(start) and start[stream] == ABSENT or request.streams is not None and name not in request.streams
+                  for stream, name in enumerate(self.streams.names)]
+        return tuple(ABSENT if is_absent else MASKED for is_absent in absent) if any(absent) else ()
+
+    def _in_codes(self, sampling: Sampling) -> Sampling:
+        """The sampling with the slope of the end a code, where that of a request is a step."""
+        return sampling if self.streams.count == 1 else replace(sampling, slope=sampling.slope / self.streams.count)
+
+    def _codes_of_caption(self, text: str) -> tuple[int, ...] | None:
+        """The codes that the caption's clips have, all of a stream that they lack; None for an unseen caption."""
+        codes = self.length_model.codes(text)
+        if codes is None or self.streams.count == 1:
+            return codes
+        own = (self.streams.codes_of(stream) for stream in range(self.streams.count))
+        return tuple(code for stream in own for code in sorted(set(stream) & set(codes)) or stream)
 
     def _motion_to_text(self, request: MotionRequest, participant_id: str | None, sampling, key):
         prompt = self.template.render("m2t", codes=request.motion, participant_id=participant_id, answer=False).ids
         positions = self.settings["MAX_SEQ_LEN"]
         if len(prompt) + MOST_TEXT_TOKENS > positions:
-            raise GenerationError(f"{len(request.motion)} motion tokens and {MOST_TEXT_TOKENS} for the caption do not "
+            raise GenerationError(f"{self._tokens(len(request.motion))} and {MOST_TEXT_TOKENS} for the caption do not "
                                   f"fit the model's {positions} positions (MAX_SEQ_LEN)")
         limits = LengthLimits(1, MOST_TEXT_TOKENS, MOST_TEXT_TOKENS, "text")
         return Job(prompt, limits, sampling, random_key=key), None
 
     def _filling_in(self, request: MotionRequest, participant_id: str | None, sampling, key):
         """Denoise, inbetween and continue: the length is fixed, and the prompt shows which tokens are lost."""
+        in_step = self.streams.count
         length = self._length_of_filling_in(request)
         start, end = request.motion, request.end or ()
-        if len(start) + len(end) >= length and request.task != "denoise":
-            raise GenerationError(f"{len(start) + len(end)} tokens are given and the answer has {length}: nothing is "
-                                  "left to fill in")
-        noisy = (*start, *[MASKED] * (length - len(start) - len(end)), *end)
+        given = (len(start) + len(end)) // in_step
+        if given >= length and request.task != "denoise":
+            raise GenerationError(f"{given} tokens are given and the answer has {length}: nothing is left to fill in")
+        noisy = (*start, *(self._rest_of_step(request, start) or (MASKED,) * in_step) * (length - given), *end)
         prompt = self.template.render("denoise", noisy=noisy, participant_id=participant_id, answer=False).ids
-        if len(prompt) + length + 1 > self.settings["MAX_SEQ_LEN"]:
-            raise GenerationError(f"{length} motion tokens, in the prompt and in the answer, take "
-                                  f"{len(prompt) + length + 1} positions, the model has "
-                                  f"{self.settings['MAX_SEQ_LEN']} (MAX_SEQ_LEN)")
+        positions = len(prompt) + len(noisy) + 1
+        if positions > self.settings["MAX_SEQ_LEN"]:
+            raise GenerationError(f"{self._tokens(len(noisy))}, in the prompt and in the answer, take {positions} "
+                                  f"positions, the model has {self.settings['MAX_SEQ_LEN']} (MAX_SEQ_LEN)")
         limits = LengthLimits(length, length, length, "the question")
-        fixed = noisy if request.keep_given or request.task != "denoise" else ()
-        return Job(prompt, limits, sampling, fixed, random_key=key), limits
+        fixed = noisy if request.keep_given or request.task != "denoise" else tuple(
+            ABSENT if code == ABSENT else MASKED for code in noisy) if ABSENT in noisy else ()
+        return Job(prompt, limits.times(in_step), self._in_codes(sampling), fixed, random_key=key), limits
+
+    def _tokens(self, codes: int) -> str:
+        if self.streams.count == 1:
+            return f"{codes} motion tokens"
+        return f"{codes // self.streams.count} steps of {self.streams.count} motion tokens"
 
     def _length_of_filling_in(self, request: MotionRequest) -> int:
         if request.task == "denoise":
-            return len(request.motion)
+            return len(request.motion) // self.streams.count
         exact = self._exact_length(request)
         if exact is not None:
             return exact
         # The prompt shows how many tokens are lost, so one length has to be chosen.
-        length = max(round(self.length_model.overall.median), len(request.motion) + 1, request.min_tokens or 1)
+        length = max(round(self.length_model.overall.median), len(request.motion) // self.streams.count + 1,
+                     request.min_tokens or 1)
         most = min(request.max_tokens or math.inf, request.max_new_tokens or math.inf)
         return int(min(length, most))
 
@@ -106,7 +163,7 @@ class JobMaker:
     def _limits(self, request: MotionRequest, learned: LengthLimits, prompt_length: int, least: int) -> LengthLimits:
         """The requested limits exactly, else the learned ones. least: the fewest tokens that the answer can have."""
         positions = self.settings["MAX_SEQ_LEN"]
-        room = positions - prompt_length - 1
+        room = (positions - prompt_length - 1) // self.streams.count
         if room < least:
             raise GenerationError(f"the prompt takes {prompt_length} of the model's {positions} positions "
                                   f"(MAX_SEQ_LEN) and leaves {max(room, 0)} for motion, {least} or more are needed: "

@@ -7,7 +7,7 @@ jobs share is computed once. Scores are computed for the tokens of the answer's 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, takewhile
 
 import numpy as np
 import torch
@@ -17,25 +17,33 @@ from motion_llm.dataset.lengths import LengthLimits
 from motion_llm.decoding.constraints import Bounds, constrained_scores
 from motion_llm.decoding.request import LEAST_TEMPERATURE, Sampling
 from motion_llm.network.cached import CachedNetwork, Product
-from templates import MASKED
+from motion_llm.streams import ABSENT, MASKED
 
 WINDOW = 2  # times the slots: jobs that are sorted by length; the order in all of 900 costs the same (docs/log.md)
 MOST_POSITIONS = 8_192  # scored at once; bounds the memory of long texts and large vocabularies
 
 
 class Alphabet:
-    """The token ids (A,) that an answer consists of; the last one ends it."""
+    """The token ids (A,) that an answer consists of; the last one ends it. may_follow (Q, A) bool: what may stand in
+    each place of a step of Q codes; None for texts and motions of one stream, where everything may. absent: the id that
+    is read in place of a code of an absent stream."""
 
-    def __init__(self, config, ids: torch.Tensor, product: Product, chosen: torch.Tensor | None):
+    def __init__(self, config, ids: torch.Tensor, product: Product, chosen: torch.Tensor | None,
+                 may_follow: torch.Tensor | None = None, absent: int | None = None):
         self.ids, self.product, self._config, self._chosen = ids, product, config, chosen
+        self.may_follow, self.absent = may_follow, absent
 
     @classmethod
-    def of_rows(cls, network, ids: torch.Tensor) -> "Alphabet":
-        """For few ids: multiplies only their rows of the head, in float32."""
+    def of_motion(cls, network, vocabulary) -> "Alphabet":
+        """The codes and <MOT_END>: multiplies only their rows of the head, in float32."""
+        ids = torch.arange(vocabulary.first_motion_id, vocabulary.end_id + 1, device=network.device)
         head = network.get_output_embeddings()
         rows = torch.nn.Linear(head.in_features, len(ids), bias=False, device="meta")
         rows.weight = torch.nn.Parameter(head.weight[ids].float(), requires_grad=False)
-        return cls(network.config, ids, Product(rows), None)
+        if vocabulary.streams.count == 1:
+            return cls(network.config, ids, Product(rows), None)
+        may_follow = torch.from_numpy(vocabulary.streams.may_follow()).to(network.device)
+        return cls(network.config, ids, Product(rows), None, may_follow, vocabulary.mask_id)
 
     @classmethod
     def of_head(cls, network, ids: torch.Tensor) -> "Alphabet":
@@ -50,13 +58,36 @@ class Alphabet:
         scores = scale_logits(self._config, self.product(hidden)).float()
         return scores if self._chosen is None else scores[:, self._chosen]
 
+    def in_place(self, scores: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """Scores (N, A) after so many codes (N,) of an answer, -inf for what may not stand there."""
+        if self.may_follow is None:
+            return scores
+        return scores.masked_fill(~self.may_follow[tokens % len(self.may_follow)], -torch.inf)
+
+    def ids_of(self, indices: torch.Tensor) -> torch.Tensor:
+        """Indices, ABSENT among them where the alphabet has streams, to ids, of any shape."""
+        if self.absent is None:
+            return self.ids[indices]
+        return torch.where(indices == ABSENT, self.absent, self.ids[indices.clamp(min=0)])
+
+    def log_probabilities(self, scores: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+        """Of what is chosen (N,), given its scores (N, A) from `in_place`. That of ABSENT is the probability that the
+        motion does not end there."""
+        scores = scores.log_softmax(dim=1)
+        if self.absent is None:
+            return scores.gather(1, chosen[:, None])[:, 0]
+        of_chosen = scores.gather(1, chosen.clamp(min=0)[:, None])[:, 0]
+        return torch.where(chosen == ABSENT, scores[:, :-1].logsumexp(dim=1), of_chosen)
+
 
 @dataclass(frozen=True)
 class Job:
     """One answer to decode. fixed: its first tokens by position, as indices in the alphabet, FREE where the model
-    decides; it may be shorter than the answer. codes: those that may be used; None for all. random_key: jobs with the
-    same key draw the same random numbers. unconditional_ids: with guidance, the same prompt without its caption; they
-    end as prompt_ids do."""
+    decides, and ABSENT; it may be shorter than the answer, and an ABSENT in a step's first place may be its end.
+    limits: in codes, of all streams. codes: those that may be used; None for all. random_key: jobs with the same key
+    draw the same random numbers. beside: prompts with other captions of the same motion, and their shares in the
+    logits, less than 1 in all. unconditional_ids: with guidance, the same prompt without its caption. They all end as
+    prompt_ids do."""
 
     prompt_ids: Sequence[int]
     limits: LengthLimits
@@ -65,6 +96,7 @@ class Job:
     codes: Sequence[int] | None = None
     random_key: tuple[int, ...] = (0,)
     unconditional_ids: Sequence[int] = ()
+    beside: Sequence[tuple[Sequence[int], float]] = ()
 
 
 FREE = MASKED  # what is lost in a request is free in its job
@@ -72,8 +104,9 @@ FREE = MASKED  # what is lost in a request is free in its job
 
 @dataclass
 class Answer:
-    """indices: in the alphabet, without the end. log_probability: of the tokens that were not fixed, the end included,
-    in nats, under the softmax over the alphabet, before temperature, limits and shifts; None if the engine has none."""
+    """indices: in the alphabet, or ABSENT, without the end. log_probability: of the tokens that were not fixed, the end
+    included, in nats, under the softmax over the alphabet, before temperature, limits and shifts; None if the engine
+    has none."""
 
     indices: list[int] = field(default_factory=list)
     log_probability: float | None = 0.0
@@ -122,7 +155,11 @@ def guided(scores: torch.Tensor, without: torch.Tensor, weight: torch.Tensor) ->
 
 
 class _Slots:
-    """The rows that are being decoded, as arrays by slot; the first `live` slots are in use."""
+    """The rows that are being decoded, as arrays by slot; the first `live` slots are in use.
+
+    Each slot has `width` rows of the network: the prompt's, `others` rows of the captions beside it, and with guidance
+    one without a caption.
+    """
 
     def __init__(self, jobs: Sequence[Job], count: int, size: int, device):
         longest = max(max(job.limits.max_tokens for job in jobs), max(len(job.fixed) for job in jobs)) + 1
@@ -130,8 +167,9 @@ class _Slots:
         self.jobs, self.size = jobs, size
         self.live, self.owners, self.prompts = 0, [-1] * count, [()] * count
         self.next_ids, self.tokens = (torch.zeros(count, **integers) for _ in range(2))
-        # The network's rows for each slot: with guidance a second row, the same answer without the caption.
-        self.width = 1 + any(job.unconditional_ids for job in jobs)
+        self.others, self.guides = max(len(job.beside) for job in jobs), any(job.unconditional_ids for job in jobs)
+        self.width = 1 + self.others + self.guides
+        self.shares = torch.zeros(count, 1 + self.others, device=device)  # of the prompt and those beside it, sum 1
         self.past, self.guidance = torch.zeros(count, self.width, **integers), torch.ones(count, device=device)
         self.fixed = torch.full((count, longest), FREE, **integers)
         self.uniform = torch.zeros(count, longest, device=device)
@@ -144,14 +182,17 @@ class _Slots:
 
     def _arrays(self) -> list[torch.Tensor]:
         bounds = self.bounds
-        arrays = [self.next_ids, self.past, self.guidance, self.tokens, self.fixed, self.uniform, self.temperature,
-                  self.top_p, self.top_k, bounds.shortest, bounds.target, bounds.longest, bounds.slope, bounds.codes]
+        arrays = [self.next_ids, self.past, self.guidance, self.shares, self.tokens, self.fixed, self.uniform,
+                  self.temperature, self.top_p, self.top_k, bounds.shortest, bounds.target, bounds.longest,
+                  bounds.slope, bounds.codes]
         return [array for array in arrays if array is not None]
 
     def prompts_of(self, owner: int, start_ids: Sequence[int]) -> tuple[tuple[int, ...], ...]:
         """The prompt of each row of a job's slot, followed by the ids that the answer starts with."""
         job = self.jobs[owner]
-        prompts = (job.prompt_ids, job.unconditional_ids or job.prompt_ids)[:self.width]
+        prompts = [job.prompt_ids, *(ids for ids, _ in job.beside)]
+        prompts += [job.prompt_ids] * (1 + self.others - len(prompts))
+        prompts += [job.unconditional_ids or job.prompt_ids] * self.guides
         return tuple((*ids, *start_ids) for ids in prompts)
 
     def place(self, slot: int, owner: int, prompts: tuple[tuple[int, ...], ...], tokens: int) -> None:
@@ -161,6 +202,10 @@ class _Slots:
         self.next_ids[slot], self.tokens[slot] = prompts[0][-1], tokens
         self.past[slot] = torch.tensor([len(prompt) - 1 for prompt in prompts])
         self.guidance[slot] = job.sampling.guidance if job.unconditional_ids else 1.0
+        self.shares[slot] = 0
+        for row, (_, share) in enumerate(job.beside, 1):
+            self.shares[slot, row] = share
+        self.shares[slot, 0] = 1 - self.shares[slot].sum()
         self.fixed[slot] = FREE
         self.fixed[slot, :len(job.fixed)] = torch.as_tensor(job.fixed, dtype=torch.long)
         uniform = np.random.default_rng(job.random_key).random(job.limits.max_tokens + 1, dtype=np.float32)
@@ -225,8 +270,8 @@ class Decoder:
         if not jobs:
             return
         slots = _Slots(jobs, min(self.slots, len(jobs)), len(alphabet), self.network.device)
-        longest = max(max(len(job.prompt_ids), len(job.unconditional_ids)) + max(job.limits.max_tokens, len(job.fixed))
-                      for job in jobs)
+        longest = max(max(map(len, (job.prompt_ids, job.unconditional_ids, *(ids for ids, _ in job.beside))))
+                      + max(job.limits.max_tokens, len(job.fixed)) for job in jobs)
         with self.network.borrow(len(slots.owners) * slots.width, longest) as network:
             yield from Decoder(network, self.slots)._run(slots, self._order(jobs), alphabet)
 
@@ -256,9 +301,8 @@ class Decoder:
 
     @staticmethod
     def _fixed_start(job: Job) -> list[int]:
-        """The fixed tokens before the first free one."""
-        fixed = list(job.fixed)
-        return fixed[:fixed.index(FREE)] if FREE in fixed else fixed
+        """The fixed tokens before the first one that is free or absent."""
+        return list(takewhile(lambda index: index >= 0, job.fixed))
 
     def _admit(self, slots: _Slots, arriving: Sequence[int], alphabet: Alphabet) -> None:
         """Put jobs into free slots: the prompts of a live slot are copied from it, others are computed once each."""
@@ -301,19 +345,25 @@ class Decoder:
         live = slots.live
         ids = slots.next_ids[:live].repeat_interleave(slots.width)  # the rows of a slot are adjacent
         hidden = self.network(ids[:, None], slots.past[:live].reshape(-1))[:, 0]
-        scores, *without = alphabet.scores(hidden).view(live, slots.width, -1).unbind(1)  # (B, A) each
-        normaliser = scores.logsumexp(dim=1)
-        tokens = slots.tokens[:live]
-        changed = guided(scores, without[0], slots.guidance[:live, None]) if without else scores.clone()
-        drawn = draw(constrained_scores(changed, tokens, slots.live_bounds()), slots.live_draws())
+        rows = alphabet.scores(hidden).view(live, slots.width, -1)  # (B, rows, A)
+        scores = mixed = rows[:, 0]
+        if slots.others:
+            mixed = (rows[:, :1 + slots.others] * slots.shares[:live, :, None]).sum(1)
+        tokens, end = slots.tokens[:live], len(alphabet) - 1
+        changed = guided(mixed, rows[:, -1], slots.guidance[:live, None]) if slots.guides else mixed.clone()
+        changed = alphabet.in_place(constrained_scores(changed, tokens, slots.live_bounds()), tokens)
+        drawn = draw(changed, slots.live_draws())
         fixed = slots.fixed[:live].gather(1, tokens[:, None])[:, 0]
         free = fixed == FREE
+        if alphabet.absent is not None:  # a motion without its first stream ends where its code would stand
+            free |= (fixed == ABSENT) & (drawn == end)
         chosen = torch.where(free, drawn, fixed)
-        log_probabilities = torch.where(free, scores.gather(1, chosen[:, None])[:, 0] - normaliser, 0.0)
-        slots.next_ids[:live] = alphabet.ids[chosen]
+        log_probabilities = torch.where(free, alphabet.log_probabilities(alphabet.in_place(scores, tokens), chosen),
+                                        0.0)
+        slots.next_ids[:live] = alphabet.ids_of(chosen)
         slots.past[:live] += 1
         slots.tokens[:live] += 1
-        end, owners, indices = len(alphabet) - 1, list(slots.owners), chosen.tolist()
+        owners, indices = list(slots.owners), chosen.tolist()
         for slot, (index, log_probability) in enumerate(zip(indices, log_probabilities.tolist(), strict=True)):
             yield owners[slot], None if index == end else index, log_probability
         for slot in reversed(range(live)):  # from the last on, so that the row that moves in is not a finished one
@@ -344,7 +394,7 @@ class Decoder:
 
     def _score(self, prompts, answers, alphabet: Alphabet) -> list[np.ndarray]:
         device = self.network.device
-        sequences = [[*prompt, *alphabet.ids[torch.as_tensor(answer[:-1], dtype=torch.long)].tolist()]
+        sequences = [[*prompt, *alphabet.ids_of(torch.as_tensor(answer[:-1], dtype=torch.long)).tolist()]
                      for prompt, answer in zip(prompts, answers, strict=True)]
         ids = torch.zeros(len(prompts), max(map(len, sequences)), dtype=torch.long)
         for row, sequence in enumerate(sequences):
@@ -354,6 +404,7 @@ class Decoder:
         answer_hidden = [hidden[row, len(prompt) - 1:len(prompt) - 1 + len(answer)]
                          for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))]
         targets = torch.tensor([index for answer in answers for index in answer], device=device)
-        scores = torch.log_softmax(alphabet.scores(torch.cat(answer_hidden)), dim=1)
-        values = scores.gather(1, targets[:, None])[:, 0].cpu().numpy()
+        places = torch.cat([torch.arange(len(answer), device=device) for answer in answers])
+        scores = alphabet.in_place(alphabet.scores(torch.cat(answer_hidden)), places)
+        values = alphabet.log_probabilities(scores, targets).cpu().numpy()
         return np.split(values, np.cumsum([len(answer) for answer in answers])[:-1])

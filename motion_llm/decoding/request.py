@@ -1,14 +1,14 @@
 """Requests to a model and its results: `MotionRequest` in, `MotionResult` out, on any engine."""
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from motion_llm.dataset.caption_rules import caption_problem
 from motion_llm.dataset.lengths import LengthLimits
-from templates import MASKED
+from motion_llm.streams import LOST, MASKED, Value
 
-LOST = "?"  # a lost token in motion_tokens
 TASKS = {  # task -> its name in messages
     "t2m": "text to motion",
     "m2t": "motion to text",
@@ -82,19 +82,47 @@ def parse_codes(motion_tokens: str | Sequence, lost: bool = False) -> tuple[int,
     return tuple(codes)
 
 
-def with_lost_span(tokens: str, span: str, rate: float | None) -> str:
-    """The tokens with a gap for denoise to fill. span: "START:END" in seconds; rate: tokens a second, None if unknown.
-    Raises GenerationError."""
+def _of_streams(value: object) -> bool:
+    """Whether a motion is written as several streams: an object of them, or a list of steps."""
+    return isinstance(value, Mapping) or isinstance(value, Sequence) and not isinstance(value, str) and any(
+        isinstance(step, Sequence) and not isinstance(step, str) for step in value)
+
+
+def with_lost_span(motion: Value, span: str, rate: float | None) -> Value:
+    """The motion with a gap for denoise to fill, in all of its streams. span: "START:END" in seconds; rate: tokens a
+    second, None if unknown. Raises GenerationError."""
     if rate is None:
         raise GenerationError(f"the span is in seconds, and the model does not know its tokens' rate: write {LOST} for "
                               "each lost token")
-    codes = tokens.split()
     parts = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*:\s*(\d+(?:\.\d+)?)\s*", span, re.ASCII)
     start, end = (round(float(part) * rate) for part in parts.groups()) if parts else (0, 0)
-    if not start < end <= len(codes):
-        raise GenerationError(f"the span is {span[:60]!r}, expected START:END in seconds such as 2.0:3.5, at least a "
-                              f"token apart; the motion has {len(codes) / rate:.1f} seconds ({len(codes)} tokens)")
-    return " ".join([*codes[:start], *[LOST] * (end - start), *codes[end:]])
+
+    def lose(tokens: Sequence, lost: object) -> list:
+        if not start < end <= len(tokens):
+            raise GenerationError(f"the span is {span[:60]!r}, expected START:END in seconds such as 2.0:3.5, at least "
+                                  f"a token apart; the motion has {len(tokens) / rate:.1f} seconds ({len(tokens)} "
+                                  "tokens)")
+        return [*tokens[:start], *[lost] * (end - start), *tokens[end:]]
+
+    if isinstance(motion, Mapping):
+        return {name: codes if codes is None or codes == LOST else with_lost_span(codes, span, rate)
+                for name, codes in motion.items()}
+    if _of_streams(motion):
+        return lose(motion, [LOST] * len(motion[0]))
+    tokens = motion.split() if isinstance(motion, str) else motion
+    return " ".join(map(str, lose(tokens, LOST)))
+
+
+def motion_of_text(text: str) -> Value:
+    """A motion as people type it: "42 18 91" as it is; of several streams JSON, as in the dataset. Raises
+    GenerationError."""
+    if not text.lstrip().startswith(("{", "[")):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError as error:  # json's own, and a number of over 4300 digits
+        raise GenerationError(f"motion_tokens {text[:60]!r} is no JSON ({error}), expected the dataset's form, such as "
+                              '{"body": "42 18", "left_hand": "3 3"}') from None
 
 
 def check_size(requests: "Sequence[MotionRequest]", longest: Sequence[int]) -> None:
@@ -124,15 +152,17 @@ class MotionRequest:
     or seconds. All of them count the whole answer, its given tokens included. max_new_tokens: a cap, lowered to what
     fits the model. guidance: the weight of classifier-free guidance by the caption; 1 is off. keep_given: denoise
     changes lost tokens alone. per_prompt_vocab: only codes seen in training with the caption. num_samples: the number
-    of answers. best_of: decode this many for each answer and keep the best.
+    of answers. best_of: decode this many for each answer and keep the best. streams: of a model with several, those
+    that the answer has; None for all. tokens, and all numbers of tokens, are then steps, and a motion has the form of
+    the dataset's motion_tokens.
 
     Raises GenerationError for a request that no model can answer.
     """
 
     task: str = "t2m"
     text: str | None = None
-    motion: str | Sequence | None = None
-    end: str | Sequence | None = None
+    motion: Value | None = None
+    end: Value | None = None
     participant_id: str | int | None = None
     tokens: int | None = None
     min_tokens: int | None = None
@@ -148,6 +178,7 @@ class MotionRequest:
     per_prompt_vocab: bool = False
     num_samples: int = 1
     best_of: int = 1
+    streams: str | Sequence[str] | None = None
 
     def __post_init__(self):
         if self.task not in TASKS:
@@ -175,7 +206,19 @@ class MotionRequest:
             _checked_text(self.text)
         for name in ("motion", "end"):
             if getattr(self, name) is not None:
-                object.__setattr__(self, name, parse_codes(getattr(self, name), lost=self.task == "denoise"))
+                if not _of_streams(getattr(self, name)):  # those are read when the model's streams are known
+                    object.__setattr__(self, name, parse_codes(getattr(self, name), lost=self.task == "denoise"))
+        if self.streams is not None:
+            self._check_streams()
+
+    def _check_streams(self) -> None:
+        if isinstance(self.streams, str):
+            object.__setattr__(self, "streams", (self.streams,))
+        if not self.streams or not all(isinstance(name, str) for name in self.streams):
+            raise GenerationError(f"streams is {self.streams!r}, expected names of streams")
+        if self.text is None:
+            raise GenerationError(f"streams was given, but {self.task} answers with the streams of the question; a "
+                                  f'stream is left out there by null, and filled in by "{LOST}"')
 
     def _check_lengths(self) -> None:
         lengths = [name for name in ("tokens", "min_tokens", "max_tokens", "seconds", "max_new_tokens")
@@ -199,14 +242,15 @@ class MotionRequest:
 
 @dataclass(frozen=True)
 class MotionResult:
-    """One answer. motion_tokens: the motion in the dataset's format (the input of m2t, the answer of other tasks).
+    """One answer. motion_tokens: the motion in the dataset's form (the input of m2t, the answer of other tasks); codes:
+    the same, flat (motion_llm/streams.py).
     text: the caption (the answer of m2t, the input of other tasks). limits: the length limits of the answer with their
     source; None for a text. log_probability: of the answer, in nats, under the model's own softmax (for a motion: over
     the codes and <MOT_END>), before temperature, limits and shifts; forced tokens count. score: what best_of ranked by;
     None without best_of.
     """
 
-    motion_tokens: str
+    motion_tokens: Value
     text: str | None = None
     limits: LengthLimits | None = None
     log_probability: float | None = None

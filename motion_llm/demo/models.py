@@ -29,6 +29,7 @@ class SteppedGenerator(MotionGenerator):
     def parts(self, request: MotionRequest, seed: int) -> list[Part]:
         """One part for each sample; the answers are those of `answer([request], seed)`. best_of is not looked at.
         Raises GenerationError or ValueError for a request that cannot be answered."""
+        request = self._jobs.resolved(request)
         made = [self._job(request, (seed, 0, sample)) for sample in range(request.num_samples)]
         check_size([request], [job.limits.max_tokens for job, _ in made[:1]])
         return [Part(self, request, job, limits) for job, limits in made]

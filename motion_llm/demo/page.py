@@ -20,6 +20,7 @@ from motion_llm.demo.models import Models
 from motion_llm.demo.questions import Answer, Question, question_of, status_html, whole
 from motion_llm.demo.worker import MOST_CLIPS, MOST_WAITING, Progress, Worker
 from motion_llm.motion.files import READERS
+from motion_llm.streams import in_a_line
 from motion_llm.viewer.figure import Clip
 
 log = logging.getLogger(__name__)
@@ -211,11 +212,13 @@ class Page:
             motion = questions.tokens_or_file(self.models, tokens, file)
             if mode == "Continue it":
                 text_or_none = text.strip() or None if text else None
-                return question_of(self.models, "continue", text_or_none or f"after {motion}", seed, motion=motion,
-                                   text=text_or_none, num_samples=whole(clips))
+                title = text_or_none or f"after {in_a_line(motion)}"
+                return question_of(self.models, "continue", title, seed, motion=motion, text=text_or_none,
+                                   num_samples=whole(clips))
             if motion is not None and gap and gap.strip():
                 motion = with_lost_span(motion, gap, self.rate)
-            return question_of(self.models, "denoise", f"fill {motion}", seed, motion=motion, num_samples=whole(clips))
+            return question_of(self.models, "denoise", f"fill {in_a_line(motion)}", seed, motion=motion,
+                               num_samples=whole(clips))
 
         yield from self._follow(make, answers, request)
 
@@ -277,7 +280,7 @@ class Page:
 
     def picked(self, place: int, answer: Answer) -> tuple[str, str]:
         """The links and the tokens of a clip."""
-        return (questions.links_html(answer, place, self.has_codec), " ".join(map(str, answer.codes[place])))
+        return (questions.links_html(answer, place, self.has_codec), answer.motions[place])
 
     def earlier_answer(self, number: int, answers: list[Answer]) -> dict:
         answer = next(answer for answer in answers if answer.number == number)

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlencode
 
-from motion_llm.decoding.request import GenerationError, MotionRequest, MotionResult, checked_number
+from motion_llm.decoding.request import GenerationError, MotionRequest, MotionResult, checked_number, motion_of_text
 from motion_llm.demo.models import Models, Part, SteppedGenerator
 from motion_llm.demo.worker import check_clips
-from motion_llm.viewer.codec_figures import CodecFigures
+from motion_llm.streams import Value, in_a_line
 from motion_llm.viewer.figure import Clip
 from motion_llm.viewer.files import write
 from motion_llm.viewer.page import page
@@ -38,12 +38,14 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """What is kept of an answer. number: counts the answers of a visit; codes: of each clip; captions: of each clip,
+    """What is kept of an answer. number: counts the answers of a visit; codes: of each clip, flat; motions: the same as
+    text, in the dataset's form; captions: of each clip,
     what was asked, or what the model said if `says`."""
 
     number: int
     title: str
     codes: tuple[tuple[int, ...], ...]
+    motions: tuple[str, ...]
     captions: tuple[str, ...]
     says: bool
     seed: int
@@ -51,6 +53,7 @@ class Answer:
     @classmethod
     def of(cls, question: Question, results: Sequence[MotionResult], number: int) -> "Answer":
         return cls(number, question.title, tuple(result.codes for result in results),
+                   tuple(in_a_line(result.motion_tokens) for result in results),
                    tuple(result.text or question.title for result in results), question.request.task == "m2t",
                    question.seed)
 
@@ -81,10 +84,10 @@ def whole(value: float | None) -> float | None:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def tokens_or_file(models: Models, tokens: str | None, path: str | None) -> str | None:
+def tokens_or_file(models: Models, tokens: str | None, path: str | None) -> Value | None:
     """The motion that was given: codes, or a file that the model's codec encodes. Raises ValueError, OSError."""
     if path is None:
-        return tokens.strip() or None if tokens else None
+        return motion_of_text(tokens.strip()) or None if tokens else None
     if tokens and tokens.strip():
         raise GenerationError("a file and tokens were given, which are the same thing: give one of them")
     try:
@@ -114,7 +117,7 @@ def figures_html(clips: Sequence[Clip], at: float = 0) -> str:
 
 def tokens_html(answer: Answer) -> str:
     """The tokens of each clip, for a model without a codec."""
-    rows = "".join(f"<li><code>{' '.join(map(str, codes))}</code></li>" for codes in answer.codes)
+    rows = "".join(f"<li><code>{html.escape(motion)}</code></li>" for motion in answer.motions)
     return ('<div class="no-figures"><p>This model does not know the codec of its tokens, so there is no figure. To '
             "add it, set CODEC_PATH in config.py and start the training command again.</p>"
             f"<ol>{rows}</ol></div>")
@@ -137,7 +140,7 @@ def links_html(answer: Answer, place: int, figures: bool) -> str:
     """Links to the files of one clip; they are made when they are asked for. figures: whether there is a codec."""
     if not answer.codes or not figures:
         return ""
-    codes = " ".join(map(str, answer.codes[place]))
+    motion = answer.motions[place]
     links = []
     for suffix in FILES:
         try:
@@ -145,7 +148,7 @@ def links_html(answer: Answer, place: int, figures: bool) -> str:
         except VideoError:
             continue
         name = f"{slug(answer.captions[place])}_{place + 1}{suffix}"
-        address = html.escape(f"motion/{name}?{urlencode({'tokens': codes, 'caption': answer.captions[place]})}")
+        address = html.escape(f"motion/{name}?{urlencode({'tokens': motion, 'caption': answer.captions[place]})}")
         kind = suffix[1:].upper()
         links.append(f'<a class="file" href="{address}" download="{name}" aria-label="Download clip {place + 1} as '
                      f'{kind}">{kind}</a>')
@@ -157,12 +160,12 @@ def slug(caption: str) -> str:
     return "_".join(re.findall(r"\w+", caption.lower(), re.ASCII))[:40].strip("_") or "motion"
 
 
-def file_of(figures: CodecFigures, name: str, tokens: str, caption: str) -> bytes:
+def file_of(generator: SteppedGenerator, name: str, tokens: str, caption: str) -> bytes:
     """The content of a file of that name with the clip. Raises ValueError, OSError."""
     suffix = Path(name).suffix
     if suffix not in FILES:
         raise GenerationError(f"{name[:60]}: expected a name that ends with {', '.join(FILES)}")
-    codes = MotionRequest("m2t", motion=tokens).motion  # checked
+    codes = generator.vocabulary.streams.read(motion_of_text(tokens))
     with tempfile.TemporaryDirectory() as folder:
-        (path,) = write(Path(folder) / f"motion{suffix}", [figures.clip(codes, caption)])
+        (path,) = write(Path(folder) / f"motion{suffix}", [generator.clip(codes, caption)])
         return path.read_bytes()

@@ -25,6 +25,7 @@ from motion_llm.json_files import check_form, read_json, write_json
 from motion_llm.network.base import read_weights, shapes_of
 from motion_llm.network.folder import ModelError
 from motion_llm.saving import saving_folder
+from motion_llm.streams import MOST_STREAMS
 
 log = logging.getLogger(__name__)
 
@@ -34,17 +35,18 @@ _VERSION = 2  # raise it when the network, its training or text_features change,
 _SIZE = range(1, 2_000_000)
 _SIZES = ("codebook_size", "dimensions", "width", "buckets", "batch", "steps", "checks", "patience")
 EVALUATOR_FORM = {"config": dict.fromkeys(_SIZES, _SIZE) | dict.fromkeys(("lr", "temperature", "lost"), float)
-                  | {"seed": range(2**64)}, "facts": {}, "files?": {str: str},
+                  | {"seed": range(2**64), "in_step?": range(2, MOST_STREAMS + 1)}, "facts": {}, "files?": {str: str},
                   "history": [{"step": _SIZE, "loss": float, "reciprocal_rank": slice(0, 1)}]}
 MOST_CLIPS, MOST_CAPTIONS = 50_000, 1_000  # clips to train on; captions that held-out clips are ranked among
-LONGEST = 512  # codes of a clip that are used; the rest is cut off
+LONGEST = 512  # steps of a clip that are used; the rest is cut off
 
 
 @dataclass(frozen=True)
 class EvaluatorConfig:
     """Sizes and training. dimensions: of the space. buckets: embedding rows for hashed parts of captions. lost: share
     of codes and of caption parts that are masked in training. checks: number of evaluations on held-out clips.
-    patience: evaluations without a better result before training stops."""
+    patience: evaluations without a better result before training stops. in_step: codes of a step, where clips have
+    several streams."""
 
     codebook_size: int
     dimensions: int = 32
@@ -58,6 +60,11 @@ class EvaluatorConfig:
     temperature: float = 0.1
     lost: float = 0.2
     seed: int = 0
+    in_step: int = 1
+
+    def to_dict(self) -> dict:
+        """The fields, without in_step where it is 1, as folders of one stream have always had them."""
+        return {name: value for name, value in asdict(self).items() if name != "in_step" or value != 1}
 
 
 def text_features(text: str, buckets: int) -> tuple[list[int], list[int], list[int]]:
@@ -77,7 +84,8 @@ def text_features(text: str, buckets: int) -> tuple[list[int], list[int], list[i
 
 
 class _MotionEncoder(nn.Module):
-    """Codes to an embedding: code and time embeddings, dilated convolutions, mean and maximum over time."""
+    """Codes to an embedding: code and time embeddings, dilated convolutions, mean and maximum over time. A step of
+    several streams is the sum of its codes' embeddings; each stream has codes of its own."""
 
     def __init__(self, config: EvaluatorConfig):
         super().__init__()
@@ -90,11 +98,11 @@ class _MotionEncoder(nn.Module):
         self.dropout = nn.Dropout(0.2)
 
     def forward(self, codes: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """codes (B, T), padded; lengths (B,) -> (B, d) of unit length."""
+        """codes (B, T, Q), padded; lengths (B,) in steps -> (B, d) of unit length."""
         present = (torch.arange(codes.shape[1]) < lengths[:, None])[..., None].float()  # (B, T, 1)
         place = torch.arange(codes.shape[1]) / (lengths[:, None] - 1).clamp(min=1)  # 0 at the start, 1 at the end
         time = torch.stack([place, 1 - place, torch.sin(math.pi * place), torch.cos(2 * math.pi * place)], -1)
-        hidden = self.dropout(self.codes(codes) + self.time(time)) * present
+        hidden = self.dropout(self.codes(codes).sum(2) + self.time(time)) * present
         for layer, norm in zip(self.layers, self.norms, strict=True):
             new = layer(hidden.transpose(1, 2)).transpose(1, 2)
             hidden = (hidden + functional.gelu(norm(new))) * present
@@ -133,8 +141,8 @@ class Evaluator:
         self.facts: dict = {}
 
     def embed_motions(self, clips: Sequence[Codes]) -> np.ndarray:
-        """(N, d) of unit length. All codes outside the codebook are one unknown code; an empty clip is that code
-        alone."""
+        """(N, d) of unit length. All codes outside the codebook, and those of absent streams, are one unknown code; an
+        empty clip is a step of that code alone."""
         order = sorted(range(len(clips)), key=lambda i: len(clips[i]))
         embeddings = np.empty((len(clips), self.config.dimensions), np.float32)
         self.motion.eval()
@@ -152,12 +160,14 @@ class Evaluator:
         return torch.cat(parts).numpy() if parts else np.empty((0, self.config.dimensions), np.float32)
 
     def _batch(self, clips: Sequence[Codes]) -> tuple[torch.Tensor, torch.Tensor]:
-        unknown = self.config.codebook_size
-        lengths = torch.tensor([min(max(1, len(clip)), LONGEST) for clip in clips])
-        codes = torch.full((len(clips), int(lengths.max())), unknown + 1)
+        """(B, T, Q) codes of the clips' steps, padded; (B,) their steps."""
+        unknown, in_step = self.config.codebook_size, self.config.in_step
+        lengths = torch.tensor([min(max(1, len(clip) // in_step), LONGEST) for clip in clips])
+        codes = torch.full((len(clips), int(lengths.max()), in_step), unknown + 1)
         for i, clip in enumerate(clips):
-            row = np.asarray(clip[:LONGEST], dtype=np.int64) if len(clip) else np.array([unknown])
-            codes[i, :len(row)] = torch.from_numpy(np.where((row < 0) | (row >= unknown), unknown, row))
+            row = np.asarray(clip[:LONGEST * in_step], dtype=np.int64) if len(clip) else np.full(in_step, unknown)
+            steps = np.where((row < 0) | (row >= unknown), unknown, row).reshape(-1, in_step)
+            codes[i, :len(steps)] = torch.from_numpy(steps)
         return codes, lengths
 
     def _parts(self, texts: Sequence[str]) -> torch.Tensor:
@@ -175,7 +185,7 @@ class Evaluator:
 
         with saving_folder(folder) as temporary:
             save_file(self._state(), temporary / WEIGHTS)
-            write_json(temporary / INFO, {"version": _VERSION, "config": asdict(self.config), "facts": self.facts,
+            write_json(temporary / INFO, {"version": _VERSION, "config": self.config.to_dict(), "facts": self.facts,
                                           "history": self.history, "files": digests_of(temporary, [WEIGHTS])})
 
     def _state(self) -> dict[str, torch.Tensor]:
@@ -195,7 +205,7 @@ class Evaluator:
         check_form(content, EVALUATOR_FORM, str(folder / INFO), ModelError)
         if not content["history"]:
             raise ModelError(f"{folder / INFO} has an empty history, so the evaluator was never trained")
-        if unknown := [name for name in content["config"] if name not in EVALUATOR_FORM["config"]]:
+        if unknown := [name for name in content["config"] if not {name, f"{name}?"} & {*EVALUATOR_FORM["config"]}]:
             raise ModelError(f"{folder / INFO}: config has {unknown[0][:60]}, which is unknown")
         if "files" in content:
             check_digests(folder, content["files"], ModelError)

@@ -30,7 +30,7 @@ def evaluator_of(inputs: EvaluationInputs, folder: Path, seed: int) -> Evaluator
         return None
     facts = {"trained_on": hashlib.sha256(repr(material).encode()).hexdigest(), "clips": len(material[0]),
              "source": inputs.training.source}
-    config = evaluator_module.EvaluatorConfig(inputs.codebook_size, seed=seed)
+    config = evaluator_module.EvaluatorConfig(inputs.codebook_size, seed=seed, in_step=inputs.streams.count)
     if not os.access(folder.parent, os.W_OK):  # someone else's, which is only read
         return _loaded_or_trained(folder, config, facts, material)
     # Of two evaluations of one run, the second waits for the evaluator of the first.

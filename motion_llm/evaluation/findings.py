@@ -18,7 +18,6 @@ from motion_llm.evaluation.metric_names import (
     FROM_JOINTS,
     FROM_REFERENCES,
     GROUPS,
-    METRICS,
     MODEL,
     NEAREST,
     RANDOM,
@@ -27,12 +26,16 @@ from motion_llm.evaluation.metric_names import (
     SHUFFLED,
     SPLITS,
     TITLES,
+    TOLD,
+    Block,
     Table,
     group_metrics,
     group_rows,
 )
+from motion_llm.evaluation.stream_clips import written
 from motion_llm.evaluation.table import ClipSet, Judge, clip_values
 
+ARROWS = {"up": "higher", "down": "lower", "real": "as real"}
 CLOSE = 1.1  # as far from real clips as these are from each other, or a tenth more, is as close
 
 
@@ -142,7 +145,7 @@ def breakdown(judge: Judge, generated: Sequence[Sequence[Sequence[int]]]) -> dic
     Captions and participants are sorted worst first by normalised edit distance. Entries have "name", "n",
     "expected_length", "length" and the metrics; a caption also its "kind" and its worst "clip" with the nearest "real".
     """
-    samples = len(generated[0])
+    samples, streams, in_step = len(generated[0]), judge.streams, judge.streams.count
     sets = [ClipSet.of(judge, [clips[k] for clips in generated]) for k in range(samples)]
     values = [clip_values(judge, clip_set) for clip_set in sets]
     names = [name for name in (*FROM_REFERENCES, *FROM_CAPTIONS, "novelty", "participant_accuracy",
@@ -151,8 +154,8 @@ def breakdown(judge: Judge, generated: Sequence[Sequence[Sequence[int]]]) -> dic
 
     def means(name: str, places: Sequence[int]) -> dict:
         entry = {"name": name, "n": len(places),
-                 "expected_length": statistics.median(len(judge.rows[i].codes) for i in places),
-                 "length": statistics.median(len(generated[i][k]) for i in places for k in range(samples))}
+                 "expected_length": statistics.median(len(judge.rows[i].codes) // in_step for i in places),
+                 "length": statistics.median(len(generated[i][k]) // in_step for i in places for k in range(samples))}
         for metric in names:
             numbers = [of_set[metric][i] for of_set in values for i in places if of_set[metric][i] is not None]
             entry[metric] = sum(numbers) / len(numbers) if numbers else None
@@ -167,11 +170,11 @@ def breakdown(judge: Judge, generated: Sequence[Sequence[Sequence[int]]]) -> dic
         nearest = min((judge.rows[i].codes for i in judge.references[key]),
                       key=lambda codes: metrics.normalised_edit_distance(clip, codes))
         captions.append(means(row.text_query, places) | {
-            "kind": row.kind, "clip": " ".join(map(str, clip)), "real": " ".join(map(str, nearest))})
+            "kind": row.kind, "clip": written(clip, streams), "real": written(nearest, streams)})
     people = defaultdict(list)
     for place, row in enumerate(judge.rows):
         people[row.participant_id].append(place)
-    sizes = np.array([len(row.codes) for row in judge.rows])
+    sizes = np.array([len(row.codes) // in_step for row in judge.rows])
     # Clips of one length are all in one quarter.
     quarter = np.searchsorted(np.quantile(sizes, [0.25, 0.5, 0.75], method="lower"), sizes)
     quarters = [np.flatnonzero(quarter == part) for part in np.unique(quarter)]
@@ -181,7 +184,8 @@ def breakdown(judge: Judge, generated: Sequence[Sequence[Sequence[int]]]) -> dic
 
     return {"captions": worst_first(captions),
             "participants": worst_first([means(name, places) for name, places in people.items() if name is not None]),
-            "lengths": [means(f"{sizes[part].min()} to {sizes[part].max()} tokens", part.tolist())
+            "lengths": [means(f"{sizes[part].min()} to {sizes[part].max()} {'tokens' if in_step == 1 else 'steps'}",
+                              part.tolist())
                         for part in quarters]}
 
 
@@ -200,15 +204,18 @@ def examples(judge: Judge, generated: Sequence[Sequence[Sequence[int]]]) -> list
                 if judge.rows[i].key not in {judge.rows[k].key for k in chosen.values()}]
         if free:
             chosen[label] = order[min(free, key=lambda place: abs(place - aims[label]))]
-    return [{"label": label, "caption": judge.rows[i].text_query, "clip": " ".join(map(str, generated[i][0])),
-             "real": " ".join(map(str, judge.rows[i].codes)),
+    return [{"label": label, "caption": judge.rows[i].text_query,
+             "clip": written(generated[i][0], judge.streams), "real": written(judge.rows[i].codes, judge.streams),
              "shown": f"{distances[i]:.0f} mm away" if joints else f"{100 * distances[i]:.0f} % differs"}
             for label in aims if (i := chosen.get(label)) is not None]
 
 
 def deviations(judge: Judge, generated: Sequence[Sequence[Sequence[int]]]) -> list[str]:
     """Sentences that say which figures are not measured as they are defined."""
-    notes, pool = [], len(judge.captions)
+    notes, pool, names = [], len(judge.captions), judge.streams.names
+    if len(names) > 1:
+        notes.append(f"a step has {len(names)} tokens ({', '.join(names)}): lengths count steps, edit distances "
+                     "tokens, pairs of codes are of one stream, and a stream that one of two clips lacks is different")
     if judge.joints is not None:
         broken = sum(not judge.joints.decodes(clip) for clips in generated for clip in clips)
         if broken:
@@ -260,23 +267,25 @@ def not_available(table: Table, judge: Judge, with_nll: bool) -> list[str]:
 
 def value_text(estimate: Estimate, name: str) -> str:
     """A value as text, "-" if there is none."""
-    return "-" if estimate.value is None else f"{estimate.value:.{METRICS[name].digits}f}"
+    return "-" if estimate.value is None else f"{estimate.value:.{TOLD[name].digits}f}"
 
 
 def interval_text(estimate: Estimate, name: str) -> str:
     """The interval of a value as text, "" if there is none."""
     if estimate.low is None:
         return ""
-    digits = METRICS[name].digits
+    digits = TOLD[name].digits
     return f"{estimate.low:.{digits}f} to {estimate.high:.{digits}f}"
 
 
-def format_scores(table: Table, lines: Sequence[str], notes: Sequence[str]) -> str:
-    """The verdict, a table for each group of metrics and each split, and the notes, as text."""
+def format_scores(table: Table, lines: Sequence[str], notes: Sequence[str], blocks: Sequence[Block] = ()) -> str:
+    """The verdict, a table for each group of metrics and each split, the blocks, and the notes, as text."""
     texts = [*lines, ""]
     for group in GROUPS:
         for split in SPLITS:
             texts += _format_split(table, group, split)
+    for block in blocks:
+        texts += _format_block(block)
     texts.append("clips: different ones of the data, each of which may be generated several times; of MModality: "
                  "captions")
     texts.append("columns: " + "; ".join(f"{SHORT[name]}: {TITLES[name]}" for name in table if name != MODEL))
@@ -289,18 +298,38 @@ def format_scores(table: Table, lines: Sequence[str], notes: Sequence[str]) -> s
 def _format_split(table: Table, group: str, split: str) -> list[str]:
     """Lines of a table whose rows are metrics and whose columns are the rows of `table`; none if the model has no
     value."""
-    arrows, rows, model = {"up": "higher", "down": "lower", "real": "as real"}, group_rows(table, group), table[MODEL]
+    rows, model = group_rows(table, group), table[MODEL]
     if not any(model[split][name].n for name in group_metrics(group)):
         return []
-    title = f"{split} captions" if group == "text to motion" else f"{group}, {split} captions"
-    head = f"{title:<33}{'better':<9}{'model':>8}  {'95 % interval':<18}" + "".join(
-        f"{SHORT[row]:>10}" for row in rows) + f"{'clips':>7}"
+    head = _head(f"{split} captions" if group == "text to motion" else f"{group}, {split} captions", rows)
     lines = [head, "-" * len(head)]
     for name in group_metrics(group):
         if all(table[row][split][name].value is None for row in (MODEL, *rows)):
             continue
-        estimate = model[split][name]
-        others = "".join(f"{value_text(table[row][split][name], name):>10}" for row in rows)
-        lines.append(f"{METRICS[name].title:<33}{arrows[METRICS[name].better]:<9}{value_text(estimate, name):>8}  "
-                     f"{interval_text(estimate, name):<18}{others}{estimate.n or '':>7}")
+        lines.append(_figures(table, rows, split, name))
     return [*lines, ""]
+
+
+def _format_block(block: Block) -> list[str]:
+    """Lines of tables whose rows are the metrics of each part, for all captions."""
+    lines = []
+    for rows, metrics_of in block.parts():
+        head = _head(f"{block.title}, all captions", rows)
+        lines += [head, "-" * len(head)]
+        for part, names in metrics_of.items():
+            lines += [part, *(_figures(block.tables[part], rows, "all", name, " ") for name in names)]
+        lines.append("")
+    return lines
+
+
+def _head(title: str, rows: Sequence[str]) -> str:
+    others = "".join(f"{SHORT[row]:>10}" for row in rows)
+    return f"{title:<33}{'better':<9}{'model':>8}  {'95 % interval':<18}{others}{'clips':>7}"
+
+
+def _figures(table: Table, rows: Sequence[str], split: str, name: str, indent: str = "") -> str:
+    """A line of a table: a metric of the model's clips and of other rows."""
+    metric, estimate = TOLD[name], table[MODEL][split][name]
+    others = "".join(f"{value_text(table[row][split][name], name) if row in table else '-':>10}" for row in rows)
+    return (f"{indent + metric.title:<33}{ARROWS[metric.better]:<9}{value_text(estimate, name):>8}  "
+            f"{interval_text(estimate, name):<18}{others}{estimate.n or '':>7}")

@@ -4,12 +4,16 @@ import codecs
 import json
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from motion_llm.dataset.rows import caption_key
 from motion_llm.evaluation.rows import MOST_TOKENS, EvaluationError, EvaluationRow
+from motion_llm.evaluation.stream_clips import INVALID
+from motion_llm.streams import ABSENT, OBJECT, Streams
 
 MOST_BYTES = 2**22  # of a line
 POSSIBLE = range(-2**31, 2**31)  # codes
@@ -18,7 +22,7 @@ CODE = re.compile(r"-?[0-9]{1,10}")
 
 @dataclass(frozen=True)
 class Generated:
-    """Clips from a file, by caption key and participant."""
+    """Clips from a file, flat codes, by caption key and participant."""
 
     path: str
     clips: dict[tuple[str, str | None], list[list[int]]]
@@ -29,8 +33,9 @@ class Generated:
         return (key, participant) in self.clips or (key, None) in self.clips
 
 
-def read_generated(path: str | Path, most_tokens: int = MOST_TOKENS) -> Generated:
-    """JSON Lines of text_query, motion_tokens ("42 18 91" or a list) and, if the clip has one, participant_id.
+def read_generated(path: str | Path, most_tokens: int = MOST_TOKENS, streams: Streams | None = None) -> Generated:
+    """JSON Lines of text_query, motion_tokens and, if the clip has one, participant_id. motion_tokens: "42 18 91" or a
+    list; of several `streams` an object of them, null for one that is absent, or a list of steps.
 
     Codes outside the codebook and empty clips are accepted, as valid_share counts them; most_tokens: of a clip.
     Raises EvaluationError naming file and line for anything else.
@@ -51,7 +56,9 @@ def read_generated(path: str | Path, most_tokens: int = MOST_TOKENS) -> Generate
             if participant is not None and (isinstance(participant, bool) or not isinstance(participant, str | int)):
                 raise EvaluationError(f"{location}: participant_id is {repr(participant)[:60]}, expected text or an "
                                       "integer")
-            codes = _codes(content.get("motion_tokens"), location)
+            tokens = content.get("motion_tokens")
+            codes = _codes(tokens, location) if streams is None or streams.count == 1 else _flat_codes(
+                tokens, streams, location)
             if len(codes) > most_tokens:
                 raise EvaluationError(f"{location}: motion_tokens has {len(codes):,} codes, expected at most "
                                       f"{most_tokens:,}: no model here answers with a longer clip")
@@ -89,6 +96,29 @@ def _codes(tokens: object, location: str) -> list[int]:
             f"integers with spaces between, from {POSSIBLE.start:,} to {POSSIBLE.stop - 1:,}")
         raise EvaluationError(f"{location}: motion_tokens is {str(tokens)[:60]!r}, expected {expected}")
     return codes
+
+
+def _flat_codes(value: object, streams: Streams, location: str) -> list[int]:
+    """Codes of several streams, INVALID where they are outside their stream's codebook."""
+    names = streams.names
+    if isinstance(value, Mapping) and set(value) == set(names):
+        columns = [None if value[name] is None else _codes(value[name], f"{location}: {name}") for name in names]
+    elif isinstance(value, list) and all(isinstance(step, list) and len(step) == len(names) for step in value):
+        columns = [_codes([step[stream] for step in value], f"{location}: {name}") for stream, name in enumerate(names)]
+    else:
+        form = (f"an object of {', '.join(names)}" if streams.form == OBJECT else
+                f"a list of steps of {len(names)} codes")
+        raise EvaluationError(f"{location}: motion_tokens is {str(value)[:60]!r}, expected {form}")
+    lengths = {name: len(column) for name, column in zip(names, columns, strict=True) if column is not None}
+    if len(set(lengths.values())) != 1:
+        counted = ", ".join(f"{count} codes of {name}" for name, count in lengths.items()) or "null for every stream"
+        raise EvaluationError(f"{location}: motion_tokens has {counted}, expected as many codes of each stream")
+    steps = np.full((next(iter(lengths.values())), len(names)), ABSENT, np.int64)
+    for stream, column in enumerate(columns):
+        if column is not None:
+            own = np.array(column, np.int64)
+            steps[:, stream] = np.where((own >= 0) & (own < streams.sizes[stream]), own, INVALID)
+    return streams.flat(steps).tolist()
 
 
 def match(generated: Generated, rows: Sequence[EvaluationRow], max_samples: int

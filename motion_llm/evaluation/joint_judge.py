@@ -6,10 +6,10 @@ from functools import lru_cache
 
 import numpy as np
 
-from metrics import is_valid
 from motion_llm.evaluation.embedding_metrics import fid
 from motion_llm.evaluation.joint_metrics import dtw_joint_error, kinetic_features, standardised
 from motion_llm.evaluation.progress import with_bar
+from motion_llm.evaluation.stream_clips import decodable
 from motion_llm.motion.codec import MotionCodec
 from motion_llm.motion.features import heading_of, turned
 
@@ -18,7 +18,8 @@ MOST_FRAMES = 2000  # of a clip that are aligned, as time and memory grow with t
 
 
 class JointJudge:
-    """codec: of the tokens. real: the real clip of each row, codes of that codec. Raises CodecError for other codes."""
+    """codec: of the tokens. real: the real clip of each row, flat codes of that codec. Raises CodecError for other
+    codes."""
 
     def __init__(self, codec: MotionCodec, real: Sequence[Sequence[int]]):
         self.codec, self.real = codec, [tuple(clip) for clip in real]
@@ -72,4 +73,13 @@ class JointJudge:
         return standardised(features, real), standardised(real[list(places)], real)
 
     def decodes(self, clip: Sequence[int]) -> bool:
-        return is_valid(clip, self.codec.codes)
+        return decodable(clip, self.codec.streams)
+
+    def poses(self, codes: Sequence[int]) -> np.ndarray:
+        """(T, B, 3) of a clip, as they are compared; see `_decoded`. Raises CodecError."""
+        return self._poses(tuple(codes))
+
+    def rate(self, codes: Sequence[int]) -> float:
+        """Frames a second of `poses`."""
+        frames = len(codes) // self.codec.streams.count * self.codec.window
+        return self.codec.fps / math.ceil(frames / MOST_FRAMES)

@@ -1,14 +1,20 @@
-"""Clips that lose a third of their tokens, filled in by a model and by two baselines."""
+"""Clips that lose a third of their tokens, filled in by a model and by two baselines.
+
+Of clips of several streams, single codes are lost anywhere but in the first step, or a third of the steps; the
+baselines fill in each stream from its own codes.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from motion_llm.decoding.request import LOST, MotionRequest
+from motion_llm.decoding.request import MotionRequest
 from motion_llm.evaluation.progress import with_bar
+from motion_llm.evaluation.stream_clips import ONE_STREAM
+from motion_llm.streams import ABSENT, MASKED, Streams
 
-FEWEST_TOKENS = 6  # tokens of a clip, or more
+FEWEST_TOKENS = 6  # tokens or steps of a clip, or more
 TASKS = {"denoise": "anywhere", "inbetween": "a gap", "continue": "the end"}  # task -> where tokens are lost
 MODEL, REPEATING, COPYING = "model", "repeating", "copying"
 METHODS = (MODEL, REPEATING, COPYING)
@@ -22,13 +28,28 @@ class Filled:
     lost: np.ndarray
     filled: Mapping[str, np.ndarray]
 
-    def accuracy(self, method: str) -> float:
-        """Share of the lost tokens that were filled in correctly, 0 to 1."""
-        return float((self.filled[method][self.lost] == self.codes[self.lost]).mean())
+    def accuracy(self, method: str, stream: int = 0, in_step: int = 1) -> float | None:
+        """Share of the lost tokens that were filled in correctly, 0 to 1; with in_step, of those of one stream, None
+        without any."""
+        lost = self.lost[self.lost % in_step == stream]
+        return float((self.filled[method][lost] == self.codes[lost]).mean()) if len(lost) else None
+
+
+def lost_codes(task: str, codes: Sequence[int], in_step: int, rng: np.random.Generator) -> np.ndarray:
+    """The places of the lost codes of a clip (T * in_step,), sorted; never in the first step, and none that are ABSENT.
+    """
+    if in_step == 1:
+        return lost_places(task, len(codes), rng)
+    there = np.flatnonzero(np.array(codes) != ABSENT)
+    if task == "denoise":
+        there = there[there >= in_step]
+        return np.sort(rng.choice(there, len(there) // 3, replace=False))
+    steps = lost_places(task, len(codes) // in_step, rng)
+    return there[np.isin(there // in_step, steps)]
 
 
 def lost_places(task: str, count: int, rng: np.random.Generator) -> np.ndarray:
-    """The places of a third of a clip's tokens, sorted; never the first token."""
+    """The places of a third of a clip's tokens or steps, sorted; never the first one."""
     third = count // 3
     if task == "denoise":
         return np.sort(1 + rng.choice(count - 1, third, replace=False))
@@ -52,26 +73,42 @@ def copying(codes: Sequence[int], lost: np.ndarray) -> list[int]:
     return filled
 
 
-def question(task: str, codes: Sequence[int], lost: np.ndarray, participant_id: str | None) -> MotionRequest:
+def by_stream(fill, codes: Sequence[int], lost: np.ndarray, in_step: int) -> np.ndarray:
+    """The codes with the lost ones of each stream filled in from its own by `fill`: repeating or copying."""
+    filled = np.array(codes)
+    for stream in range(in_step):
+        own = lost[lost % in_step == stream] // in_step
+        if len(own):
+            filled[stream::in_step] = fill(codes[stream::in_step], own)
+    return filled
+
+
+def question(task: str, codes: Sequence[int], lost: np.ndarray, participant_id: str | None,
+             streams: Streams = ONE_STREAM) -> MotionRequest:
     """The request for the lost tokens; it has their places only."""
-    start, end = codes[:lost[0]], codes[lost[-1] + 1:]
+    in_step = streams.count
+    start, end = codes[:lost[0] // in_step * in_step], codes[(lost[-1] // in_step + 1) * in_step:]
     lost_set = set(lost.tolist())
-    fields = {"denoise": {"motion": [LOST if place in lost_set else code for place, code in enumerate(codes)]},
-              "inbetween": {"motion": start, "end": end, "tokens": len(codes)},
-              "continue": {"motion": start, "tokens": len(codes)}}[task]
-    return MotionRequest(task, participant_id=participant_id, **fields)
+    noisy = [MASKED if place in lost_set else code for place, code in enumerate(codes)]
+    tokens = len(codes) // in_step
+    fields = {"denoise": {"motion": noisy}, "inbetween": {"motion": start, "end": end, "tokens": tokens},
+              "continue": {"motion": start, "tokens": tokens}}[task]
+    motions = {name: streams.written(fields[name]) for name in ("motion", "end") if name in fields}
+    return MotionRequest(task, participant_id=participant_id, **fields | motions)
 
 
-def fill_in(generator, clips: Sequence[Sequence[int]], people: Sequence[str | None], task: str, seed: int
-            ) -> list[Filled]:
+def fill_in(generator, clips: Sequence[Sequence[int]], people: Sequence[str | None], task: str, seed: int,
+            streams: Streams = ONE_STREAM) -> list[Filled]:
     """Each clip, of FEWEST_TOKENS or more, with a third lost and filled in by the MotionGenerator and the baselines.
 
-    people: the participant of each clip, or None. Raises GenerationError for clips that do not fit the model.
+    people: the participant of each clip, or None. streams: the model's. Raises GenerationError for clips that do not
+    fit the model.
     """
-    clips = [[int(code) for code in codes] for codes in clips]
-    lost = [lost_places(task, len(codes), np.random.default_rng([seed, i])) for i, codes in enumerate(clips)]
-    requests = [question(task, *arguments) for arguments in zip(clips, lost, people, strict=True)]
+    clips, in_step = [[int(code) for code in codes] for codes in clips], streams.count
+    lost = [lost_codes(task, codes, in_step, np.random.default_rng([seed, i])) for i, codes in enumerate(clips)]
+    requests = [question(task, *arguments, streams) for arguments in zip(clips, lost, people, strict=True)]
     answers = with_bar(generator.answers(requests, seed=seed), len(requests), f"lost tokens, {TASKS[task]}")
     return [Filled(np.array(codes), places, {
-        MODEL: np.array(answer.codes), REPEATING: np.array(repeating(codes, places)),
-        COPYING: np.array(copying(codes, places))}) for codes, places, answer in zip(clips, lost, answers, strict=True)]
+        MODEL: np.array(answer.codes), REPEATING: by_stream(repeating, codes, places, in_step),
+        COPYING: by_stream(copying, codes, places, in_step)})
+            for codes, places, answer in zip(clips, lost, answers, strict=True)]

@@ -1,8 +1,9 @@
 """The names of the evaluation's table: its splits, its rows (sets of clips) and its metrics, as in metrics.json."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from motion_llm.evaluation.intervals import Estimate
+from motion_llm.evaluation.intervals import NOT_AVAILABLE, Estimate
 from motion_llm.evaluation.lost_tokens import COPYING, REPEATING
 
 SPLITS = ("seen", "unseen", "all")
@@ -71,6 +72,17 @@ METRICS = {
     "denoising_accuracy_gap": Metric("put right in a gap", "up", 3, "inbetween"),
     "denoising_accuracy_end": Metric("put right at the end", "up", 3, "continue"),
 }
+# Of each stream's own codes, where a motion has several.
+STREAM_METRICS = ("nll_per_token", "edit_distance", "normalised_edit_distance", "unigram_jsd", "bigram_jsd",
+                  "codebook_usage", "codebook_perplexity", "repetition_rate", "denoising_accuracy",
+                  "denoising_accuracy_gap", "denoising_accuracy_end")
+PART_METRICS = {  # of the joints of each part of the figure
+    "dtw_jpe": Metric("DTW-JPE (mm)", "down", 1),
+    "dtw_pa_jpe": Metric("DTW-PA-JPE (mm)", "down", 1),
+    "speed_ratio": Metric("speed over the real clips'", "real", 2),
+    "spread_ratio": Metric("spread in time over theirs", "real", 2),
+}
+TOLD = METRICS | PART_METRICS
 GROUPS = {"text to motion": ("t2m",), "motion to text": ("m2t",), "lost tokens": ("denoise", "inbetween", "continue")}
 FROM_CAPTIONS = ("r_precision_top1", "r_precision_top2", "r_precision_top3", "mm_dist")
 FROM_EMBEDDINGS = (*FROM_CAPTIONS, "fid", "kid", "diversity", "multimodality")
@@ -82,11 +94,50 @@ RESAMPLED = (*OF_PAIRED_SETS, "diversity")  # metrics of a set that have an inte
 Table = dict[str, dict[str, dict[str, Estimate]]]  # row of the table -> split -> metric -> Estimate
 
 
+def blank(names: Iterable[str]) -> dict[str, dict[str, Estimate]]:
+    """A row of a table without any value: split -> metric -> NOT_AVAILABLE."""
+    return {split: dict.fromkeys(names, NOT_AVAILABLE) for split in SPLITS}
+
+
+def rows_with(table: Table, names: Iterable[str]) -> list[str]:
+    """The rows of the table, other than the model's, that have a value for one of the metrics."""
+    return [row for row, splits in table.items() if row != MODEL and any(
+        estimates[name].value is not None for estimates in splits.values() for name in names if name in estimates)]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Tables of parts of the motions, such as of their streams. name: in details.json. tables: part -> its table."""
+
+    name: str
+    title: str
+    tables: Mapping[str, Table]
+
+    def to_dict(self) -> dict:
+        """part -> row -> split -> metric -> figures, for metrics that have a value."""
+        return {part: {row: {split: {name: estimate.to_dict() for name, estimate in estimates.items()
+                                     if estimate.value is not None} for split, estimates in splits.items()}
+                       for row, splits in table.items()} for part, table in self.tables.items()}
+
+    def parts(self) -> list[tuple[list[str], dict[str, list[str]]]]:
+        """For each table that is shown of it: its rows but the model's, and part -> metrics that have a value. Metrics
+        of lost tokens have other rows than those of text to motion."""
+        shown = []
+        for tasks in GROUPS.values():
+            names = [name for name, metric in TOLD.items() if metric.task in tasks]
+            rows = list(dict.fromkeys(row for table in self.tables.values() for row in rows_with(table, names)))
+            lines = {part: [name for name in names if name in table[MODEL]["all"] and any(
+                table[row]["all"][name].value is not None for row in (MODEL, *rows) if row in table)]
+                for part, table in self.tables.items()}
+            if any(lines.values()):
+                shown.append((rows, {part: metrics for part, metrics in lines.items() if metrics}))
+        return shown
+
+
 def group_metrics(group: str) -> list[str]:
     return [name for name, metric in METRICS.items() if metric.task in GROUPS[group]]
 
 
 def group_rows(table: Table, group: str) -> list[str]:
     """The rows of the table, other than the model's, that have a value for a metric of the group."""
-    return [row for row, splits in table.items() if row != MODEL and any(
-        estimates[name].value is not None for estimates in splits.values() for name in group_metrics(group))]
+    return rows_with(table, group_metrics(group))

@@ -13,7 +13,8 @@ from motion_llm.evaluation import report_sections as sections
 from motion_llm.evaluation.charts import Mark, dot_plot
 from motion_llm.evaluation.findings import value_text
 from motion_llm.evaluation.following import FOLLOWS, HALF, NOT_YET, TOP3, UNKNOWN
-from motion_llm.evaluation.metric_names import METRICS, MODEL, NEAREST, RANDOM, REAL, SHUFFLED, Table
+from motion_llm.evaluation.metric_names import METRICS, MODEL, NEAREST, RANDOM, REAL, SHUFFLED, Block, Table
+from motion_llm.evaluation.report_blocks import block as block_tables
 from motion_llm.evaluation.rows import EvaluationRow, clips_and_captions
 from motion_llm.json_files import write_text
 
@@ -30,23 +31,26 @@ ASKED = {  # metric -> the chart's title
 
 def write_page(path: Path, table: Table, details: Mapping, rows: Sequence[EvaluationRow],
                clips: Sequence[Sequence[Sequence[int]]], asked_lengths: Sequence[float] | None,
-               histories: Mapping[str, Mapping], figures: str | None = None) -> None:
+               histories: Mapping[str, Mapping], figures: str | None = None, blocks: Sequence[Block] = ()) -> None:
     """Write the page. clips: for each row its generated ones. asked_lengths: for each row the tokens that decoding
     aimed at. histories: stage folder -> history of its training. figures: the viewer's page of details["examples"],
-    None without a codec."""
+    None without a codec. blocks: figures by part of the motions."""
     model = details["request"]["model_path"] or details["request"]["generated"]
     samples = details["request"]["samples"]
-    fold, size = sections.folded, details["codebook_size"]
+    fold, in_step = sections.folded, len(details["streams"]["names"]) if "streams" in details else 1
     body = [
         f'<div class="first">{_verdict(details)}{_chart(table, details)}</div>',
-        _examples(details["examples"], figures, size),
+        _examples(details["examples"], figures, sections.colours(details)),
         fold("All figures", sections.tables(table, samples)),
+        *(fold(f"Figures {block.title}" if block.title.startswith("by ") else block.title.capitalize(),
+               block_tables(block)) for block in blocks),
         fold("More on the verdict, and its limits", sections.more_on_the_verdict(details)),
         fold("What the metrics mean", sections.about(table)),
         fold("Where it does badly, and where well", sections.where_it_fails(details)),
         fold("Other tasks", sections.other_tasks(table, details)),
         fold("How it was trained", sections.curves(histories)),
-        fold("Lengths and codes", sections.lengths_and_codes(rows, clips, asked_lengths, size)),
+        fold("Lengths and codes", sections.lengths_and_codes(
+            rows, clips, asked_lengths, details["codebook_size"], in_step)),
         fold("Data, settings and versions", sections.facts(details))]
     part = f" ({details['data']['part']})" if "part" in details["data"] else ""
     times = "once" if samples == 1 else f"{samples} times"

@@ -18,11 +18,14 @@ from motion_llm.evaluation.metric_names import (
     SHORT,
     SPLITS,
     TITLES,
+    TOLD,
     Table,
     group_metrics,
     group_rows,
 )
 from motion_llm.evaluation.rows import EvaluationRow, clips_and_captions
+from motion_llm.evaluation.stream_clips import all_columns, shown
+from motion_llm.streams import ONE, Value
 
 SHOWN_CLIPS, SHOWN_CAPTIONS, SMOOTH = 5, 40, 9
 ARROWS = {"up": "↑", "down": "↓", "real": "≈"}
@@ -98,7 +101,7 @@ def tables(table: Table, samples: int) -> str:
     parts = [_key_figures(table)]
     for split in SPLITS[::-1]:
         if any(table[MODEL][split][name].n for name in group_metrics("text to motion")):
-            parts.append(_table_card(titles[split], _figures(table, "text to motion", split), "figures") + "<br>")
+            parts.append(table_card(titles[split], _figures(table, "text to motion", split), "figures") + "<br>")
     parts.append('<p class="note">↑ higher is better, ↓ lower, ≈ best where real clips have it. <i>clips</i> counts '
                  "those of the data, however often each was generated (of MModality: captions). Intervals are over "
                  "captions for means over clips; for FID, KID, Diversity and divergences they are "
@@ -107,7 +110,7 @@ def tables(table: Table, samples: int) -> str:
     return "".join(parts)
 
 
-def _table_card(title: str, lines: str, name: str = "") -> str:
+def table_card(title: str, lines: str, name: str = "") -> str:
     """A titled table; lines: its rows as HTML. Where it is wider than the screen it scrolls, with the keyboard too."""
     return (f'<div class="card long"><h3>{escape(title)}</h3><div class="wide" tabindex="0" role="region" '
             f'aria-label="{escape(title)}"><table class="{name}">{lines}</table></div></div>')
@@ -116,24 +119,32 @@ def _table_card(title: str, lines: str, name: str = "") -> str:
 def _figures(table: Table, group: str, split: str, title: str = "") -> str:
     """HTML table rows: a head whose first cell is the title, and each metric of the group that has a value."""
     others = group_rows(table, group)
-    lines = [f'<tr><th scope="col">{escape(title) or "metric"}</th><th scope="col" class="mine">model</th>'
-             + "".join(f'<th scope="col">{escape(name)}</th>'
-                       for name in ("95 % interval", *(SHORT[row] for row in others), "clips"))
-             + "</tr>"]
+    lines = [head(title, others)]
     weak = REAL in table and group == "text to motion" and is_weak(table, split)
     for name in group_metrics(group):
         if all(table[row][split][name].value is None for row in (MODEL, *others)):
             continue
-        metric, estimate = METRICS[name], table[MODEL][split][name]
-        doubted = weak and name in FROM_EMBEDDINGS
-        title = f"{metric.title}{' (not to be trusted)' if doubted else ''}"
-        lines.append(
-            f'<tr{" class=doubted" if doubted else ""}><th scope="row"><span class="arrow">{ARROWS[metric.better]}'
-            f'</span>{escape(title)}</th><td class="mine">{value_text(estimate, name)}</td>'
-            f'<td class="soft">{interval_text(estimate, name)}</td>'
-            + "".join(f"<td>{value_text(table[row][split][name], name)}</td>" for row in others)
-            + f"<td>{estimate.n or ''}</td></tr>")
+        lines.append(figure_line(table, others, split, name, weak and name in FROM_EMBEDDINGS))
     return "".join(lines)
+
+
+def head(title: str, others: Sequence[str]) -> str:
+    return (f'<tr><th scope="col">{escape(title) or "metric"}</th><th scope="col" class="mine">model</th>'
+            + "".join(f'<th scope="col">{escape(name)}</th>'
+                      for name in ("95 % interval", *(SHORT[row] for row in others), "clips"))
+            + "</tr>")
+
+
+def figure_line(table: Table, others: Sequence[str], split: str, name: str, doubted: bool = False) -> str:
+    """An HTML table row: a metric of the model's clips and of other rows."""
+    metric, estimate = TOLD[name], table[MODEL][split][name]
+    title = f"{metric.title}{' (not to be trusted)' if doubted else ''}"
+    return (
+        f'<tr{" class=doubted" if doubted else ""}><th scope="row"><span class="arrow">{ARROWS[metric.better]}'
+        f'</span>{escape(title)}</th><td class="mine">{value_text(estimate, name)}</td>'
+        f'<td class="soft">{interval_text(estimate, name)}</td>'
+        + "".join(f"<td>{value_text(table[row][split][name], name) if row in table else '-'}</td>" for row in others)
+        + f"<td>{estimate.n or ''}</td></tr>")
 
 
 def other_tasks(table: Table, details: Mapping) -> str:
@@ -146,9 +157,9 @@ def other_tasks(table: Table, details: Mapping) -> str:
         body = "".join(_figures(table, group, split, f"{split} captions") for split in SPLITS[::-1]
                        if any(table[MODEL][split][name].n for name in group_metrics(group)))
         names = "; ".join(f"{SHORT[row]}: {TITLES[row]}" for row in group_rows(table, group))
-        cards.append(_table_card(f"{about}, by {by}", body, "figures") + f'<p class="note">{escape(names)}.</p>')
+        cards.append(table_card(f"{about}, by {by}", body, "figures") + f'<p class="note">{escape(names)}.</p>')
     entries = details["captions_said"]
-    few, size = min(SHOWN_CLIPS, len(entries) // 2) or 1, details["codebook_size"]
+    few, size = min(SHOWN_CLIPS, len(entries) // 2) or 1, colours(details)
     if entries:
         cards.append('<h3>Captions of single motions</h3><div class="grid2">'
                      + _captions_card("Nearest to the data's captions", entries[::-1][:few], size)
@@ -203,17 +214,20 @@ def curves(histories: Mapping[str, Mapping]) -> str:
 
 
 def lengths_and_codes(rows: Sequence[EvaluationRow], clips: Sequence[Sequence[Sequence[int]]],
-                       asked_lengths: Sequence[float] | None, codebook_size: int) -> str:
-    real = [float(len(row.codes)) for row in rows]
-    lengths = [(length, float(len(clip))) for length, samples in zip(real, clips, strict=True) for clip in samples]
+                       asked_lengths: Sequence[float] | None, codebook_size: int, in_step: int = 1) -> str:
+    """in_step: codes of a step, where lengths count steps."""
+    real = [float(len(row.codes) // in_step) for row in rows]
+    lengths = [(length, float(len(clip) // in_step)) for length, samples in zip(real, clips, strict=True)
+               for clip in samples]
     series = [Series(sorted(set(lengths)), 0, "dots")]
     names = [("generated", 0)]
     if asked_lengths is not None:
         series.append(Series(sorted(set(zip(real, asked_lengths, strict=True))), 1, "rings"))
         names.append(("asked for by decoding", 1))
-    length_chart = chart("lengths", series, "the real clip, tokens", "tokens", diagonal=True)
-    counts = [count_ngrams([row.codes for row in rows], 1),
-              count_ngrams([clip for samples in clips for clip in samples], 1)]
+    unit = "tokens" if in_step == 1 else "steps"
+    length_chart = chart("lengths", series, f"the real clip, {unit}", unit, diagonal=True)
+    counts = [count_ngrams(all_columns(part, in_step), 1) for part in (
+        [row.codes for row in rows], [clip for samples in clips for clip in samples])]
     order = sorted(range(codebook_size), key=lambda code: (-counts[0][(code,)], -counts[1][(code,)], code))
     shares = [[100 * count[(code,)] / max(1, count.total()) for code in order] for count in counts]
     used = max((i + 1 for row in shares for i, share in enumerate(row) if share), default=1)
@@ -230,10 +244,17 @@ def _steps(values: Sequence[float]) -> list[tuple[float, float]]:
     return [point for i, value in enumerate(values) for point in ((i, value), (i + 1, value))]
 
 
-def strips(clips: Mapping[str, str], codebook_size: int) -> str:
-    """Clips, name -> codes as text, one above the other: a block for each token, of a colour for each code."""
-    codes = {name: [int(code) for code in clip.split()] for name, clip in clips.items()}
-    longest = max(1, *map(len, codes.values()))
+def colours(details: Mapping) -> int:
+    """How many codes of a strip have to look different: those of the largest codebook."""
+    return max(details["streams"]["sizes"]) if "streams" in details else details["codebook_size"]
+
+
+def strips(clips: Mapping[str, Value], codebook_size: int) -> str:
+    """Clips, name -> codes in the dataset's form, one above the other: a block for each token, of a colour for each
+    code; a strip for each of several streams."""
+    codes = {name if stream == ONE else f"{name}, {stream}": own for name, clip in clips.items()
+             for stream, own in shown(clip).items()}
+    longest = max(1, 0, *map(len, codes.values()))
     return '<div class="strips">' + "".join(
         f"<span>{escape(name)}</span>{code_strip(clip, longest, codebook_size)}<span>{len(clip)} "
         f"token{'s' * (len(clip) != 1)}</span>" for name, clip in codes.items()) + "</div>"
@@ -276,15 +297,23 @@ def where_it_fails(details: Mapping) -> str:
             + (f'<td>{escape(str(entry["kind"] or ""))}</td>' if kinds else "")
             + "".join("<td>-</td>" if entry.get(key) is None else f"<td>{entry[key]:.{digits}f}</td>"
                       for key, _, digits in present) + "</tr>" for entry in entries)
-        return _table_card(title, head + lines) + "<br>"
+        return table_card(title, head + lines) + "<br>"
 
     captions = details["captions"]
     more = (f'<p class="note">The {SHOWN_CAPTIONS} worst of {len(captions):,}; all are in details.json.</p>'
             if len(captions) > SHOWN_CAPTIONS else "")
-    return (_extremes(captions, details["codebook_size"])
+    return (_extremes(captions, colours(details))
             + card("By length of the real clip", "length", details["lengths"])
             + card("By participant", "participant", details["participants"])
             + card("By caption, worst first", "caption", captions[:SHOWN_CAPTIONS], kinds=True) + more)
+
+
+def _streams(details: Mapping) -> str:
+    if "streams" not in details:
+        return ""
+    streams = details["streams"]
+    sizes = ", ".join(f"{name} {size:,}" for name, size in zip(streams["names"], streams["sizes"], strict=True))
+    return f" in {len(streams['names'])} streams: {sizes}"
 
 
 def facts(details: Mapping) -> str:
@@ -292,7 +321,7 @@ def facts(details: Mapping) -> str:
     pairs = [("data", details["data"]["path"]), ("fingerprint", details["data"]["fingerprint"]),
              ("scored", clips_and_captions(details["data"])),
              ("rows of the data", f"{details['data']['rows']:,}, of which {details['trained_on']:,} trained on"),
-             ("codebook", f"{details['codebook_size']:,} codes")]
+             ("codebook", f"{details['codebook_size']:,} codes{_streams(details)}")]
     if judge:
         best = max(judge["history"], key=lambda check: check["reciprocal_rank"])
         pairs.append(("evaluator", f"{judge['config']['dimensions']} dimensions, trained on {judge['clips']:,} clips "

@@ -17,10 +17,13 @@ import numpy as np
 
 from data import read_rows
 from motion_llm.dataset.caption_index import CaptionIndex
-from motion_llm.dataset.prepared import PreparedChunks, damaged_table, prepared_info
+from motion_llm.dataset.prepared import PreparedChunks, damaged_table, prepared_info, streams_of
 from motion_llm.dataset.report import Report, raise_on_errors
 from motion_llm.dataset.rows import SPLITS, Row, Rows, caption_key
 from motion_llm.dataset.splits import split_rows
+from motion_llm.evaluation.stream_clips import streams_of_model
+from motion_llm.motion.codec import CodecError, codec_streams
+from motion_llm.streams import TEXT, Streams
 
 log = logging.getLogger(__name__)
 
@@ -124,9 +127,14 @@ class EvaluationInputs:
     rows: list[EvaluationRow]
     trained_on: int
     training: Training | None
-    codebook_size: int
+    streams: Streams
     facts: dict
     notes: list[str]
+
+    @property
+    def codebook_size(self) -> int:
+        """Codes of all streams."""
+        return self.streams.size
 
 
 def clips_and_captions(facts: Mapping) -> str:
@@ -139,38 +147,45 @@ def clips_and_captions(facts: Mapping) -> str:
 
 @dataclass
 class _Source:
-    """Rows of a file or of the run's own test set. codebook_size: of a file its largest code + 1. facts: about it."""
+    """Rows of a file or of the run's own test set. streams: of a file without a model those of its largest codes.
+    facts: about it."""
 
     rows: Sequence[Row]
-    codebook_size: int
+    streams: Streams
     facts: dict
 
 
 def gather(data: str | None, train_data: str | None, model_path: Path | None, motion_config: Mapping | None,
            max_prompts: int | None, include_train: bool, seed: int, split: str | None = None,
-           has_clip: Callable[[str, str | None], bool] | None = None) -> EvaluationInputs:
+           has_clip: Callable[[str, str | None], bool] | None = None, codec: Path | None = None,
+           tell_streams: Callable[[Streams], None] | None = None) -> EvaluationInputs:
     """Everything that an evaluation reads, except the generated clips.
 
     data: the file to score, None for the run's own test set. train_data: training clips, None for those beside the
     model. motion_config: the model's, None without a model. split: which rows of data, see _rows_of_split. has_clip:
     of a caption key and participant, whether a generated clip is at hand; a clip's caption is drawn from those.
-    Raises DataError, EvaluationError.
+    codec: of the tokens, None for the model's. tell_streams: is called before has_clip. Raises DataError,
+    EvaluationError, CodecError.
     """
-    codebook_size = motion_config["vocabulary"]["codebook_size"] if motion_config else None
+    streams = streams_of_model(motion_config)
     positions = motion_config["settings"]["MAX_SEQ_LEN"] if motion_config else NO_LIMIT
     notes: list[str] = []
     prepared = _prepared_folder(model_path, motion_config, notes)
     if data is None and split is not None:
         raise EvaluationError(f"--split {split} is for the rows of --data FILE, and there is no --data")
     source = (_own_test_set(prepared, model_path, notes) if data is None
-              else _file_rows(data, positions, codebook_size, split, notes))
+              else _file_rows(data, _report_of(data, train_data, codec, positions, streams), split, notes))
+    if tell_streams is not None:
+        tell_streams(source.streams)
+    if streams is None and source.streams.form != TEXT:
+        streams = source.streams
     keys = {caption_key(row.text_query) for row in source.rows}
     if train_data is not None:
-        training = _from_file(train_data, positions, codebook_size, motion_config, keys, seed)
+        training = _from_file(train_data, positions, streams, motion_config, keys, seed)
     elif prepared is not None:
         training = _from_prepared(prepared, keys, seed)
     elif motion_config and motion_config.get("data_fingerprint") == source.facts["fingerprint"]:
-        training = _from_file(data, positions, codebook_size, motion_config, keys, seed)
+        training = _from_file(data, positions, streams, motion_config, keys, seed)
     else:
         training = None
         notes.append("no training clips: which rows were trained on is not known, and metrics that need training clips "
@@ -185,10 +200,10 @@ def gather(data: str | None, train_data: str | None, model_path: Path | None, mo
     elif motion_config:
         trained_keys = set(motion_config["length_model"]["captions"])
     rows = _evaluation_rows(chosen, _captions_by_motion(source.rows, chosen), trained_keys)
-    least_size = max(max(row.codes) for row in rows) + 1
-    codebook_size = codebook_size or max(source.codebook_size, least_size)
+    if streams is None:
+        streams = Streams.one(max(source.streams.size, *(max(row.codes) + 1 for row in rows)))
     facts = source.facts | {"clips": len(rows), "captions": sum(len(row.captions) for row in rows)}
-    return EvaluationInputs(rows, sum(trained), training, codebook_size, facts, notes)
+    return EvaluationInputs(rows, sum(trained), training, streams, facts, notes)
 
 
 def _own_test_set(prepared: Path | None, model_path: Path | None, notes: Sequence[str]) -> _Source:
@@ -200,20 +215,46 @@ def _own_test_set(prepared: Path | None, model_path: Path | None, notes: Sequenc
     if not rows:
         raise EvaluationError(f"{prepared}: the run has no test rows (HELDOUT_SHARE or HELDOUT_MAX is 0): give "
                               "--data FILE")
-    return _Source(rows, info["codebook_size"], {"path": info["path"], "part": "the run's own test set",
-                                                 "fingerprint": info["fingerprint"], "rows": len(rows)})
+    return _Source(rows, streams_of(info), {"path": info["path"], "part": "the run's own test set",
+                                            "fingerprint": info["fingerprint"], "rows": len(rows)})
 
 
-def _file_rows(path: str, positions: int, codebook_size: int | None, split: str | None, notes: list[str]) -> _Source:
-    report = _read(path, positions, codebook_size)
+def _file_rows(path: str, report: Report, split: str | None, notes: list[str]) -> _Source:
     rows, part = _rows_of_split(report.rows, path, split, notes)
-    return _Source(rows, report.codebook_size, {"path": str(path), "fingerprint": report.fingerprint,
-                                                "rows": len(rows)} | part)
+    return _Source(rows, report.streams, {"path": str(path), "fingerprint": report.fingerprint,
+                                          "rows": len(rows)} | part)
 
 
-def _read(path: str, positions: int, codebook_size: int | None) -> Report:
+def _report_of(path: str, train_data: str | None, codec: Path | None, positions: int, streams: Streams | None
+               ) -> Report:
+    """The report on the file to score. streams: the model's. Without a model, flat codes of several streams need
+    codebooks that hold the codes of all files: the codec's, or else the largest codes'."""
+    report = _read(path, positions, streams)
+    if streams is not None or report.streams.form == TEXT:
+        return report
+    if codec is not None:
+        whole = codec_streams(codec)
+        if whole.names != report.streams.names:
+            raise CodecError(f"the codec in {codec} has the streams {', '.join(whole.names)}, but {path} has "
+                             f"{', '.join(report.streams.names)}: they do not belong together")
+        whole = Streams(whole.names, whole.sizes, report.streams.form)
+    elif train_data is not None:
+        other = _read(train_data, positions, None).streams
+        if {*other.names} != {*report.streams.names}:
+            raise EvaluationError(f"{train_data} has the streams {', '.join(other.names)}, but {path} has "
+                                  f"{', '.join(report.streams.names)}")
+        of_other = dict(zip(other.names, other.sizes, strict=True))
+        whole = Streams(report.streams.names, tuple(
+            max(size, of_other[name]) for name, size in zip(report.streams.names, report.streams.sizes, strict=True)),
+            report.streams.form)
+    else:
+        return report
+    return report if whole == report.streams else _read(path, positions, whole)
+
+
+def _read(path: str, positions: int, streams: Streams | None) -> Report:
     """Raises DataError, and EvaluationError for a clip that is too long to be scored."""
-    report = read_rows(path, positions, codebook_size, denoise=False)
+    report = read_rows(path, positions, streams, denoise=False)
     raise_on_errors(report)
     lengths = report.rows.lengths
     if positions == NO_LIMIT and lengths.max(initial=0) > MOST_TOKENS:
@@ -337,11 +378,11 @@ def _from_prepared(folder: Path, caption_keys: Container[str], seed: int) -> Tra
     return training.fill(_rows_in(folder, "train"), info["sizes"]["train"], caption_keys, seed)
 
 
-def _from_file(path: str, positions: int, codebook_size: int | None, motion_config: Mapping | None,
+def _from_file(path: str, positions: int, streams: Streams | None, motion_config: Mapping | None,
                caption_keys: Container[str], seed: int) -> Training:
     """The training clips in a file: those of the run's split if the run was trained on the same data, else the rows
     whose split is train if the file has splits, else all rows. Raises EvaluationError if no row is in train."""
-    report = _read(path, positions, codebook_size)
+    report = _read(path, positions, streams)
     rows = report.rows
     training = Training(report.fingerprint, str(path))
     same_data = motion_config and motion_config.get("data_fingerprint") == report.fingerprint

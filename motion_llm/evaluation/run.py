@@ -7,7 +7,7 @@ import logging
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import chain
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import numpy as np
 from motion_llm.evaluation.generated_clips import Generated, match, read_generated
 from motion_llm.evaluation.progress import progress_bar, with_bar
 from motion_llm.evaluation.request import CLIPS, OUTPUT_FILES, PAGE, REQUEST, Request
-from motion_llm.evaluation.results import codec_folder, score_clips
+from motion_llm.evaluation.results import Likelihoods, check_parts, codec_folder, score_clips
 from motion_llm.evaluation.rows import (
     MOST_TOKENS,
     EvaluationError,
@@ -25,15 +25,17 @@ from motion_llm.evaluation.rows import (
     clips_and_captions,
     gather,
 )
+from motion_llm.evaluation.stream_clips import ONE_STREAM, present, token_nll, written
 from motion_llm.json_files import read_json, write_json, write_text
 from motion_llm.network.folder import read_motion_config
 from motion_llm.saving import locked
+from motion_llm.streams import ABSENT, Streams
 
 log = logging.getLogger(__name__)
 
 CHUNK = 128  # clips that are generated and saved at a time
 AT_ONCE = 64  # clips whose likelihoods are computed between two steps of the bar
-CODES = re.compile(rb'"motion_tokens": "(\d{1,9}(?: \d{1,9})*)"')  # in a line of generated.jsonl
+CODES = re.compile(rb'"motion_tokens": ("[^"]*"|[{[].*[}\]]), "participant_id": ')  # in a line of generated.jsonl
 
 
 def evaluate_model(request: Request) -> str:
@@ -87,24 +89,28 @@ def _evaluate(request: Request, model_path: Path | None, motion_config: Mapping 
     log.info("reading the data")
     positions = motion_config["settings"]["MAX_SEQ_LEN"] if motion_config else 0
 
+    streams: list[Streams] = []
+
     @cache  # read when the data has been, whose errors come first
     def generated() -> Generated:
-        return read_generated(request.generated, max(MOST_TOKENS, positions))
+        return read_generated(request.generated, max(MOST_TOKENS, positions), streams[0])
 
     has_clip = None if request.generated is None else lambda key, person: generated().holds(key, person)
     inputs = gather(request.data, request.train_data, model_path, motion_config, request.max_prompts,
-                    request.include_train, request.seed, request.split, has_clip)
+                    request.include_train, request.seed, request.split, has_clip,
+                    None if request.codec is None else Path(request.codec), streams.append)
     codec = codec_folder(request.codec, model_path, inputs)
     log.info("%s of %s to score%s", clips_and_captions(inputs.facts), inputs.facts["path"],
              "".join(f"\n  {note}" for note in inputs.notes))
-    clips = nll = None
+    check_parts(request.parts, codec)
+    clips, likelihoods = None, Likelihoods()
     if request.generated is not None:
         clips, notes = match(generated(), inputs.rows, request.num_samples)
         inputs.notes += notes
     _claim(output, _clip_facts(request, model_path, motion_config, inputs), inputs.facts["path"], request.fresh)
     if clips is None:
-        clips, nll = _generate(model_path, inputs, request, output)
-    text = score_clips(inputs, clips, nll, motion_config, model_path, output, request, started, codec)
+        clips, likelihoods = _generate(model_path, inputs, request, output)
+    text = score_clips(inputs, clips, likelihoods, motion_config, model_path, output, request, started, codec)
     return f"{text}\n\n{output / PAGE} shows it in a browser ({(time.monotonic() - started) / 60:.1f} minutes)."
 
 
@@ -146,12 +152,24 @@ def _claim(output: Path, clip_facts: Mapping, data: str, fresh: bool) -> None:
     write_json(output / REQUEST, dict(clip_facts))
 
 
-def _line(row: EvaluationRow, sample: int, codes: Sequence[int]) -> str:
-    return json.dumps({"text_query": row.text_query, "motion_tokens": " ".join(map(str, codes)),
+def _line(row: EvaluationRow, sample: int, codes: Sequence[int], streams: Streams = ONE_STREAM) -> str:
+    return json.dumps({"text_query": row.text_query, "motion_tokens": written(codes, streams),
                        "participant_id": row.participant_id, "row": row.index, "sample": sample}, ensure_ascii=False)
 
 
-def _earlier_clips(path: Path, order: Sequence[EvaluationRow], samples: int) -> list[list[int]]:
+def _codes_in(line: bytes, streams: Streams) -> list[int]:
+    """The codes in a line of generated.jsonl; [] for another line."""
+    match = CODES.search(line)
+    if match is None:
+        return []
+    try:
+        return list(streams.read(json.loads(match[1])))
+    except (ValueError, RecursionError):  # of JSON, or of other streams
+        return []
+
+
+def _earlier_clips(path: Path, order: Sequence[EvaluationRow], samples: int, streams: Streams = ONE_STREAM
+                   ) -> list[list[int]]:
     """The clips that an earlier start saved, in `order`, up to the last whole chunk; the rest is generated again.
     Raises EvaluationError for a line that is not the expected clip."""
     if not path.is_file():
@@ -160,9 +178,8 @@ def _earlier_clips(path: Path, order: Sequence[EvaluationRow], samples: int) -> 
     clips = []
     for place, line in enumerate(lines[:len(order) * samples]):
         row, sample = order[place // samples], place % samples
-        match = CODES.search(line)
-        codes = [int(code) for code in match[1].split()] if match else []
-        if not codes or line != _line(row, sample, codes).encode():
+        codes = _codes_in(line, streams)
+        if not codes or line != _line(row, sample, codes, streams).encode():
             raise EvaluationError(f"{path}: line {place + 1} is not the clip expected there (row {row.index}, sample "
                                   f"{sample}): it was changed; give --fresh to generate anew")
         clips.append(codes)
@@ -171,9 +188,8 @@ def _earlier_clips(path: Path, order: Sequence[EvaluationRow], samples: int) -> 
 
 
 def _generate(model_path: Path, inputs: EvaluationInputs, request: Request, output: Path
-              ) -> tuple[list[list[list[int]]], dict[str, tuple[float, int]]]:
-    """The clips of each row; and caption key -> the NLL of its real clips, as the sum over their tokens and the number
-    of tokens."""
+              ) -> tuple[list[list[list[int]]], Likelihoods]:
+    """The clips of each row, and the likelihoods of the real clips."""
     from model import start_unsloth  # imports torch, which takes seconds
 
     start_unsloth(request.device)
@@ -191,23 +207,24 @@ def _generate(model_path: Path, inputs: EvaluationInputs, request: Request, outp
     # Rows of similar length are generated together, so that few clips of a batch wait for a long one.
     places = sorted(range(len(inputs.rows)), key=lambda i: (len(inputs.rows[i].codes), i))
     order = [inputs.rows[i] for i in places]
-    generated = _earlier_clips(output / CLIPS, order, request.num_samples)
+    streams = generator.vocabulary.streams
+    generated = _earlier_clips(output / CLIPS, order, request.num_samples, streams)
     done = len(generated) // request.num_samples
-    write_text(output / CLIPS, "".join(_line(order[i // request.num_samples], i % request.num_samples, codes) + "\n"
-                                       for i, codes in enumerate(generated)))
+    write_text(output / CLIPS, "".join(_line(order[i // request.num_samples], i % request.num_samples, codes, streams)
+                                       + "\n" for i, codes in enumerate(generated)))
     with open(output / CLIPS, "a", encoding="utf-8") as file, progress_bar(
             len(order) * request.num_samples, "generating", initial=len(generated)) as bar:
         for start in range(done, len(order), CHUNK):
             rows = order[start:start + CHUNK]
             requests = [MotionRequest(text=row.text_query, num_samples=request.num_samples,
-                                      participant_id=row.participant_id if row.participant_id in trained else None)
-                        for row in rows]
+                                      participant_id=row.participant_id if row.participant_id in trained else None,
+                                      streams=_asked(row.codes, streams)) for row in rows]
             new = []
             for result in generator.answers(requests, _chunk_seed(request.seed, start)):
-                new.append([int(code) for code in result.motion_tokens.split()])
+                new.append(list(result.codes))
                 bar.update()
-            file.write("".join(_line(rows[i // request.num_samples], i % request.num_samples, codes) + "\n"
-                               for i, codes in enumerate(new)))
+            file.write("".join(_line(rows[i // request.num_samples], i % request.num_samples, codes, streams)
+                               + "\n" for i, codes in enumerate(new)))
             file.flush()
             generated += new
     clips: list[list[list[int]]] = [[] for _ in inputs.rows]
@@ -216,19 +233,35 @@ def _generate(model_path: Path, inputs: EvaluationInputs, request: Request, outp
     return clips, _nll(generator, inputs.rows, trained)
 
 
+def _asked(real: Sequence[int], streams: Streams) -> tuple[str, ...] | None:
+    """The streams that a row's real clip has, which its generated clip has to have; None for all."""
+    there = present(real, streams)
+    return there if len(there) < streams.count else None
+
+
 def _chunk_seed(seed: int, start: int) -> int:
     """A seed for each chunk, so that a resumed evaluation draws the same clips as one that was not interrupted."""
     return int(np.random.default_rng([seed, start]).integers(2**62))
 
 
-def _nll(generator, rows: Sequence[EvaluationRow], trained: set[str]) -> dict[str, tuple[float, int]]:
+def _nll(generator, rows: Sequence[EvaluationRow], trained: set[str]) -> Likelihoods:
     items = [{"text_query": row.text_query, "codes": row.codes,
               "participant_id": row.participant_id if row.participant_id in trained else None} for row in rows]
     sums: dict[str, tuple[float, int]] = {}
-    parts = (generator.motion_log_probabilities(items[start:start + AT_ONCE])
-             for start in range(0, len(items), AT_ONCE))
-    values = with_bar(chain.from_iterable(parts), len(items), "likelihoods of real clips")
+    streams = generator.vocabulary.streams
+    likelihoods = generator.motion_log_probabilities if streams.count == 1 else partial(_of_tokens, generator)
+    parts = (likelihoods(items[start:start + AT_ONCE]) for start in range(0, len(items), AT_ONCE))
+    values = list(with_bar(chain.from_iterable(parts), len(items), "likelihoods of real clips"))
     for row, log_probability in zip(rows, values, strict=True):
         total, tokens = sums.get(row.key, (0.0, 0))
-        sums[row.key] = total - log_probability, tokens + len(row.codes) + 1
-    return sums
+        there = sum(code != ABSENT for code in row.codes)
+        sums[row.key] = total - float(np.sum(log_probability, dtype=np.float64)), tokens + there + 1
+    return Likelihoods(sums, {} if streams.count == 1 else token_nll(rows, values, streams))
+
+
+def _of_tokens(generator, items: Sequence[Mapping]) -> list[np.ndarray]:
+    """The log-probabilities of each motion's codes and its end (T * Q + 1,), in nats."""
+    prompts = [generator.template.render("t2m", text=item["text_query"], participant_id=item["participant_id"],
+                                         answer=False).ids for item in items]
+    answers = [[*item["codes"], generator.vocabulary.codebook_size] for item in items]
+    return generator.decoder.log_probabilities(prompts, answers, generator.motion_alphabet)

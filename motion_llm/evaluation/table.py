@@ -4,6 +4,8 @@ A mean over clips has an interval over captions. A metric of a whole set of
 clips (FID, divergence, usage, ...) has one over the samples: the first clips of all rows are a set, and so on
 (intervals.py). Where there is one sample, that of FID, KID, Diversity and divergences is over captions too
 (set_intervals.py). n counts clips of the data, not samples.
+
+Of motions of several streams, lengths count steps, and runs of codes are of one stream's codes, counted together.
 """
 
 from collections import defaultdict
@@ -31,20 +33,25 @@ from motion_llm.evaluation.metric_names import (
     SHUFFLED,
     SPLITS,
     Table,
+    blank,
 )
 from motion_llm.evaluation.progress import progress_bar
-from motion_llm.evaluation.recogniser import ActionRecogniser
+from motion_llm.evaluation.recogniser import EDGE, ActionRecogniser
 from motion_llm.evaluation.rows import EvaluationRow, Training
 from motion_llm.evaluation.set_intervals import around, clip_weights, divergences, diversities, fids, kids
+from motion_llm.evaluation.stream_clips import all_columns, columns, decodable, in_a_row
+from motion_llm.streams import Streams
 
 
 class Judge:
-    """What clips are scored against. evaluator, training, joints: None if not available; metrics that need them are
-    then left out."""
+    """What clips are scored against. codebook: the streams, or the codes of one. evaluator, training, joints: None if
+    not available; metrics that need them are then left out. sets: row of the table -> the sets of clips that score_all
+    scored."""
 
-    def __init__(self, rows: Sequence[EvaluationRow], codebook_size: int, evaluator: Evaluator | None,
+    def __init__(self, rows: Sequence[EvaluationRow], codebook: Streams | int, evaluator: Evaluator | None,
                  training: Training | None, seed: int, joints: JointJudge | None = None):
-        self.rows, self.codebook_size, self.seed = rows, codebook_size, seed
+        self.streams = Streams.one(codebook) if isinstance(codebook, int) else codebook
+        self.rows, self.codebook_size, self.seed = rows, self.streams.size, seed
         self.evaluator, self.training, self.joints = evaluator, training, joints
         self.by_caption, self.references = _by_caption(rows)
         pool = dict.fromkeys(row.key for row in rows)
@@ -60,6 +67,7 @@ class Judge:
             self.caption_embeddings = evaluator.embed_captions(self.captions)
             self.real_embeddings = evaluator.embed_motions([row.codes for row in rows])
         self.recogniser = self._participants()
+        self.sets: dict[str, list[ClipSet]] = {}
         self._novelty: dict[tuple[int, ...], float] = {}
         self.scored: Callable[[], object] = lambda: None  # called after each clip, for a bar
 
@@ -71,7 +79,10 @@ class Judge:
         people = [self.training.people[i] for i in places]
         if len(set(people)) < 2:
             return None
-        return ActionRecogniser().fit([self.training.clips[i] for i in places], people)
+        return ActionRecogniser().fit(self.for_recogniser([self.training.clips[i] for i in places]), people)
+
+    def for_recogniser(self, clips: Sequence[Sequence[int]]) -> list[Sequence[int]]:
+        return [in_a_row(clip, self.streams.count, EDGE) for clip in clips]
 
     def novelty(self, clips: Sequence[Sequence[int]]) -> list[float | None]:
         if self.training is None:
@@ -130,12 +141,13 @@ class ClipSet:
 def clip_values(judge: Judge, clip_set: ClipSet) -> dict[str, list[float | None]]:
     """metric -> a value for each clip, for the metrics that are means over clips; None where a clip has none."""
     values: dict[str, list] = defaultdict(list)
+    in_step = judge.streams.count
     for clip, references in zip(clip_set.clips, clip_set.references, strict=True):
-        scores = metrics.score_motions([clip], [references]) if references else None
+        scores = metrics.score_motions([clip], [references], in_step) if references else None
         for name in FROM_REFERENCES:
             values[name].append(None if scores is None else getattr(scores, name))
-        values["repetition_rate"].append(metrics.repetition_rate(clip))
-        values["valid_share"].append(float(metrics.is_valid(clip, judge.codebook_size)))
+        values["repetition_rate"].append(_repetition_rate(clip, in_step))
+        values["valid_share"].append(float(decodable(clip, judge.streams)))
     values["novelty"] = judge.novelty(clip_set.clips)
     for clip, place in zip(clip_set.clips, clip_set.real, strict=True):
         if judge.joints is not None:
@@ -143,7 +155,7 @@ def clip_values(judge: Judge, clip_set: ClipSet) -> dict[str, list[float | None]
         judge.scored()
     people = [judge.rows[i].participant_id for i in clip_set.places]
     if judge.recogniser is not None:
-        recognised = judge.recogniser.predict(clip_set.clips)
+        recognised = judge.recogniser.predict(judge.for_recogniser(clip_set.clips))
         values["participant_accuracy"] = [
             float(name == person) if person in judge.recogniser.labels else None
             for name, person in zip(recognised, people, strict=True)]
@@ -158,18 +170,24 @@ def clip_values(judge: Judge, clip_set: ClipSet) -> dict[str, list[float | None]
     return values
 
 
+def _repetition_rate(clip: Sequence[int], in_step: int) -> float | None:
+    rates = [rate for column in columns(clip, in_step) if (rate := metrics.repetition_rate(column)) is not None]
+    return sum(rates) / len(rates) if rates else None
+
+
 def set_values(judge: Judge, clips: Sequence[Sequence[int]], real: Sequence[int]) -> dict[str, float | None]:
     """metric -> value, for the metrics of a whole set. real: the rows whose real clips it is compared with."""
-    real_clips = [judge.rows[i].codes for i in real]
+    in_step = judge.streams.count
+    parts, real_parts = all_columns(clips, in_step), all_columns([judge.rows[i].codes for i in real], in_step)
     values = {
-        "unigram_jsd": metrics.ngram_jsd(clips, real_clips, 1),
-        "bigram_jsd": metrics.ngram_jsd(clips, real_clips, 2),
-        "codebook_usage": metrics.codebook_usage(clips, judge.codebook_size),
-        "codebook_perplexity": metrics.codebook_perplexity(clips),
-        "distinct_1": metrics.distinct_n(clips, 1),
-        "distinct_2": metrics.distinct_n(clips, 2),
+        "unigram_jsd": metrics.ngram_jsd(parts, real_parts, 1),
+        "bigram_jsd": metrics.ngram_jsd(parts, real_parts, 2),
+        "codebook_usage": metrics.codebook_usage(parts, judge.codebook_size),
+        "codebook_perplexity": metrics.codebook_perplexity(parts),
+        "distinct_1": metrics.distinct_n(parts, 1),
+        "distinct_2": metrics.distinct_n(parts, 2),
     }
-    if judge.evaluator is not None and min(len(clips), len(real_clips)) > 1:
+    if judge.evaluator is not None and min(len(clips), len(real)) > 1:
         motions, real_motions = judge.evaluator.embed_motions(clips), judge.real_embeddings[real]
         values |= {"fid": embedding.fid(motions, real_motions), "kid": embedding.kid(motions, real_motions),
                    "diversity": embedding.diversity(motions)}
@@ -183,8 +201,10 @@ def _set_estimate(judge: Judge, clips: Sequence[Sequence[int]], real: Sequence[i
     values, real_clips, n = set_values(judge, clips, real), [judge.rows[i].codes for i in real], len(clips)
     estimates = {name: over_repeats([value], n) for name, value in values.items()}
     weights = clip_weights([judge.rows[i].key for i in real], np.random.default_rng(judge.seed))
-    resampled = {"unigram_jsd": divergences(clips, real_clips, 1, weights),
-                 "bigram_jsd": divergences(clips, real_clips, 2, weights)}
+    in_step = judge.streams.count
+    parts = all_columns(clips, in_step), all_columns(real_clips, in_step)
+    of_parts = weights if in_step == 1 else np.repeat(weights, in_step, axis=1)
+    resampled = {"unigram_jsd": divergences(*parts, 1, of_parts), "bigram_jsd": divergences(*parts, 2, of_parts)}
     if values.get("fid") is not None:
         motions, real_motions = judge.evaluator.embed_motions(clips), judge.real_embeddings[real]
         resampled |= {"fid": fids(motions, real_motions, weights), "kid": kids(motions, real_motions, weights),
@@ -204,11 +224,10 @@ def score_row(judge: Judge, sets: Sequence[ClipSet], skip: Sequence[str] = ()) -
     skip: metrics that mean nothing for these clips. Every split has every metric, NOT_AVAILABLE if it has no value.
     """
     by_clip = [clip_values(judge, clip_set) for clip_set in sets]
-    scores = {}
+    scores = blank(METRICS)
     for split in SPLITS:
         inside = [[k for k, i in enumerate(clip_set.places) if split in ("all", judge.rows[i].kind)]
                   for clip_set in sets]
-        scores[split] = dict.fromkeys(METRICS, NOT_AVAILABLE)
         if not any(inside):
             continue
         places = [clip_set.places[k] for clip_set, members in zip(sets, inside, strict=True) for k in members]
@@ -260,23 +279,27 @@ def _score_all(judge: Judge, generated: Sequence[Sequence[Sequence[int]]],
     samples = len(generated[0])
     rows, rng = judge.rows, np.random.default_rng(judge.seed)
     real = [row.codes for row in rows]
-    table = {MODEL: score_row(judge, [ClipSet.of(judge, [clips[k] for clips in generated]) for k in range(samples)])}
+    table: Table = {}
+
+    def score(row: str, sets: list[ClipSet], skip: Sequence[str] = ()) -> None:
+        judge.sets[row], table[row] = sets, score_row(judge, sets, skip)
+
+    score(MODEL, [ClipSet.of(judge, [clips[k] for clips in generated]) for k in range(samples)])
     for split in SPLITS:
         table[MODEL][split]["nll_per_token"] = _nll(nll, rows, split, rng)
     # A real clip is among its own references, so its distance to them means nothing.
-    table[REAL] = score_row(judge, [ClipSet.of(judge, real)], (*FROM_REFERENCES, "dtw_joint_error"))
-    table[ANOTHER] = score_row(judge, [ClipSet.of(judge, *_another(judge, rng)) for _ in range(samples)])
+    score(REAL, [ClipSet.of(judge, real)], (*FROM_REFERENCES, "dtw_joint_error"))
+    score(ANOTHER, [ClipSet.of(judge, *_another(judge, rng)) for _ in range(samples)])
     if judge.training is not None:
         clips, by_key = judge.training.clips, judge.training.by_key
         near = [by_key[judge.training.nearest_caption(row.key)] for row in rows]
         drawn = [[clips[places[rng.integers(len(places))]] for places in near] for _ in range(samples)]
-        table[NEAREST] = score_row(judge, [ClipSet.of(judge, chosen) for chosen in drawn])
+        score(NEAREST, [ClipSet.of(judge, chosen) for chosen in drawn])
         once = judge.training.distinct
         drawn = [[clips[once[i]] for i in rng.integers(len(once), size=len(rows))] for _ in range(samples)]
-        table[RANDOM] = score_row(judge, [ClipSet.of(judge, chosen) for chosen in drawn])
+        score(RANDOM, [ClipSet.of(judge, chosen) for chosen in drawn])
     others = [name for name in METRICS if name not in (*FROM_CAPTIONS, "dtw_joint_error")]
-    shuffled = [ClipSet.of(judge, real, captions=_shuffled(judge, rng)) for _ in range(samples)]
-    table[SHUFFLED] = score_row(judge, shuffled, others)
+    score(SHUFFLED, [ClipSet.of(judge, real, captions=_shuffled(judge, rng)) for _ in range(samples)], others)
     return table
 
 
@@ -305,6 +328,13 @@ def _another(judge: Judge, rng: np.random.Generator) -> tuple[list, list]:
             excluded.append(held[rng.integers(len(held))] if held else None)
             clips.append(judge.rows[excluded[-1]].codes if held else None)
     return clips, excluded
+
+
+def nll_estimates(nll: Mapping[str, tuple[float, int]] | None, rows: Sequence[EvaluationRow], seed: int
+                  ) -> dict[str, Estimate]:
+    """split -> the NLL a token of the rows whose captions have one; see score_all."""
+    rows = [row for row in rows if nll is not None and row.key in nll]
+    return {split: _nll(nll, rows, split, np.random.default_rng(seed)) for split in SPLITS}
 
 
 def _nll(nll: Mapping[str, tuple[float, int]] | None, rows: Sequence[EvaluationRow], split: str,

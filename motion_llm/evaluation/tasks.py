@@ -7,6 +7,7 @@ figure names the stage that answered, as it may be another one than the model wh
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,13 @@ from motion_llm.decoding.jobs import MOST_TEXT_TOKENS
 from motion_llm.decoding.request import MotionRequest
 from motion_llm.evaluation import lost_tokens
 from motion_llm.evaluation.caption_metrics import NAMES, chrf, score_captions
-from motion_llm.evaluation.intervals import NOT_AVAILABLE, Estimate, mean_over_captions
-from motion_llm.evaluation.metric_names import METRICS, MODEL, NEAREST_TOLD, RANDOM_TOLD, SPLITS, Table
+from motion_llm.evaluation.intervals import Estimate, mean_over_captions
+from motion_llm.evaluation.metric_names import METRICS, MODEL, NEAREST_TOLD, RANDOM_TOLD, SPLITS, Table, blank
 from motion_llm.evaluation.progress import with_bar
 from motion_llm.evaluation.rows import EvaluationInputs, EvaluationRow, Training
+from motion_llm.evaluation.stream_clips import ONE_STREAM, written
 from motion_llm.network.folder import MOTION_CONFIG, read_motion_config
+from motion_llm.streams import Streams
 
 log = logging.getLogger(__name__)
 
@@ -31,11 +34,13 @@ METRIC_OF = {metric.task: name for name, metric in METRICS.items() if metric.tas
 
 @dataclass
 class TaskScores:
-    """table: row -> split -> metric -> Estimate, for the metrics of these tasks alone. by: metric -> name of the stage
+    """table: row -> split -> metric -> Estimate, for the metrics of these tasks alone. by_stream: name -> the same of
+    each of several streams, for lost tokens. by: metric -> name of the stage
     that answered. captions: each captioned clip with the model's caption, worst chrF first. missing: metrics that are
     not available, and why. notes, verdict: sentences."""
 
     table: Table = field(default_factory=dict)
+    by_stream: dict[str, Table] = field(default_factory=dict)
     by: dict[str, str] = field(default_factory=dict)
     captions: list[dict] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
@@ -51,7 +56,7 @@ class TaskScores:
 
     def add_to(self, table: Table) -> None:
         for row, splits in self.table.items():
-            whole = table.setdefault(row, {split: dict.fromkeys(METRICS, NOT_AVAILABLE) for split in SPLITS})
+            whole = table.setdefault(row, blank(METRICS))
             for split, estimates in splits.items():
                 whole[split] |= estimates
 
@@ -77,15 +82,15 @@ def score_tasks(inputs: EvaluationInputs, model_path: Path, motion_config: Mappi
         log.info("%s: by %s", ", ".join(tasks), folder)
         generator = MotionGenerator(folder, device=device)
         for task in tasks:
-            rows = _clips(generator, inputs.rows, task, seed)
+            rows = _clips(generator, inputs.rows, task, seed, inputs.streams.count)
             if not rows:
                 scores.lack([task], "no clip is long enough and fits MAX_SEQ_LEN")
                 continue
             scores.by |= {name: folder.name for name, metric in METRICS.items() if metric.task == task}
             if task == "m2t":
-                _captions(generator, inputs.training, rows, seed, scores)
+                _captions(generator, inputs.training, rows, seed, scores, inputs.streams)
             else:
-                _lost_tokens(generator, rows, task, seed, scores)
+                _lost_tokens(generator, rows, task, seed, scores, inputs.streams)
         if folder != model_path.resolve():
             scores.notes.append(f"{', '.join(tasks)}: answered by {folder.name}, the latest stage that was trained for "
                                 f"that; {model_path.name} was not")
@@ -105,13 +110,13 @@ def stage_for(task: str, model_path: Path, motion_config: Mapping) -> Path | Non
     return None
 
 
-def _clips(generator, rows: Sequence[EvaluationRow], task: str, seed: int) -> list[EvaluationRow]:
+def _clips(generator, rows: Sequence[EvaluationRow], task: str, seed: int, in_step: int = 1) -> list[EvaluationRow]:
     """The first row of each motion that is long enough for the task and fits the model; a sample if there are many."""
     template, positions = generator.template, generator.settings["MAX_SEQ_LEN"]
     min_tokens, lengths, max_clips = (1, ("m2t", MOST_TEXT_TOKENS), MOST_CAPTIONED) if task == "m2t" else (
         lost_tokens.FEWEST_TOKENS, ("denoise", 0), MOST_FILLED)  # every prompt with lost tokens is a denoising prompt
     distinct = {tuple(row.codes): row for row in reversed(rows)}
-    usable = [row for row in rows if distinct[tuple(row.codes)] is row and len(row.codes) >= min_tokens
+    usable = [row for row in rows if distinct[tuple(row.codes)] is row and len(row.codes) >= min_tokens * in_step
               and template.length(*lengths, len(row.codes)) <= positions]
     return [usable[i] for i in np.sort(np.random.default_rng(seed).permutation(len(usable))[:max_clips])]
 
@@ -124,11 +129,11 @@ def _places(rows: Sequence[EvaluationRow], split: str) -> list[int]:
     return [i for i, row in enumerate(rows) if split in ("all", row.kind)]
 
 
-def _captions(generator, training: Training | None, rows: Sequence[EvaluationRow], seed: int, scores: TaskScores
-              ) -> None:
+def _captions(generator, training: Training | None, rows: Sequence[EvaluationRow], seed: int, scores: TaskScores,
+              streams: Streams = ONE_STREAM) -> None:
     """Score the model's greedy caption of each clip, beside that of the nearest training clip and a random one."""
-    results = generator.answers([MotionRequest("m2t", motion=row.codes, participant_id=_participant(generator, row),
-                                               temperature=0) for row in rows], seed=seed)
+    results = generator.answers([MotionRequest("m2t", motion=written(row.codes, streams), temperature=0,
+                                               participant_id=_participant(generator, row)) for row in rows], seed=seed)
     by_row = {MODEL: [result.text for result in with_bar(results, len(rows), "captions of motions")]}
     if training is not None:
         texts, rng = training.texts, np.random.default_rng(seed)
@@ -142,7 +147,7 @@ def _captions(generator, training: Training | None, rows: Sequence[EvaluationRow
             scores.put(name, split, score_captions([captions[i] for i in places], [references[i] for i in places],
                                                    [rows[i].key for i in places], np.random.default_rng(seed)))
     entries = [
-        {"row": row.index, "kind": row.kind, "motion": " ".join(map(str, row.codes)), "said": text,
+        {"row": row.index, "kind": row.kind, "motion": written(row.codes, streams), "said": text,
          "captions": list(real), "chrf": chrf(text, real)}
         for row, text, real in zip(rows, by_row[MODEL], references, strict=True)]
     scores.captions = sorted(entries, key=lambda entry: entry["chrf"])
@@ -153,17 +158,21 @@ def _captions(generator, training: Training | None, rows: Sequence[EvaluationRow
                           f"clips, with a chrF of {values[MODEL]:.1f} of 100 to those of the data{baselines}.")
 
 
-def _lost_tokens(generator, rows: Sequence[EvaluationRow], task: str, seed: int, scores: TaskScores) -> None:
+def _lost_tokens(generator, rows: Sequence[EvaluationRow], task: str, seed: int, scores: TaskScores,
+                 streams: Streams = ONE_STREAM) -> None:
     """Score the share of a clip's lost tokens, a third of them, that are filled in correctly; a mean over clips."""
     filled = lost_tokens.fill_in(generator, [row.codes for row in rows], [_participant(generator, row) for row in rows],
-                                 task, seed)
+                                 task, seed, streams)
     name = METRIC_OF[task]
-    for method in lost_tokens.METHODS:
-        for split in SPLITS:
-            places = _places(rows, split)
-            scores.put(method, split, {name: mean_over_captions(
-                [filled[i].accuracy(method) for i in places], [rows[i].key for i in places],
-                np.random.default_rng(seed))})
+    # Of all streams, and of each: (name, stream, codes of a step).
+    parts = [(None, 0, 1), *((own, stream, streams.count) for stream, own in enumerate(streams.names))]
+    for method, split in product(lost_tokens.METHODS, SPLITS):
+        places = _places(rows, split)
+        for own, stream, in_step in parts[:None if streams.count > 1 else 1]:
+            estimate = mean_over_captions([filled[i].accuracy(method, stream, in_step) for i in places],
+                                          [rows[i].key for i in places], np.random.default_rng(seed))
+            table = scores.table if own is None else scores.by_stream.setdefault(own, {})
+            table.setdefault(method, {}).setdefault(split, {})[name] = estimate
     if task == "denoise":
         shares = {method: f"{100 * scores.table[method]['all'][name].value:.0f} %" for method in lost_tokens.METHODS}
         scores.verdict.append(f"Of tokens lost anywhere {scores.by[name]} puts {shares[MODEL]} right; repeating the "

@@ -24,7 +24,7 @@ LONG = 30.0  # seconds; one caption rarely says what happens in more
 
 def encode_captions(codec: MotionCodec, folder: str | Path, captions: str | Path, **options) -> list[dict]:
     """Rows of a dataset, in the captions' order; clip_id is the file's path in the folder, without its suffix; seconds
-    is the length of the motion, which may end in the last window.
+    is the length of the motion, which may end in the last window. motion_tokens has the form of the codec's streams.
 
     An entry with start and end, in seconds (or start_frame and end_frame, in frames of its file), gets the codes from
     int(start * fps / window) up to, not including, int(end * fps / window), as T2M-GPT cuts them; 0 and 0 mean the
@@ -63,15 +63,17 @@ def encode_files(codec: MotionCodec, folder: str | Path, **options) -> list[dict
     encoded = {path: _Clip.of(codec, files[i], path)
                for i, path in enumerate(with_bar(files.paths, len(files), "encoding"))}
     _check_figures(codec, encoded)
-    return [{"file": path.relative_to(files.folder).as_posix()} | clip.row(slice(len(clip.codes)), codec)
+    return [{"file": path.relative_to(files.folder).as_posix()} | clip.row(slice(clip.steps), codec)
             for path, clip in encoded.items()]
 
 
 @dataclass(frozen=True)
 class _Clip:
-    """A file's codes. frames: at the codec's rate. fps, seconds: of the file."""
+    """A file's codes, flat. steps: of one stream as many as codes. frames: at the codec's rate. fps, seconds: of the
+    file."""
 
     codes: list[int]
+    steps: int
     frames: int
     fps: float
     seconds: float
@@ -82,15 +84,19 @@ class _Clip:
         """Raises MotionError naming the file."""
         try:
             measures = Measures.of(motion, codec.layout)
-            return _Clip(codec.encode(motion), codec.frames_of(motion), motion.fps, motion.seconds, measures)
+            codes = codec.encode(motion)
+            return _Clip(codes, len(codes) // codec.streams.count, codec.frames_of(motion), motion.fps, motion.seconds,
+                         measures)
         except MotionError as error:
             raise MotionError(f"{path}: {error}") from None
 
     def row(self, part: slice, codec: MotionCodec) -> dict:
-        """motion_tokens and seconds of a part of the codes."""
-        first, last, _ = part.indices(len(self.codes))
+        """motion_tokens and seconds of a part of the steps."""
+        first, last, _ = part.indices(self.steps)
+        streams = codec.streams
+        codes = self.codes[first * streams.count:last * streams.count]
         frames = min(last * codec.window, self.frames) - first * codec.window
-        return {"motion_tokens": " ".join(map(str, self.codes[part])), "seconds": round(frames / codec.fps, 4)}
+        return {"motion_tokens": streams.written(codes), "seconds": round(frames / codec.fps, 4)}
 
 
 def _check_figures(codec: MotionCodec, encoded: dict[Path, _Clip]) -> None:
@@ -109,8 +115,8 @@ def _check_figures(codec: MotionCodec, encoded: dict[Path, _Clip]) -> None:
 
 
 def _part(entry: dict, clip: _Clip, codec: MotionCodec) -> slice:
-    """The codes between the entry's start and end. Raises CodecError."""
-    count, seconds = len(clip.codes), clip.seconds
+    """The steps between the entry's start and end. Raises CodecError."""
+    count, seconds = clip.steps, clip.seconds
     times = {name: entry[name] for name in (*TIMES, *FRAMES) if entry.get(name) is not None}
     if not times:
         return slice(count)

@@ -22,13 +22,14 @@ class Layout:
     the body, the centre first. across: two joints of the body; the line from the second to the first points left, if
     the names tell the sides. None: there is no heading, and nothing is rotated. mirror: for each joint of the body the
     index in body of its counterpart on the other side, of itself in the middle; None: the names do not tell the sides.
-    """
+    root: whether the rates are those of a figure on the floor; not so for a part such as a hand, whose rates are 0."""
 
     skeleton: Skeleton
     centre: int
     body: tuple[int, ...] = field(repr=False)
     across: tuple[int, int] | None
     mirror: tuple[int, ...] | None = field(repr=False)
+    root: bool = True
 
     @property
     def width(self) -> int:
@@ -198,9 +199,14 @@ def joints_from_features(features: np.ndarray, fps: float, layout: Layout) -> np
 def joint_errors(original: np.ndarray, decoded: np.ndarray, layout: Layout) -> np.ndarray:
     """(T,) mean distance in metres of the body's joints of (T, J, 3) in the layout's order, relative to the floor under
     the body's centre and to its heading: neither the way nor the turn counts, the height does."""
+    return joint_distances(original, decoded, layout).mean(1)
+
+
+def joint_distances(original: np.ndarray, decoded: np.ndarray, layout: Layout) -> np.ndarray:
+    """(T, B) the same of each joint of the body."""
     a, b = (turned(joints - joints[:, [layout.centre]] * (1, 0, 1), -heading_of(joints, layout))[:, layout.body]
             for joints in (original.astype(float), decoded.astype(float)))
-    return np.linalg.norm(a - b, axis=-1).mean(1)
+    return np.linalg.norm(a - b, axis=-1)
 
 
 def _path(steps: np.ndarray) -> np.ndarray:
@@ -209,7 +215,10 @@ def _path(steps: np.ndarray) -> np.ndarray:
 
 
 def feet_of(features: np.ndarray, layout: Layout) -> list[int]:
-    """Indices in layout.body of the two end joints with the lowest mean height in features (T, 3 + 3 B)."""
+    """Indices in layout.body of the two end joints with the lowest mean height in features (T, 3 + 3 B); none of a
+    part without the root."""
+    if not layout.root:
+        return []
     heights = features[:, ROOT + 1::3].mean(0)
     ends = [i for i, joint in enumerate(layout.body) if joint not in layout.skeleton.parents]
     return sorted(sorted(ends, key=lambda i: heights[i])[:2])

@@ -33,15 +33,7 @@ class KMeans:
     @staticmethod
     def fit(clips: Sequence[np.ndarray], codes: int, window: int, seed: int, layout: Layout, fps: float) -> "KMeans":
         """From all overlapping windows of the clips (T, F), or a sample of MAX_WINDOWS; at least as many as codes."""
-        weights = KMeans(np.zeros((1, 1, clips[0].shape[1]))).weights
-        ends = np.cumsum([max(len(clip) - window + 1, 0) for clip in clips])
-        sampled = np.ones(ends[-1], dtype=bool)
-        if len(sampled) > max(MAX_WINDOWS, codes):
-            sampled[:] = False
-            sampled[np.random.default_rng(seed).choice(len(sampled), max(MAX_WINDOWS, codes), replace=False)] = True
-        points = np.concatenate([windows_of(clip * weights, window, 1)[mask]
-                                 for clip, mask in zip(clips, np.split(sampled, ends[:-1]), strict=True)])
-        return KMeans(kmeans(points, codes, seed).reshape(codes, window, -1))
+        return KMeans(kmeans(points_of(clips, codes, window, seed), codes, seed).reshape(codes, window, -1))
 
     def encode(self, features: np.ndarray) -> np.ndarray:
         """Codes (T // window,) of features (T, F)."""
@@ -66,6 +58,19 @@ class KMeans:
         if codebook.shape[1] != window * width:
             raise ValueError(f"a codebook {codebook.shape}, expected {window * width} numbers a code")
         return KMeans(codebook.astype(float).reshape(len(codebook), window, width))
+
+
+def points_of(clips: Sequence[np.ndarray], codes: int, window: int, seed: int) -> np.ndarray:
+    """(N, window * F): all overlapping windows of the clips (T, F), weighted; of more than MAX_WINDOWS (or codes, where
+    these are more) as many are drawn."""
+    weights = KMeans(np.zeros((1, 1, clips[0].shape[1]))).weights
+    ends = np.cumsum([max(len(clip) - window + 1, 0) for clip in clips])
+    sampled = np.ones(ends[-1], dtype=bool)
+    if len(sampled) > max(MAX_WINDOWS, codes):
+        sampled[:] = False
+        sampled[np.random.default_rng(seed).choice(len(sampled), max(MAX_WINDOWS, codes), replace=False)] = True
+    return np.concatenate([windows_of(clip * weights, window, 1)[mask]
+                           for clip, mask in zip(clips, np.split(sampled, ends[:-1]), strict=True)])
 
 
 def windows_of(frames: np.ndarray, window: int, step: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,11 +12,13 @@ from motion_llm.motion.features import Layout
 from motion_llm.motion.kinematics import frames_at
 from motion_llm.motion.skeleton import MotionError
 from motion_llm.motion.survey import Survey, codec_rate
+from motion_llm.streams import ONE
 
 log = logging.getLogger(__name__)
 MOST_CODES, MOST_WINDOW = 1_000_000, 1024
 FEWEST_CHOSEN, MOST_CHOSEN, USES = 64, 512, 16  # codes that are chosen; times that motions use a code in the mean
 CAPTION = 64  # tokens of a caption and of the words around it, roughly
+Codes = int | Mapping[str, int] | None  # told for all streams, for each, or chosen
 SAME_BONES = 0.002  # metres; skeletons whose bones differ by less are one
 FEATURE_MEMORY = 0.4  # of the free memory, for the features that a codec is fitted to
 FEWEST_HELD, MOST_HELD, FEWEST_CLIPS = 5, 100, 4  # clips that are held out, and clips to hold any out of
@@ -28,22 +30,26 @@ class CodecError(ValueError):
 
 @dataclass(frozen=True)
 class Plan:
-    """Of a fit. fps, codes, window: those told, or chosen. lengths: frames of each motion at fps. fitted, held_out:
-    indices of the motions that the codec is fitted to and measured on. suitable: codes for so much motion."""
+    """Of a fit. fps, window: those told, or chosen. sizes: codes of each stream, told or chosen. lengths: frames of
+    each motion at fps. fitted, held_out: indices of the motions that the codec is fitted to and measured on. suitable:
+    codes for so much motion. names: of the streams."""
 
     common: Survey = field(repr=False)
     fps: float
-    codes: int
+    sizes: tuple[int, ...]
     window: int
     lengths: tuple[int, ...] = field(repr=False)
     fitted: tuple[int, ...] = field(repr=False)
     held_out: tuple[int, ...]
     suitable: int
+    names: tuple[str, ...] = (ONE,)
 
     @staticmethod
-    def of(common: Survey, codes: int | None, window: int, fps: float | None, heldout: float, seed: int) -> "Plan":
-        """codes, fps: None to choose them. heldout: share of the motions. Raises CodecError where the motions hold too
-        few windows."""
+    def of(common: Survey, codes: Codes, window: int, fps: float | None, heldout: float, seed: int,
+           names: tuple[str, ...] = (ONE,)) -> "Plan":
+        """codes, fps: None to choose them. heldout: share of the motions. names: of the streams. Raises CodecError
+        where the motions hold too few windows, and where `codes` names other streams."""
+        told = _told_of(codes, names)
         fps = codec_rate(common.fps) if fps is None else fps
         lengths = tuple(frames_at(fps, count, rate) for count, rate in zip(common.lengths, common.rates, strict=True))
         held_out = held_out_of(len(lengths), heldout, seed)
@@ -52,11 +58,18 @@ class Plan:
         images = 2 if common.layout.mirror else 1
         windows = images * sum(max(lengths[i] - window + 1, 0) for i in fitted)
         wanted = codes_for(sum(lengths) / window)
-        if windows < (codes or 2):
+        least = max(size or 2 for size in told)
+        if windows < least:
             raise CodecError(f"{len(fitted)} motions hold {windows} windows of {window} frames, expected at least as "
-                             f"many as codes, {codes or 2}, at {fps:g} frames a second: take more or longer clips, or "
+                             f"many as codes, {least}, at {fps:g} frames a second: take more or longer clips, or "
                              + ("fewer --codes" if codes else "a smaller --window"))
-        return Plan(common, fps, codes or min(wanted, windows), window, lengths, fitted, held_out, wanted)
+        sizes = tuple(size or min(wanted, windows) for size in told)
+        return Plan(common, fps, sizes, window, lengths, fitted, held_out, wanted, names)
+
+    @property
+    def codes(self) -> int:
+        """Of all streams together."""
+        return sum(self.sizes)
 
     @property
     def seconds(self) -> float:
@@ -89,9 +102,13 @@ class Plan:
         rate, longest = self.fps / self.window, int(np.argmax(self.lengths))
         tokens = -(-self.lengths[longest] // self.window)
         total = sum(-(-length // self.window) for length in self.lengths)
-        advice = "" if self.codes == self.suitable else f" ({self.suitable} would suit so much motion)"
-        text = (f"codes: {self.codes}{advice}, {rate:g} a second, each used {total / self.codes:,.1f} times; the "
-                f"longest clip, {names[longest][:60]}, has {tokens}")
+        advice = "" if set(self.sizes) == {self.suitable} else f" ({self.suitable} would suit so much motion)"
+        sizes, rates, streams = f"{self.codes}", f"{rate:g} a second", len(self.names)
+        if streams > 1:
+            sizes = ", ".join(f"{size} of {name}" for size, name in zip(self.sizes, self.names, strict=True))
+            rates, tokens = f"{rate:g} steps and {rate * streams:g} tokens a second", tokens * streams
+        text = (f"codes: {sizes}{advice}, {rates}, each used {total / max(self.sizes):,.1f} times; the longest clip, "
+                f"{names[longest][:60]}, has {tokens}")
         if max_seq_len is None:
             return text
         fits = "which it fits" if tokens + CAPTION <= max_seq_len else (
@@ -115,11 +132,36 @@ def held_out_of(count: int, share: float, seed: int) -> tuple[int, ...]:
     return tuple(sorted(np.random.default_rng(seed).permutation(count)[:held].tolist()))
 
 
-def check_told(codes: int | None, window: int, fps: float | None, heldout: float) -> None:
+def codes_of_text(text: str) -> Codes:
+    """Codes of a flag: "128", or of each stream, "body=128,left_hand=64". Raises CodecError."""
+    if text.strip().isdecimal() and text.isascii():
+        return int(text)
+    codes = {}
+    for entry in text.split(","):
+        name, _, size = entry.strip().rpartition("=")
+        if not name or name in codes or not (size.isascii() and size.isdecimal() and len(size) < 10):
+            raise CodecError(f"--codes {text[:80]!r}: {entry.strip()[:40]!r}, expected a number, or one for each "
+                             "stream, such as body=128,left_hand=64")
+        codes[name] = int(size)
+    return codes
+
+
+def _told_of(codes: Codes, names: tuple[str, ...]) -> list[int | None]:
+    """Of each stream the codes told, None to choose them."""
+    if not isinstance(codes, Mapping):
+        return [codes] * len(names)
+    if set(codes) != set(names):
+        raise CodecError(f"codes of the streams {', '.join(codes)[:120]}, expected of {', '.join(names)[:120]}"
+                         + (": a number alone, as the codec has one stream" if names == (ONE,) else ""))
+    return [codes[name] for name in names]
+
+
+def check_told(codes: Codes, window: int, fps: float | None, heldout: float) -> None:
     """Raises CodecError and MotionError for values that no codec has."""
-    if not (codes is None or 2 <= codes <= MOST_CODES) or not 1 <= window <= MOST_WINDOW:
-        raise CodecError(f"{codes or 'chosen'} codes of {window} frames: expected 2 to {MOST_CODES:,} codes, of 1 to "
-                         f"{MOST_WINDOW} frames")
+    for size in codes.values() if isinstance(codes, Mapping) else [codes]:
+        if not (size is None or 2 <= size <= MOST_CODES) or not 1 <= window <= MOST_WINDOW:
+            raise CodecError(f"{size or 'chosen'} codes of {window} frames: expected 2 to {MOST_CODES:,} codes, of 1 "
+                             f"to {MOST_WINDOW} frames")
     if fps is not None and not 0 < fps < 1e5:
         raise MotionError(f"{fps} frames a second: expected more than 0, and less than 100,000")
     if not 0 <= heldout <= 0.5:

@@ -20,7 +20,8 @@ FORM = {  # of motion_config.json; folders of earlier versions lack what is mark
     "settings": {"MAX_SEQ_LEN": range(1, 10**8), "EVAL_BATCH": range(1, 10**6), "DATA_JSON_PATH": str},
     "model": {"model_name": NAME, "max_seq_len": range(1, 10**8), "lora_r": range(1, 10**6),
               "lora_alpha": range(1, 10**6), "dtype": str, "seed?": range(2**64), "load_in_4bit?": bool},
-    "vocabulary": {"first_motion_id": range(2**31), "codebook_size": range(1, 2_000_000), "participants": [str]},
+    "vocabulary": {"first_motion_id": range(2**31), "codebook_size": range(1, 2_000_000), "participants": [str],
+                   "streams?": {"names": [str], "sizes": [range(1, 2_000_000)], "form": str}},
     "length_model": {
         "captions?": {str: LENGTHS}, "overall?": LENGTHS, "spread?": slice(0, 100),
         "participants?": {str: {str: LENGTHS}}, "codes?": {str: re.compile(r"\d{1,7}( \d{1,7})*")},

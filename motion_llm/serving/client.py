@@ -22,6 +22,7 @@ from motion_llm.dataset.rows import caption_key
 from motion_llm.json_files import check_form
 from motion_llm.network.folder import read_motion_config
 from motion_llm.serving.grammar import motion_grammar
+from motion_llm.streams import in_a_line
 from templates import MotionVocabulary, PlainTextEncoder
 
 URL = "http://127.0.0.1:8000"
@@ -39,9 +40,9 @@ class ClientError(ValueError):
 
 @dataclass(frozen=True)
 class Clip:
-    """One motion to request. min_tokens, max_tokens and soft_target default to the lengths of the caption's training
-    clips; soft_target has an effect only with an end_logit_slope. codes: those allowed; None for all. seed: of the
-    sampling."""
+    """One motion to request. min_tokens, max_tokens and soft_target, in steps where there are several streams, default
+    to the lengths of the caption's training clips; soft_target has an effect only with an end_logit_slope. codes: those
+    allowed; None for all. seed: of the sampling."""
 
     caption: str
     participant_id: str | None = None
@@ -93,7 +94,7 @@ class Prompts:
     def limits(self, clip: Clip, prompt_length: int) -> LengthLimits:
         """The clip's own limits, and those of the length model where it has none; lowered to what fits the model."""
         learned = self.length_model.limits(clip.caption, clip.participant_id)
-        room = self.settings["MAX_SEQ_LEN"] - prompt_length - 1
+        room = (self.settings["MAX_SEQ_LEN"] - prompt_length - 1) // self.vocabulary.streams.count
         if room < 1:
             raise ClientError(f"the prompt takes {prompt_length} of the model's {self.settings['MAX_SEQ_LEN']} "
                               "positions and leaves none for motion: shorten it")
@@ -130,8 +131,9 @@ class Client:
 
     def _content(self, clip: Clip, ids: list[int], limits: LengthLimits) -> dict:
         vocabulary, sampling = self.prompts.vocabulary, dict(self.sampling)
-        slope = sampling.pop("end_logit_slope")
-        grammar = motion_grammar(vocabulary, limits.min_tokens, limits.max_tokens, clip.codes)
+        grammar, in_step = motion_grammar(vocabulary, limits.min_tokens, limits.max_tokens,
+                                          clip.codes), vocabulary.streams.count
+        limits, slope = limits.times(in_step), sampling.pop("end_logit_slope") / in_step  # the server counts codes
         content = {"prompt": ids, "max_tokens": limits.max_tokens + 1, "stop_token_ids": [vocabulary.end_id],
                    "structured_outputs": {"grammar": grammar}, "return_token_ids": True, **sampling}
         if slope:
@@ -140,7 +142,7 @@ class Client:
         return content if clip.seed is None else content | {"seed": clip.seed}
 
     def ask(self, clip: Clip) -> list[int]:
-        """A motion's codes. Raises ClientError."""
+        """A motion's codes, flat where there are several streams. Raises ClientError."""
         if self._model is None:
             self._model = self._ready()
         ids = self.prompts.ids(clip)
@@ -193,9 +195,10 @@ class Client:
         if not ids:
             raise ClientError(f"the answer has no token_ids, expected those of a vLLM server: {str(choice)[:200]}")
         codes = [i - vocabulary.first_motion_id for i in ids[:-1]]
-        allowed = range(vocabulary.codebook_size) if clip.codes is None else set(clip.codes)
-        if not (ids[-1] == vocabulary.end_id and limits.min_tokens <= len(codes) <= limits.max_tokens
-                and all(code in allowed for code in codes)):
+        streams = vocabulary.streams
+        if not (ids[-1] == vocabulary.end_id and streams.problem(codes) is None
+                and limits.min_tokens <= len(codes) // streams.count <= limits.max_tokens
+                and (clip.codes is None or set(codes) <= set(clip.codes))):
             raise ClientError(f"{clip.caption!r}: not a motion of {limits.min_tokens} to {limits.max_tokens} codes and "
                               f"the end {vocabulary.end_id}: {str(ids)[:200]} ({choice.get('finish_reason')}): "
                               "was the grammar left out?")
@@ -227,4 +230,5 @@ def _answers(args: argparse.Namespace) -> list[str]:
              for prompt in args.prompt]
     client = Client(args.folder, args.url, temperature=args.temperature, top_p=args.top_p, top_k=args.top_k,
                     end_logit_slope=args.end_logit_slope)
-    return [" ".join(map(str, codes)) for codes in client.ask_all(clips)]
+    streams = client.prompts.vocabulary.streams
+    return [in_a_line(streams.written(codes)) for codes in client.ask_all(clips)]

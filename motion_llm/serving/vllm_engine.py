@@ -98,7 +98,8 @@ class VllmEngine:
         greedy = sampling.temperature < LEAST_TEMPERATURE
         shift = {"end_id": vocabulary.end_id, "soft_target": float(limits.soft_target),
                  "end_logit_slope": float(sampling.slope)}
-        grammar = motion_grammar(vocabulary, limits.min_tokens, limits.max_tokens, request.codes)
+        in_step = vocabulary.streams.count  # of the codes that limits count
+        grammar = motion_grammar(vocabulary, limits.min_tokens // in_step, limits.max_tokens // in_step, request.codes)
         sampled = {} if greedy else {"top_p": sampling.top_p, "top_k": sampling.top_k, "seed": seed}
         return self._vllm.SamplingParams(
             temperature=0.0 if greedy else sampling.temperature, **sampled, max_tokens=limits.max_tokens + 1,
@@ -108,9 +109,9 @@ class VllmEngine:
     def _codes(self, ids: Sequence[int], limits: LengthLimits, allowed: Sequence[int] | None) -> list[int]:
         ids = list(ids)
         codes = [i - self.vocabulary.first_motion_id for i in ids[:-1]]
-        allowed_codes = range(self.vocabulary.codebook_size) if allowed is None else set(allowed)
         if not (ids and ids[-1] == self.vocabulary.end_id and limits.min_tokens <= len(codes) <= limits.max_tokens
-                and all(code in allowed_codes for code in codes)):
+                and self.vocabulary.streams.problem(codes) is None
+                and (allowed is None or set(codes) <= set(allowed))):
             raise RuntimeError(f"vLLM broke the limits ({limits}): {ids}")
         return codes
 

@@ -72,11 +72,12 @@ def evaluate(generator: MotionGenerator, parts: Mapping[str, Sequence[Mapping]],
         answers = tqdm(generator.answers(requests, seed), f"{part} captions, generating", len(rows), file=sys.stderr,
                        leave=False, unit="clip", dynamic_ncols=True, delay=1,
                        mininterval=0.5 if sys.stderr.isatty() else 30)
-        clips = [[int(code) for code in answer.motion_tokens.split()] for answer in answers]
+        clips = [list(answer.codes) for answer in answers]
         nll, tokens = generator.motion_nll(rows)
-        references = _references(rows)
-        scores = {MODEL: score_motions(clips, references).to_dict() | {"nll_per_token": nll, "nll_tokens": tokens}}
-        for name, baseline in _baselines(rows, references, training, random.Random(seed)).items():
+        references, in_step = _references(rows), generator.vocabulary.streams.count
+        scores = {MODEL: score_motions(clips, references, in_step).to_dict() | {"nll_per_token": nll,
+                                                                                 "nll_tokens": tokens}}
+        for name, baseline in _baselines(rows, references, training, random.Random(seed), in_step).items():
             if baseline is not None:
                 scores[name] = baseline.to_dict()
         table[part] = scores
@@ -91,12 +92,12 @@ def _references(rows: Sequence[Mapping]) -> list[list]:
 
 
 def _baselines(rows: Sequence[Mapping], references: Sequence[Sequence], training: TrainingClips,
-               rng: random.Random) -> dict[str, MotionScores | None]:
+               rng: random.Random, in_step: int) -> dict[str, MotionScores | None]:
     keys = [caption_key(row["text_query"]) for row in rows]
     scores = {
-        RANDOM: score_motions([rng.choice(training.clips) for _ in keys], references),
+        RANDOM: score_motions([rng.choice(training.clips) for _ in keys], references, in_step),
         NEAREST: score_motions([rng.choice(training.by_caption[training.nearest_caption(key)]) for key in keys],
-                               references),
+                               references, in_step),
     }
     # How much real clips of one caption differ: a training clip of the caption; for a caption that was never trained,
     # another held-out clip, which then is not among its own references.
@@ -109,7 +110,7 @@ def _baselines(rows: Sequence[Mapping], references: Sequence[Sequence], training
             drawn = rng.randrange(len(references[i]))
             clips.append(references[i][drawn])
             clip_references.append([*references[i][:drawn], *references[i][drawn + 1:]])
-    return scores | {ANOTHER: score_motions(clips, clip_references)}
+    return scores | {ANOTHER: score_motions(clips, clip_references, in_step)}
 
 
 def format_stages(stages: Mapping[str, Mapping]) -> str:

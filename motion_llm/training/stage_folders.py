@@ -65,21 +65,22 @@ def new_model(run: Run):
     from model import ModelConfig, build  # imports torch, which takes seconds
     from motion_llm.network.code_vectors import codebook_vectors, cooccurrence_vectors, joined  # imports torch too
 
-    settings, size = run.settings, run.report.codebook_size
+    settings, streams = run.settings, run.report.streams
     chunks = PreparedChunks(run.folder / DATA_FOLDER, "train")
     model_config = ModelConfig(
         settings["MODEL_NAME"], settings["MAX_SEQ_LEN"], settings["LORA_R"], settings["LORA_ALPHA"], settings["DTYPE"],
         settings["SEED"], settings["LOAD_IN_4BIT"])
-    vectors = cooccurrence_vectors(distinct_motions(chunks), size, settings["SEED"])
+    vectors = cooccurrence_vectors(distinct_motions(chunks), streams, settings["SEED"])
     codebook = settings["CODEBOOK_PATH"] or settings["CODEC_PATH"] and Path(settings["CODEC_PATH"]) / CODEBOOK_FILE
     if codebook:
-        vectors = joined(vectors, codebook_vectors(codebook, size))
-    return build(model_config, size, sorted(run.report.rows.participants), code_vectors=vectors)
+        vectors = joined(vectors, codebook_vectors(codebook, streams))
+    return build(model_config, streams, sorted(run.report.rows.participants), code_vectors=vectors)
 
 
 def _stage_config(run: Run, stage, history: dict) -> dict:
     """What the model's motion_config.json says of its training, so that generation needs no other file of the run."""
-    lengths = LengthModel.fit(PreparedChunks(run.folder / DATA_FOLDER, "train"), caption_key)
+    lengths = LengthModel.fit(PreparedChunks(run.folder / DATA_FOLDER, "train"), caption_key,
+                              run.report.streams.count)
     # In-betweening and continuing are trained as variants of denoising.
     tasks = [*stage.task_mix, *(("inbetween", "continue") if "denoise" in stage.task_mix else ())]
     return {"stage": stage.folder, "tasks": tasks, "settings": dict(run.settings), "history": history,

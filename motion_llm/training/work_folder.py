@@ -23,7 +23,8 @@ RUN_FILES = (EVALUATION_FOLDER, JUDGE_FOLDER, DATA_FOLDER, WORK_FOLDER, *STAGE_F
 # Of settings.json; those of earlier versions lack what is marked by "?".
 FORM = {"settings": {"DATA_JSON_PATH?": str, "STAGE2_MIX?": {str: float}}, "data_fingerprint": str,
         "data_rows?": range(2**53)}
-OR_NULL = {"codebook_size": range(1, 2_000_000), "codec_fingerprint": str}
+OR_NULL = {"codec_fingerprint": str}
+SIZE = range(1, 2_000_000)  # of a codebook; settings.json has one, or one for each stream
 
 
 class PipelineError(ValueError):
@@ -60,7 +61,10 @@ def check_work_folder(run: Run, fresh: bool, differences: Callable[[Mapping, Map
     earlier = read_json(run.folder / SETTINGS_FILE, PipelineError)
     check_form(earlier, FORM, f"{run.folder / SETTINGS_FILE} is damaged, or was not written by this program "
                               "(choose another --work_dir):", PipelineError)
-    for name, form in OR_NULL.items():
+    sizes = earlier.get("codebook_size")
+    forms = OR_NULL | {"codebook_size": {str: SIZE} if isinstance(sizes, dict) else
+                       [SIZE] if isinstance(sizes, list) else SIZE}
+    for name, form in forms.items():
         if earlier.get(name) is not None:
             check_form(earlier[name], form, f"{run.folder / SETTINGS_FILE} is damaged: {name}", PipelineError)
     inside = [name for name in present if Path(run.settings["DATA_JSON_PATH"]).resolve().is_relative_to(
@@ -80,7 +84,7 @@ def _check_earlier_run(run: Run, earlier: Mapping, differences: Callable) -> Non
     before = earlier["settings"]
     limits = changeable_limits(before, run.settings, run.folder, STAGE_FOLDERS)
     changed = differences(before | {"CODEBOOK_SIZE": earlier.get("codebook_size")} | {
-        name: run.settings[name] for name in limits}, {**run.settings, "CODEBOOK_SIZE": run.report.codebook_size})
+        name: run.settings[name] for name in limits}, {**run.settings, "CODEBOOK_SIZE": run.report.streams.setting()})
     if earlier["data_fingerprint"] != run.report.fingerprint:
         changed.append(f"the data: {earlier['settings'].get('DATA_JSON_PATH')} with {earlier.get('data_rows')} rows "
                        f"before, {run.settings['DATA_JSON_PATH']} with {len(run.report.rows)} rows of other content "
@@ -127,7 +131,7 @@ def claim_work_folder(run: Run, fresh: bool) -> None:
         clear_leftovers(run.folder / name)
     write_json(run.folder / SETTINGS_FILE, {
         "settings": run.settings, "data_fingerprint": run.report.fingerprint, "data_rows": len(run.report.rows),
-        "codebook_size": run.report.codebook_size, "codec_fingerprint": fingerprint})
+        "codebook_size": run.report.streams.setting(), "codec_fingerprint": fingerprint})
 
 
 def working_in(folder: Path):

@@ -1,11 +1,12 @@
 """What the codec in a model's folder makes of codes and of motions: figures, joints in space, and codes again."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from motion_llm.motion.codec import MotionCodec, tokens_of
+from motion_llm.motion.codec import MotionCodec
 from motion_llm.motion.files import read_motion
 from motion_llm.motion.skeleton import Motion, MotionError
+from motion_llm.streams import Value
 from motion_llm.viewer.figure import Clip
 
 
@@ -24,21 +25,23 @@ class CodecFigures:
             self._codec = MotionCodec.load(self.codec_folder)
         return self._codec
 
-    def motion(self, motion_tokens: str | Sequence[int]) -> Motion:
-        """Codes as joints in space: joints (T, J, 3) in metres with y up, rotations, fps and seconds."""
-        return self.codec.decode(tokens_of(motion_tokens) if isinstance(motion_tokens, str) else motion_tokens)
+    def motion(self, motion_tokens: Value) -> Motion:
+        """Codes as joints in space: joints (T, J, 3) in metres with y up, rotations, fps and seconds. motion_tokens: in
+        the form of a dataset's row, or flat codes."""
+        form = isinstance(motion_tokens, str | Mapping) or any(isinstance(step, list | tuple) for step in motion_tokens)
+        return self.codec.decode(self.codec.read(motion_tokens) if form else motion_tokens)
 
-    def encode(self, motion: Motion | str | Path, **hints) -> str:
-        """The codes of a motion, or of a file in any format that is read (docs/files.md), as "42 18 91". hints: what
-        the file leaves open, as in `read_motion`."""
+    def encode(self, motion: Motion | str | Path, **hints) -> str | dict | list:
+        """The codes of a motion, or of a file in any format that is read (docs/files.md), as a dataset's row has them:
+        "42 18 91" of one stream. hints: what the file leaves open, as in `read_motion`."""
         motion, name = (motion, "the motion") if isinstance(motion, Motion) else (read_motion(motion, **hints), motion)
         try:
-            return " ".join(map(str, self.codec.encode(motion)))
+            return self.codec.streams.written(self.codec.encode(motion))
         except MotionError as error:
             raise MotionError(f"{name}, for the codec in {self.codec_folder}: {error}") from None
 
     def clip(self, codes: Sequence[int], caption: str = "", note: str = "") -> Clip:
-        """Codes as a moving figure; its note is `note`, the number of tokens and the seconds."""
+        """Flat codes as a moving figure; its note is `note`, the number of tokens and the seconds."""
         motion = self.motion(codes)
         return Clip(motion, caption, f"{note}{len(codes)} tokens, {motion.seconds:.1f} s")
 

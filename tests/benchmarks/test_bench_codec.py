@@ -1,14 +1,15 @@
 """benchmarks/codec.py: metrics of unchanged, moved, shaken and sliding motions match values computed by hand."""
 
 import argparse
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from hands import TWO, waves
 from walker import NAMES, walk, walks
 
-from motion_llm.benchmarks import codec as bench_codec
-from motion_llm.benchmarks.codec import compared, format_figures, ground, run, stands
+from motion_llm.benchmarks.codec import add_arguments, compared, format_figures, ground, run, stands, window_of
 from motion_llm.motion.bvh import write_bvh
 from motion_llm.motion.codec import MotionCodec
 
@@ -63,13 +64,54 @@ def test_a_motion_is_held_against_what_the_codec_saw_of_it(codec):
     assert ground(walk(123, fps=60), replace(codec, pads=False)).shape == (60, 11, 3)  # in whole windows
 
 
-def test_the_command_holds_every_fifth_clip_out(tmp_path, monkeypatch):
+def arguments(*flags: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return parser.parse_args([*flags, "--kinds", "kmeans"])  # the network's fit takes minutes
+
+
+def test_the_command_holds_every_fifth_clip_out(tmp_path):
     for i, motion in enumerate(walks(6)):
         write_bvh(tmp_path / f"{i}.bvh", motion)
-    monkeypatch.setattr(bench_codec, "QUANTISERS", ("kmeans",))  # the network's fit takes minutes
-    args = argparse.Namespace(motions=str(tmp_path), codes=64, window=4, scale=0.01)
-    figures = run(args, {})
+    figures = run(arguments("--motions", str(tmp_path), "--codes", "64"), {})
     assert (figures["clips"], figures["held_out"]) == (4, 2) and figures["codecs"]["kmeans"]["local_mm"] > 0
     assert figures["originals"]["local_mm"] == 0
     table = format_figures(figures)
     assert "2 held-out clips; codecs of 64 codes of 4 frames from 4 others" in table and "kmeans" in table
+
+
+def test_parts_and_levels_stand_beside_one_codebook_of_as_many_tokens(tmp_path):
+    for i, motion in enumerate(waves(6)):
+        write_bvh(tmp_path / f"{i}.bvh", motion)
+    (tmp_path / "parts.json").write_text(json.dumps(TWO))
+    figures = run(arguments("--motions", str(tmp_path), "--codes", "16", "--levels", "3", "--parts",
+                            str(tmp_path / "parts.json")), {})
+    rows = figures["streams"]
+    assert {name: row["tokens_per_second"] for name, row in rows.items()} == {
+        "kmeans, one codebook": 7.5, "kmeans, one codebook, 2 frames": 15, "kmeans, one codebook, 1 frames": 30,
+        "kmeans, 2 parts": 15, "kmeans, 3 levels": 22.5}
+    for row in rows.values():
+        upper, lower = len(TWO["upper"]), len(TWO["lower"])
+        for errors in (row["fitted"], row["held_out"]):
+            mean = (errors["upper"] * upper + errors["lower"] * lower) / (upper + lower)
+            assert errors["all"] == pytest.approx(mean)
+    assert rows["kmeans, 3 levels"]["fitted"]["all"] < rows["kmeans, one codebook"]["fitted"]["all"]
+    measured = figures["codecs"]["kmeans"]["local_mm"]
+    assert rows["kmeans, one codebook"]["held_out"]["all"] == pytest.approx(measured)
+    lines = format_figures(figures).splitlines()
+    assert lines[-6].split() == ["tokens/s", "all", "upper", "lower"] and lines[-2].startswith("kmeans, 2 parts")
+
+
+def test_without_parts_there_are_rows_for_levels_alone(tmp_path):
+    for i, motion in enumerate(walks(3)):
+        write_bvh(tmp_path / f"{i}.bvh", motion)
+    rows = run(arguments("--motions", str(tmp_path), "--codes", "8"), {})["streams"]
+    assert list(rows) == ["kmeans, one codebook", "kmeans, one codebook, 2 frames", "kmeans, 2 levels"]
+    assert list(rows["kmeans, 2 levels"]["fitted"]) == ["all"]
+
+
+@pytest.mark.parametrize(("kind", "streams", "window"), [("kmeans", 2, 2), ("kmeans", 3, 1), ("kmeans", 9, 1),
+                                                         ("vqvae", 2, 2), ("vqvae", 3, 1)])
+def test_the_window_at_which_one_codebook_has_as_many_tokens(kind, streams, window):
+    assert window_of(kind, 4, streams) == window
+    assert window_of("vqvae", 16, 3) == 4 and window_of("kmeans", 16, 3) == 5

@@ -36,8 +36,7 @@ def parts(unsloth, tiny_base):
                         if parameter.dim() == 2 and len(parameter) < 90:
                             parameter.mul_(8)  # with fresh weights all codes are about equally likely
             vocabulary = build(config, CODES, []).vocabulary
-            ids = torch.arange(vocabulary.first_motion_id, vocabulary.end_id + 1)
-            alphabet, cached = Alphabet.of_rows(ours, ids), CachedNetwork(ours, 128)
+            alphabet, cached = Alphabet.of_motion(ours, vocabulary), CachedNetwork(ours, 128)
             cache[kind] = (lambda slots: Decoder(cached, slots)), alphabet, plain, vocabulary
         return cache[kind]
 

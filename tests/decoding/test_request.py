@@ -5,7 +5,7 @@ import re
 import pytest
 
 from motion_llm.decoding.request import GenerationError, MotionRequest, Sampling, parse_codes, with_lost_span
-from templates import MASKED
+from motion_llm.streams import MASKED
 
 
 @pytest.mark.parametrize(("fields", "message"), [

@@ -114,7 +114,7 @@ def test_a_caption_is_text_everywhere(models, questions):
     inside = html.unescape(re.search(r'srcdoc="([^"]*)"', frame)[1])
     assert "alert(1)</script>" not in inside and "setTime(1.50)" in inside
     assert '"note": "2: 2 tokens' in inside
-    answer = questions.Answer(1, EVIL, ((1, 2, 3), (3, 4)), (EVIL, EVIL), False, 5)
+    answer = questions.Answer(1, EVIL, ((1, 2, 3), (3, 4)), ("1 2 3", "3 4"), (EVIL, EVIL), False, 5)
     links = questions.links_html(answer, 1, figures=True)
     assert "<b>" not in links and "<script>" not in links
     assert 'download="a_1_1_value_b_bow_b_script_script_alert_2.bvh"' in links and "tokens=3+4" in links
@@ -128,7 +128,7 @@ def test_a_defect_is_called_one(questions):
 
 
 def test_a_model_without_a_codec_shows_tokens(questions):
-    answer = questions.Answer(1, "a bow", ((1, 2, 3), (3, 4)), ("a bow", "a bow"), False, 5)
+    answer = questions.Answer(1, "a bow", ((1, 2, 3), (3, 4)), ("1 2 3", "3 4"), ("a bow", "a bow"), False, 5)
     shown = questions.tokens_html(answer)
     assert "<code>1 2 3</code>" in shown and "<code>3 4</code>" in shown and "CODEC_PATH" in shown
 

@@ -182,3 +182,20 @@ def test_a_clip_with_several_captions_comes_once_a_pass_under_each_in_turn():
     for members in groups:
         turns = [next(place for place in batch if place in members) for batch in passes]
         assert set(turns[:len(members)]) == set(members)
+
+
+# Several streams
+
+
+def test_an_evaluator_of_streams_reads_whole_steps_and_keeps_their_number(tmp_path):
+    config = EvaluatorConfig(codebook_size=12, dimensions=4, width=8, buckets=64, in_step=2)
+    evaluator = Evaluator(config)
+    codes, lengths = evaluator._batch([[0, 8, 1, 9], [3, -2], []])
+    assert codes.tolist() == [[[0, 8], [1, 9]], [[3, 12], [13, 13]], [[12, 12], [13, 13]]]  # 12 unknown, 13 none
+    assert lengths.tolist() == [2, 1, 1]
+    (whole, other, absent) = evaluator.embed_motions([[0, 8, 1, 9], [0, 9, 1, 8], [0, -2, 1, -2]])
+    assert np.abs(whole - other).max() > 1e-4 < np.abs(whole - absent).max()  # each code in its step
+    evaluator.history = [{"step": 1, "loss": 1.0, "reciprocal_rank": 0.5}]
+    evaluator.save(tmp_path / "saved")
+    assert Evaluator.load(tmp_path / "saved").config == config
+    assert EvaluatorConfig(12, in_step=2).to_dict()["in_step"] == 2 and "in_step" not in EvaluatorConfig(12).to_dict()

@@ -7,6 +7,8 @@ import pytest
 
 from motion_llm.evaluation.generated_clips import Generated, match, read_generated
 from motion_llm.evaluation.rows import EvaluationError, EvaluationRow
+from motion_llm.evaluation.stream_clips import INVALID
+from motion_llm.streams import ABSENT, STEPS, Streams
 
 
 def write(path: Path, rows: list[dict]) -> str:
@@ -87,3 +89,40 @@ def test_a_file_that_is_not_utf8_is_named_with_its_line(tmp_path):
     (tmp_path / "clips.jsonl").write_bytes(b'{"text_query": "a", "motion_tokens": "1"}\n{"text_query": "\xe9"}')
     with pytest.raises(EvaluationError, match="clips.jsonl: line 2 is not UTF-8 .byte 0xe9 at place 16"):
         read_generated(tmp_path / "clips.jsonl")
+
+
+# Several streams
+
+
+HANDS, LEVELS = Streams(("left", "right"), (4, 3)), Streams(("q0", "q1"), (4, 3), STEPS)
+
+
+@pytest.mark.parametrize("streams, tokens, codes", [
+    (HANDS, {"left": "0 3", "right": [2, 1]}, [0, 6, 3, 5]), (HANDS, {"right": None, "left": "1 0"},
+                                                             [1, ABSENT, 0, ABSENT]),
+    (HANDS, {"left": "4 -1", "right": "2 3"}, [INVALID, 6, INVALID, INVALID]), (HANDS, {"left": "", "right": ""}, []),
+    (HANDS, [[0, 2], [3, 1]], [0, 6, 3, 5]), (LEVELS, [[0, 2], [3, 1]], [0, 6, 3, 5]), (LEVELS, [], [])])
+def test_clips_of_streams_become_flat_codes(tmp_path, streams, tokens, codes):
+    path = write(tmp_path / "clips.jsonl", [row("walks", tokens)])
+    assert read_generated(path, streams=streams).clips["walks", None] == [codes]
+
+
+@pytest.mark.parametrize("streams, tokens, message", [
+    (HANDS, "0 3", "motion_tokens is '0 3', expected an object of left, right"),
+    (HANDS, {"left": "0"}, "expected an object of left, right"),
+    (HANDS, {"left": "0 1", "right": "2"}, "motion_tokens has 2 codes of left, 1 codes of right, expected as many"),
+    (HANDS, {"left": None, "right": None}, "motion_tokens has null for every stream"),
+    (HANDS, {"left": "0 x", "right": "2 2"}, "line 1: left: motion_tokens is '0 x'"),
+    (LEVELS, [[0, 2], [3]], "expected a list of steps of 2 codes"),
+    (LEVELS, [[0, 2], [3, None]], "line 1: q1: motion_tokens is '\\[2, None\\]'")])
+def test_clips_of_other_streams_are_named_with_their_line(tmp_path, streams, tokens, message):
+    path = write(tmp_path / "clips.jsonl", [row("walks", tokens)])
+    with pytest.raises(EvaluationError, match=f"line 1: .*{message}|{message}"):
+        read_generated(path, streams=streams)
+
+
+def test_the_largest_size_counts_the_codes_of_all_streams(tmp_path):
+    path = write(tmp_path / "clips.jsonl", [row("walks", [[0, 0]] * 5)])
+    assert len(read_generated(path, 10, HANDS).clips["walks", None][0]) == 10
+    with pytest.raises(EvaluationError, match="has 10 codes, expected at most 9"):
+        read_generated(path, 9, HANDS)

@@ -6,11 +6,16 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from motion_llm.evaluation import joint_metrics
 from motion_llm.evaluation.joint_metrics import (
+    aligned_distances,
     dtw_joint_error,
+    dtw_pa_joint_error,
     frame_distances,
     kinetic_features,
+    mean_speed,
     standardised,
+    temporal_spread,
     warped_mean,
 )
 
@@ -141,3 +146,62 @@ def test_few_frames_have_no_speed_or_no_acceleration(frames, moves):
 def test_features_are_counted_in_deviations_of_real_clips():
     real = np.array([[1.0, 10, 4], [3, 30, 4]])  # deviations 1, 10 and none
     assert standardised(np.array([[4.0, 0, 6]]), real).tolist() == [[2, -2, 2]]
+
+
+# Procrustes alignment, speed and spread
+
+
+def turn(seed: int) -> np.ndarray:
+    q = np.linalg.qr(rng(seed).normal(size=(3, 3)))[0]
+    return q * np.sign(np.linalg.det(q))
+
+
+def test_a_clip_moved_turned_and_scaled_frame_by_frame_has_no_aligned_error():
+    clip = rng().normal(size=(9, 6, 3))
+    moved = np.stack([(1 + frame) * pose @ turn(frame) + [frame, 2, -1] for frame, pose in enumerate(clip)])
+    assert dtw_pa_joint_error(moved, clip) < 1e-8 and dtw_joint_error(moved, clip) > 1
+    assert dtw_pa_joint_error(np.repeat(moved, 2, 0), clip) == pytest.approx(0, abs=1e-8)  # in time as well
+
+
+def test_a_mirror_image_is_no_turned_one():
+    clip = rng().normal(size=(5, 6, 3))
+    assert dtw_pa_joint_error(clip * [-1, 1, 1], clip) > 0.3
+
+
+def by_svd(a: np.ndarray, b: np.ndarray) -> float:
+    a, b = a - a.mean(0), b - b.mean(0)
+    u, values, vt = np.linalg.svd(a.T @ b)
+    signs = np.array([1, 1, np.sign(np.linalg.det(u @ vt))])
+    scale = (values * signs).sum() / max((a * a).sum(), 1e-30)
+    return float(np.linalg.norm(scale * a @ (u * signs) @ vt - b, axis=1).mean())
+
+
+@pytest.mark.parametrize("shape", ["any", "mirror", "line", "plane", "point"])
+def test_the_alignment_is_that_of_singular_values(shape, monkeypatch):
+    a, b = rng(1).normal(size=(7, 5, 3)), rng(2).normal(size=(4, 5, 3))
+    if shape == "mirror":
+        b = a[:4] * [1, -1, 1]
+    elif shape == "line":
+        a, b[:2] = a[:, :, :1] * [1, 2, 3], b[:2, :, :1] * [0, 1, 0]
+    elif shape == "plane":
+        a[..., 2] = 0
+    elif shape == "point":
+        a[:] = 1
+    expected = [[by_svd(x, y) for y in b] for x in a]
+    assert aligned_distances(a, b) == pytest.approx(np.array(expected), abs=1e-7)
+    monkeypatch.setattr(joint_metrics, "ALIGNED_AT_ONCE", 9)  # in several blocks
+    assert aligned_distances(a, b) == pytest.approx(np.array(expected), abs=1e-7)
+
+
+@pytest.mark.parametrize("joints", [1, 2])
+def test_one_or_two_joints_have_no_aligned_error(joints):
+    a, b = rng().normal(size=(2, 4, joints, 3))
+    assert dtw_pa_joint_error(a, b) == pytest.approx(0, abs=1e-8)
+
+
+def test_speed_and_spread_by_hand():
+    joints = moving(21, [lambda t: (3 * t, 4 * t, 0), lambda t: (0 * t, 1, 1)])  # 5 metres a second, and none
+    assert mean_speed(joints, 10) == pytest.approx(2.5) and mean_speed(joints, 5) == pytest.approx(1.25)
+    assert mean_speed(joints[:1], 10) is None and temporal_spread(joints[:1]) == 0
+    assert temporal_spread(joints) == pytest.approx(5 * np.std(np.arange(21) / 10) / 2)
+    assert temporal_spread(joints + [9, 0, 0]) == pytest.approx(temporal_spread(joints))

@@ -5,8 +5,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from motion_llm.evaluation.lost_tokens import MODEL, REPEATING, copying, fill_in, lost_places, question, repeating
-from templates import MASKED
+from motion_llm.evaluation.lost_tokens import (
+    COPYING,
+    MODEL,
+    REPEATING,
+    copying,
+    fill_in,
+    lost_codes,
+    lost_places,
+    question,
+    repeating,
+)
+from motion_llm.streams import ABSENT, MASKED, Streams
 
 
 def test_repeating_and_copying_by_hand():
@@ -46,3 +56,46 @@ def test_the_share_put_right_counts_lost_tokens_alone():
 
     (filled,) = fill_in(Generator(), [[1, 2, 3, 4, 5, 6, 7, 8, 9]], [None], "continue", 3)
     assert filled.accuracy(MODEL) == pytest.approx(2 / 3) and filled.accuracy(REPEATING) == 0
+
+
+# Several streams
+
+
+HANDS = Streams(("left", "right"), (10, 10))
+CLIP = HANDS.flat(np.array([[1, 2, 3, 4, 5, 6], [7, 7, 8, 8, 9, 9]]).T).tolist()
+
+
+def test_single_codes_or_whole_steps_are_lost_and_never_those_of_the_first():
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        anywhere, gap, end = (lost_codes(task, CLIP, 2, rng) for task in ("denoise", "inbetween", "continue"))
+        assert len(anywhere) == 10 // 3 and anywhere[0] >= 2 and (np.diff(anywhere) > 0).all()
+        assert end.tolist() == [8, 9, 10, 11] and gap[0] >= 2 and gap[0] % 2 == 0 and (np.diff(gap) == 1).all()
+        assert len(gap) == 4 and gap[-1] < 10
+
+
+def test_codes_of_an_absent_stream_cannot_be_lost():
+    one_hand = [code if place % 2 == 0 else ABSENT for place, code in enumerate(CLIP)]
+    for task in ("denoise", "inbetween", "continue"):
+        lost = lost_codes(task, one_hand, 2, np.random.default_rng(0))
+        assert len(lost) and (lost % 2 == 0).all()
+
+
+@pytest.mark.parametrize("task, lost, motion, end, tokens", [
+    ("denoise", [2, 5], {"left": "1 ? 3 4 5 6", "right": "7 7 ? 8 9 9"}, None, None),
+    ("inbetween", [4, 5, 6, 7], {"left": "1 2", "right": "7 7"}, {"left": "5 6", "right": "9 9"}, 6),
+    ("continue", [8, 9, 10, 11], {"left": "1 2 3 4", "right": "7 7 8 8"}, None, 6)])
+def test_a_request_has_the_form_of_the_data_and_its_length_in_steps(task, lost, motion, end, tokens):
+    request = question(task, CLIP, np.array(lost), None, HANDS)
+    assert (request.motion, request.end, request.tokens) == (motion, end, tokens)
+
+
+def test_each_stream_is_filled_in_and_counted_by_itself():
+    """The last two steps are lost. Repeating: 4 4 and 8 8, none right. Copying: 3 4 and 8 8, none right either."""
+    answer = [*CLIP[:8], CLIP[8], 10, CLIP[10], CLIP[11]]  # right are 5, 6 and the last 9
+    generator = SimpleNamespace(answers=lambda requests, seed: [SimpleNamespace(codes=answer)])
+    (filled,) = fill_in(generator, [CLIP], [None], "continue", 0, HANDS)
+    assert filled.filled[REPEATING].tolist() == [*CLIP[:8], 4, 18, 4, 18]
+    assert filled.filled[COPYING].tolist() == [*CLIP[:8], 3, 18, 4, 18]
+    assert filled.accuracy(MODEL) == 3 / 4
+    assert [filled.accuracy(MODEL, stream, 2) for stream in (0, 1)] == [1, 1 / 2]

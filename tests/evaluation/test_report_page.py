@@ -5,8 +5,10 @@ from html.parser import HTMLParser
 
 import pytest
 
+from motion_llm.evaluation.findings import format_scores
 from motion_llm.evaluation.intervals import NOT_AVAILABLE, Estimate
-from motion_llm.evaluation.metric_names import METRICS, MODEL, RANDOM, REAL, SPLITS
+from motion_llm.evaluation.metric_names import METRICS, MODEL, PART_METRICS, RANDOM, REAL, SPLITS, Block, blank
+from motion_llm.evaluation.report_blocks import ABOUT_PARTS, block
 from motion_llm.evaluation.report_page import write_page
 from motion_llm.evaluation.report_sections import ABOUT
 from motion_llm.evaluation.rows import EvaluationRow
@@ -157,3 +159,32 @@ def test_the_heading_names_the_captions_that_were_judged(unseen, heading):
     parts = {"seen": {"word": "follows"}} | ({"unseen": {"word": unseen}} if unseen else {})
     told = _verdict({"following": {"word": "follows", "parts": parts}, "summary": ["Yes."]})
     assert f"follows<span class=\"soft\"> {heading}</span>" in told
+
+
+# Figures of parts of the motions
+
+
+def test_a_block_has_a_line_for_each_figure_of_each_part_and_escapes_its_name():
+    figure = Estimate(0.5, 0.25, 0.75, 7)
+    tables = {name: {row: {split: dict.fromkeys(names, figure) for split in SPLITS} for row in (MODEL, RANDOM)}
+              for name, names in (("a<b>", ["edit_distance"]), ("c", ["edit_distance", "denoising_accuracy"]))}
+    tables["c"]["copying"] = blank(METRICS) | {"all": {"denoising_accuracy": figure}}
+    told = Block("by_stream", "by stream", tables)
+    checker = Checker()
+    checker.feed(block(told))
+    text = " ".join(checker.text)
+    assert checker.open == [] and "a<b>" in text
+    assert text.count(METRICS["edit_distance"].title) == 2 and text.count("put right, lost anywhere") == 1
+    whole = {row: blank(METRICS) for row in (MODEL, REAL)}
+    lines = format_scores(whole, [], [], [told]).splitlines()
+    assert [line for line in lines if line in tables] == ["a<b>", "c", "c"]  # lost tokens have a table of their own
+    assert sum(line.startswith(" edit distance (tokens)") and "0.2 to 0.8" in line for line in lines) == 2
+    assert told.to_dict()["c"]["copying"] == {"seen": {}, "unseen": {}, "all": {"denoising_accuracy": figure.to_dict()}}
+
+
+def test_the_figures_of_joints_are_explained_below_them_alone():
+    tables = {"hand": {MODEL: {split: dict.fromkeys(PART_METRICS, Estimate(1.0, None, None, 2)) for split in SPLITS}}}
+    html = block(Block("joints_by_part", "joints by part", tables))
+    assert all(metric.title.replace("'", "&#x27;") in html for metric in PART_METRICS.values())
+    assert set(ABOUT_PARTS) == set(PART_METRICS) and html.count("<dt>") == len(PART_METRICS)
+    assert block(Block("by_stream", "by stream", {})) == ""

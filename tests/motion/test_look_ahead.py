@@ -121,7 +121,8 @@ def test_held_out_clips_are_not_fitted_and_the_error_on_them_is_said(caplog):
     motions[held[0]], motions[8] = odd, motions[held[0]]
     with caplog.at_level("INFO"):
         codec = MotionCodec.fit(motions, 64, kind="kmeans", heldout=0.05)
-    line = caplog.messages[-1]
+    named, line = caplog.messages[-2:]
+    assert f"not in the codec: motion {held[0]}, motion {held[1]}; --heldout 0" in named
     held_mm, fitted_mm = (float(text) for text in re.search(
         r"joints off by ([\d.]+) mm on 2 held-out clips, ([\d.]+) mm on 7 clips that it was fitted to \(mean distance "
         r"of the body's joints .*same heading\)$", line).groups())

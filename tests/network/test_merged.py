@@ -64,7 +64,7 @@ def edit_config(folder, **changes) -> None:
 
 def save_trained(base, folder, dtype: str = "float32") -> None:
     """A stage's folder with random trained values."""
-    model = build(ModelConfig(str(base), 128, 4, 8, dtype), codebook_size=8, participants=["P0", "P1"])
+    model = build(ModelConfig(str(base), 128, 4, 8, dtype), codebook=8, participants=["P0", "P1"])
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in model.network.parameters():
