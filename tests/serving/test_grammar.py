@@ -7,10 +7,12 @@ import pytest
 
 from motion_llm.dataset.lengths import LengthLimits
 from motion_llm.serving.grammar import id_ranges, motion_grammar
+from motion_llm.streams import Streams
 from templates import MotionVocabulary
 
 BYTES = 262  # ids of llguidance's byte tokenizer
 VOCABULARY = MotionVocabulary(100, 40)  # ids 100 to 139 are codes, 140 is the end
+TWO_STREAMS = MotionVocabulary(100, 40, (), Streams(("body", "hand"), (30, 10)))
 
 
 def test_a_grammar_names_ranges_of_ids():
@@ -74,6 +76,37 @@ def test_grammar_and_processor_allow_the_same_set_in_every_state(processor_class
             ids.append(rng.choice(sorted(by_grammar - {VOCABULARY.end_id})))
             assert matcher.consume_token(ids[-1])
     assert by_processor == [VOCABULARY.end_id]
+
+
+@pytest.mark.parametrize("codes", [None, (0, 7, 29, 30, 39)])
+@pytest.mark.parametrize("window", [(1, 1), (2, 4), (3, 3), (1, 20)])
+def test_of_two_streams_grammar_and_processor_allow_the_same_set_in_every_state(processor_class, window, codes):
+    llguidance = pytest.importorskip("llguidance", reason="llguidance is not installed: `make test-vllm` has it")
+    import torch
+
+    matcher = llguidance.LLMatcher(llguidance.LLTokenizer("byte"), llguidance.grammar_from(
+        "grammar", motion_grammar(TWO_STREAMS, *window, codes)))
+    allowed = None
+    if codes is not None:
+        allowed = torch.zeros(1, TWO_STREAMS.codebook_size, dtype=torch.bool)
+        allowed[0, list(codes)] = True
+    processor = processor_class(TWO_STREAMS, [LengthLimits(window[0], sum(window) / 2, window[1], "")], 3, 0.5, allowed)
+    rng, ids = random.Random(0), [0, 0, 0]
+    for place in range(2 * window[1] + 1):
+        mask = matcher.compute_bitmask()
+        by_grammar = {i for i in range(BYTES) if mask[i // 8] >> i % 8 & 1}
+        scores = processor(torch.tensor([ids]), torch.randn(1, BYTES))[0]
+        assert by_grammar == set(scores.isfinite().nonzero().flatten().tolist()), place
+        assert (TWO_STREAMS.end_id in by_grammar) == (place % 2 == 0 and place >= 2 * window[0])
+        if going_on := sorted(by_grammar - {TWO_STREAMS.end_id}):
+            ids.append(rng.choice(going_on))
+            assert matcher.consume_token(ids[-1])
+
+
+def test_a_grammar_of_streams_goes_step_by_step():
+    assert motion_grammar(TWO_STREAMS, 2, 4) == "%llguidance {}\nstart: (<[100-129]> <[130-139]>){2,4} <[140]>\n"
+    with pytest.raises(ValueError, match="codes is empty for hand"):
+        motion_grammar(TWO_STREAMS, 2, 4, (3, 4))
 
 
 @pytest.mark.parametrize("kind", ["grammar", "ebnf"])  # how vLLM and SGLang pass a grammar to llguidance

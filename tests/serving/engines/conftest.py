@@ -32,14 +32,15 @@ def training_python(*arguments: str) -> None:
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory):
-    """"tiny" or "sample" -> the folder of its export. The sample model is MOTION_MODEL, or output/stage3_t2m_sft."""
+    """"tiny", "streams" (tiny, of two streams) or "sample" -> the folder of its export. The sample model is
+    MOTION_MODEL, or output/stage3_t2m_sft."""
     folders = {}
 
     def folder(name: str) -> Path:
         if name not in folders:
             parent = tmp_path_factory.mktemp(name) / "export"
-            if name == "tiny":
-                training_python("tests/serving/engines/make_tiny.py", str(parent))
+            if name in ("tiny", "streams"):
+                training_python("tests/serving/engines/make_tiny.py", str(parent), *["streams"] * (name == "streams"))
             else:
                 stage = Path(os.environ.get("MOTION_MODEL", ROOT / "output" / "stage3_t2m_sft"))
                 if not (stage / "motion_config.json").is_file():

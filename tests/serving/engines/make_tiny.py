@@ -1,5 +1,5 @@
-"""Exports a tiny random model: `python make_tiny.py folder`, in the environment that has Unsloth. Its codes mean
-nothing, but a server must keep its answers valid."""
+"""Exports a tiny random model: `python make_tiny.py folder`, and with a word more one of two streams, in the
+environment that has Unsloth. Its codes mean nothing, but a server must keep its answers valid."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import conftest  # noqa: F401, E402  sets the project's path and the tests' environment variables
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, has_streams: bool) -> None:
     # The project is on the path only after conftest.
     import config
     import data
@@ -18,6 +18,7 @@ def main(folder: Path) -> None:
     from model import ModelConfig, build
     from motion_llm.dataset.lengths import LengthModel
     from motion_llm.dataset.rows import caption_key
+    from motion_llm.streams import Streams
 
     folder.mkdir(parents=True)
     base, stage = folder / "base", folder / "stage"
@@ -26,11 +27,12 @@ def main(folder: Path) -> None:
     rows.write_text(json.dumps(conftest.tiny_rows()), encoding="utf-8")
     report = data.read_rows(rows, 256)
     lengths = LengthModel.fit(report.rows.chunks, caption_key)
-    model = build(ModelConfig(str(base), 256, 4, 8, "float32"), 16, ["P001", "P002"])
+    codebook = Streams(("body", "hands"), (10, 6)) if has_streams else 16
+    model = build(ModelConfig(str(base), 256, 4, 8, "float32"), codebook, ["P001", "P002"])
     model.save(stage, {"stage": "tiny", "tasks": ["t2m"], "settings": config.defaults() | {"MAX_SEQ_LEN": 256},
                        "length_model": lengths.to_dict(), "history": {}})
     export.export(stage, folder / "served")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), len(sys.argv) > 2)
