@@ -213,8 +213,9 @@ def _own_test_set(prepared: Path | None, model_path: Path | None, notes: Sequenc
     info = prepared_info(prepared)
     rows = list(_rows_in(prepared, "test"))
     if not rows:
-        raise EvaluationError(f"{prepared}: the run has no test rows (HELDOUT_SHARE or HELDOUT_MAX is 0): give "
-                              "--data FILE")
+        raise EvaluationError(f"{prepared}: the run has no test rows (HELDOUT_SHARE or HELDOUT_MAX is 0): give other "
+                              f"clips with --data FILE, or --data {info['path']} --include_train to score those that "
+                              "it was trained on")
     return _Source(rows, streams_of(info), {"path": info["path"], "part": "the run's own test set",
                                             "fingerprint": info["fingerprint"], "rows": len(rows)})
 

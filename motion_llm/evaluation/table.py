@@ -316,11 +316,12 @@ def _shuffled(judge: Judge, rng: np.random.Generator) -> np.ndarray:
 
 def _another(judge: Judge, rng: np.random.Generator) -> tuple[list, list]:
     """For each row another real clip of its caption, or None; and the row that it is from, which then is no reference,
-    None for a training clip."""
+    None for a training clip. A row that was trained on is not compared with itself."""
     by_key = judge.training.by_key if judge.training is not None else {}
     clips, excluded = [], []
     for place, row in enumerate(judge.rows):
-        trained, held = by_key.get(row.key), [i for i in judge.references[row.key] if i != place]
+        trained = [i for i in by_key.get(row.key, ()) if judge.training.clips[i] != row.codes]
+        held = [i for i in judge.references[row.key] if i != place]
         if trained:
             clips.append(judge.training.clips[trained[rng.integers(len(trained))]])
             excluded.append(None)

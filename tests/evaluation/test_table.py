@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ from motion_llm.evaluation.metric_names import (
     SPLITS,
 )
 from motion_llm.evaluation.rows import EvaluationRow, Training
-from motion_llm.evaluation.table import ClipSet, Judge, _shuffled, score_all
+from motion_llm.evaluation.table import ClipSet, Judge, _another, _shuffled, score_all
 
 
 def rows_of(clips, captions, people=None, kinds=None) -> list[EvaluationRow]:
@@ -318,3 +319,14 @@ def test_figures_of_another_task_stand_under_its_name_with_its_own_columns(of_re
     assert lines[place].split()[6:] == ["model", "95", "%", "interval", "any", "clip", "clips"]
     assert lines[place + 2].split() == ["chrF", "higher", "12.3", "11.0", "to", "13.0", "7.0", "5"]
     assert lines[place + 3] == "" and not any(line.startswith("lost tokens") for line in lines)
+
+
+def test_a_clip_that_was_trained_on_is_not_another_clip_of_its_own_caption():
+    clips, captions = [[1, 2, 3], [4, 5], [6, 7]], ["a bow", "a bow", "a jump"]
+    training = Training("print", "somewhere").fill(
+        [Row(i, text, np.array(clip, np.int32)) for i, (clip, text) in enumerate(zip(clips, captions, strict=True))],
+        3, (), 0)
+    rows = rows_of(clips, captions)
+    judge = SimpleNamespace(rows=rows, training=training, references={"a bow": [0, 1], "a jump": [2]})
+    for seed in range(20):
+        assert _another(judge, np.random.default_rng(seed)) == ([[4, 5], [1, 2, 3], None], [None, None, None])
