@@ -9,6 +9,7 @@ import secrets
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -16,12 +17,13 @@ import numpy as np
 import torch
 
 from data import read_rows
-from model import load_for_decoding
+from model import ModelConfig, load_for_decoding
 from motion_llm.dataset.lengths import LengthLimits, LengthModel
 from motion_llm.dataset.report import raise_on_errors
 from motion_llm.dataset.rows import caption_key
 from motion_llm.decoding.constraints import LengthAwareMotionLogitsProcessor
 from motion_llm.decoding.jobs import JobMaker
+from motion_llm.decoding.known_captions import KnownCaptions, Rewording
 from motion_llm.decoding.loop import Alphabet, Answer, Decoder, Job
 from motion_llm.decoding.request import (
     SAMPLING_SETTINGS,
@@ -34,6 +36,7 @@ from motion_llm.decoding.request import (
     checked_number,
 )
 from motion_llm.network.cached import decoding_network
+from motion_llm.network.caption_states import CaptionStates
 from motion_llm.network.folder import CODEC_FOLDER, read_motion_config
 from motion_llm.serving.vllm_engine import VllmEngine
 from motion_llm.streams import ABSENT, MASKED
@@ -82,9 +85,16 @@ class MotionGenerator(CodecFigures):
             self.length_model = LengthModel.from_dict(content["length_model"], caption_key)
         else:
             self.length_model = self._lengths_of(dataset_path)
-        self._jobs = JobMaker(self.template, self.vocabulary, self.length_model, self.settings)
+        known = KnownCaptions.load(self.model_path)
+        rewording = None if known is None else Rewording(known, partial(self._states, content["model"]),
+                                                         self.length_model.new_words)
+        self._jobs = JobMaker(self.template, self.vocabulary, self.length_model, self.settings, rewording)
         if engine == "own":
             self._make_decoder(model)
+
+    def _states(self, model: Mapping) -> CaptionStates:
+        """The reader of the untrained base. model: its settings in motion_config.json."""
+        return CaptionStates(ModelConfig(**model), self.template.encode_text)
 
     def _make_decoder(self, model) -> None:
         network = model.merged()
@@ -318,7 +328,8 @@ class MotionGenerator(CodecFigures):
                 and streams.problem(codes, [ABSENT] * (streams.count > 1)) is None
                 and all(code in (MASKED, codes[position]) for position, code in fixed)):
             raise RuntimeError(f"decoding broke its own limits ({limits}): {codes}")
-        return MotionResult(streams.written(codes), request.text, limits, answer.log_probability, codes=codes)
+        return MotionResult(streams.written(codes), request.text, limits, answer.log_probability,
+                            taken_for=self._jobs.taken_for(request), codes=codes)
 
     def _as_text(self, request: MotionRequest, answer: Answer) -> MotionResult:
         text = self.tokenizer.decode(self.text_alphabet.ids[answer.indices].tolist()).strip()
@@ -344,7 +355,7 @@ class MotionGenerator(CodecFigures):
         m2t ranked clips no better than chance (docs/log.md).
         """
         person = None if participant_id is None else str(participant_id)
-        captions = [[result.text, *self._distractors(result)] for result in results]
+        captions = [[result.taken_for or result.text, *self._distractors(result)] for result in results]
         rows = [{"text_query": text, "codes": result.codes, "participant_id": person}
                 for result, texts in zip(results, captions, strict=True) for text in texts]
         ends = np.cumsum([len(texts) for texts in captions])
@@ -353,7 +364,7 @@ class MotionGenerator(CodecFigures):
 
     def _distractors(self, result: MotionResult) -> list[str]:
         """Training captions other than the result's own; the same ones for all motions of a caption and a length."""
-        captions, key = list(self.length_model.captions), caption_key(result.text)
+        captions, key = list(self.length_model.captions), caption_key(result.taken_for or result.text)
         room = self.settings["MAX_SEQ_LEN"] - len(result.codes)
         order = np.random.default_rng(zlib.crc32(key.encode())).permutation(len(captions))[:4 * DISTRACTORS]
         fitting = [captions[i] for i in order if captions[i] != key

@@ -101,6 +101,8 @@ def _parser() -> Parser:
     parser.add_argument("--num_samples", type=int, default=1, help="clips for each sentence. Default: 1")
     parser.add_argument("--best_of", type=int, default=1, help="decode this many for each clip and keep the one that "
                                                                "fits the sentence best. Default: 1")
+    parser.add_argument("--as_written", action="store_true", help="ask a sentence with new words as it is, not as the "
+                                                                  "nearest training caption")
     parser.add_argument("--stream", action="store_true", help="print the tokens of one clip as they are decoded")
     parser.add_argument("--seed", type=int, help="the same seed gives the same clips. Default: a new one each time")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="Default: a GPU where there is one")
@@ -158,7 +160,7 @@ def _requests(args: argparse.Namespace, prompts: list[str | None]) -> list:
     """Raises GenerationError for a request that no model can answer."""
     shared = {name: getattr(args, name) for name in (
         "participant_id", "tokens", "min_tokens", "max_tokens", "seconds", "max_new_tokens", "per_prompt_vocab",
-        "num_samples", "best_of", "streams", *SAMPLING_SETTINGS)}
+        "num_samples", "best_of", "streams", "as_written", *SAMPLING_SETTINGS)}
     if args.task == "m2t" and args.temperature is None:
         shared["temperature"] = 0  # the answer is one sentence, so the likeliest
     requests = []
@@ -220,6 +222,9 @@ def _with_bar(results: Iterator, count: int) -> Iterator:
             if result.limits is not None and len(lengths) < 10 and (result.text, result.limits) not in lengths:
                 lengths.add((result.text, result.limits))
                 with tqdm.external_write_mode(sys.stderr):
+                    if result.taken_for is not None:
+                        log.info("%r: taken for the training caption %r, for it has words that none has (--as_written "
+                                 "asks it as it is)", result.text, result.taken_for)
                     _log_length(result.text, result.limits)
             yield result
 
@@ -257,7 +262,9 @@ def run(args: argparse.Namespace) -> Iterator[str]:
     shown = []
     for result in _with_bar(generator.answers(requests, args.seed), len(requests) * args.num_samples):
         if args.prompts_file is not None:
-            yield json.dumps({"text_query": result.text, "motion_tokens": result.motion_tokens}, ensure_ascii=False)
+            taken_for = {} if result.taken_for is None else {"taken_for": result.taken_for}
+            yield json.dumps({"text_query": result.text, "motion_tokens": result.motion_tokens} | taken_for,
+                             ensure_ascii=False)
         else:
             yield result.text if args.task == "m2t" else in_a_line(result.motion_tokens)
         if _shows_motion(args):

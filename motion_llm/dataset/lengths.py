@@ -136,6 +136,10 @@ class LengthModel:
     def _words(self) -> set[str]:
         return {word for caption in self.captions for word in words_of(caption)}
 
+    def new_words(self, text: str) -> set[str]:
+        """The words of a text that no stored caption has."""
+        return set(words_of(text)) - self._words
+
     def codes(self, text: str) -> tuple[int, ...] | None:
         """The codes of this caption's training clips; None for an unseen caption, or where they are not stored."""
         record = self.captions.get(self._key(text))

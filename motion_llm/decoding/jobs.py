@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from motion_llm.dataset.lengths import LengthLimits, LengthModel
+from motion_llm.decoding.known_captions import Rewording
 from motion_llm.decoding.loop import Job
 from motion_llm.decoding.request import GenerationError, MotionRequest, Sampling
 from motion_llm.streams import ABSENT, MASKED, OBJECT, TEXT, StreamError
@@ -18,15 +19,23 @@ MOST_TEXT_TOKENS = 64  # of a caption that is generated
 
 
 class JobMaker:
-    """Makes jobs for one model. settings: MAX_SEQ_LEN and TOKENS_PER_SECOND are used."""
+    """Makes jobs for one model. settings: MAX_SEQ_LEN and TOKENS_PER_SECOND are used. rewording: puts sentences into
+    trained words, None for a model that does not know its captions."""
 
     def __init__(self, template: MotionTemplate, vocabulary: MotionVocabulary, length_model: LengthModel,
-                 settings: Mapping):
+                 settings: Mapping, rewording: Rewording | None = None):
         self.template = template
         self.vocabulary = vocabulary
         self.length_model = length_model
         self.settings = settings
+        self.rewording = rewording
         self.streams = vocabulary.streams
+
+    def taken_for(self, request: MotionRequest) -> str | None:
+        """The training caption that a request's sentence is asked as; None where it is asked as it is written."""
+        if self.rewording is None or request.text is None or request.as_written:
+            return None
+        return self.rewording.of(request.text)
 
     def resolved(self, request: MotionRequest) -> MotionRequest:
         """The request with its motions as flat codes, of the model's streams. Raises GenerationError."""
@@ -66,21 +75,22 @@ class JobMaker:
         return self._filling_in(request, participant_id, sampling, key)
 
     def _text_to_motion(self, request: MotionRequest, participant_id: str | None, sampling, key):
-        prompt = self.template.render("t2m", text=request.text, participant_id=participant_id, answer=False).ids
+        text = self.taken_for(request) or request.text
+        prompt = self.template.render("t2m", text=text, participant_id=participant_id, answer=False).ids
         start, in_step = request.motion or (), self.streams.count
         self.vocabulary.code_ids(start)
-        learned = self.length_model.limits(request.text, participant_id)
+        learned = self.length_model.limits(text, participant_id)
         if start:  # at least one token must follow
             low = len(start) // in_step + 1
             learned = LengthLimits(max(learned.min_tokens, low), max(learned.soft_target, low),
                                    max(learned.max_tokens, low), learned.source)
         limits = self._limits(request, learned, len(prompt), len(start) // in_step + 1)
-        log.debug("%r: %d to %d tokens, about %g, from %s", request.text, limits.min_tokens, limits.max_tokens,
+        log.debug("%r: %d to %d tokens, about %g, from %s", text, limits.min_tokens, limits.max_tokens,
                   limits.soft_target, limits.source)
-        codes = self._codes_of_caption(request.text) if request.per_prompt_vocab else None
+        codes = self._codes_of_caption(text) if request.per_prompt_vocab else None
         if request.per_prompt_vocab and codes is None:
             log.warning("per_prompt_vocab: %r was never seen in training, or is one of too many captions to keep their "
-                        "codes, so all %d codes are allowed", request.text, self.vocabulary.codebook_size)
+                        "codes, so all %d codes are allowed", text, self.vocabulary.codebook_size)
         unconditional = ()
         if sampling.guidance != 1:
             unconditional = self.template.render("t2m", text="", participant_id=participant_id, answer=False).ids

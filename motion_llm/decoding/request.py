@@ -154,7 +154,8 @@ class MotionRequest:
     changes lost tokens alone. per_prompt_vocab: only codes seen in training with the caption. num_samples: the number
     of answers. best_of: decode this many for each answer and keep the best. streams: of a model with several, those
     that the answer has; None for all. tokens, and all numbers of tokens, are then steps, and a motion has the form of
-    the dataset's motion_tokens.
+    the dataset's motion_tokens. as_written: ask the sentence as it is, also where it has words that no training caption
+    has; it is otherwise asked as the nearest training caption.
 
     Raises GenerationError for a request that no model can answer.
     """
@@ -179,6 +180,7 @@ class MotionRequest:
     num_samples: int = 1
     best_of: int = 1
     streams: str | Sequence[str] | None = None
+    as_written: bool = False
 
     def __post_init__(self):
         if self.task not in TASKS:
@@ -247,7 +249,8 @@ class MotionResult:
     text: the caption (the answer of m2t, the input of other tasks). limits: the length limits of the answer with their
     source; None for a text. log_probability: of the answer, in nats, under the model's own softmax (for a motion: over
     the codes and <MOT_END>), before temperature, limits and shifts; forced tokens count. score: what best_of ranked by;
-    None without best_of.
+    None without best_of. taken_for: the training caption that was asked instead of a sentence with new words; None for
+    a sentence that was asked as it is.
     """
 
     motion_tokens: Value
@@ -255,4 +258,5 @@ class MotionResult:
     limits: LengthLimits | None = None
     log_probability: float | None = None
     score: float | None = None
+    taken_for: str | None = None
     codes: tuple[int, ...] = field(default=(), repr=False)

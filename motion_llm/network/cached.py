@@ -9,7 +9,8 @@ more exact. The tests compare every kind of base with transformers.
 import contextlib
 import copy
 import logging
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -274,6 +275,19 @@ class CachedNetwork:
 
         A row shorter than T is padded on the right; its hidden states there mean nothing.
         """
+        (last,) = deque(self._states(ids, past, first), maxlen=1)
+        return self.norm(last).view(*ids.shape, -1)
+
+    @torch.no_grad()
+    def states(self, ids: torch.Tensor, layers: Sequence[int]) -> list[torch.Tensor]:
+        """ids (B, T), from the first position on -> hidden states (B, T, D) after each of so many layers, ascending."""
+        self.reserve(*ids.shape)
+        after = self._states(ids, torch.zeros(len(ids), dtype=torch.long, device=self.device), 0)
+        return [x.view(*ids.shape, -1) for count, x in zip(range(1, layers[-1] + 1), after, strict=False)
+                if count in layers]
+
+    def _states(self, ids: torch.Tensor, past: torch.Tensor, first: int) -> Iterator[torch.Tensor]:
+        """The hidden states (B * T, D) after each layer."""
         count, length = ids.shape
         layout = self._layout(past, count, length)
         x = self.embed(ids.reshape(-1)).to(self.dtype)
@@ -281,7 +295,7 @@ class CachedNetwork:
             x = x * self.embedding_scale
         for layer, cache in zip(self.layers, self.cache[:, :, first:first + count].unbind(0), strict=True):
             x = layer(x, cache, layout, self.rotations[layer.rotation])
-        return self.norm(x).view(count, length, -1)
+            yield x
 
     def _layout(self, past: torch.Tensor, count: int, length: int) -> PassLayout:
         positions = (past[:, None] + torch.arange(length, device=self.device)).reshape(-1)  # (N,)

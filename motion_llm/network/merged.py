@@ -118,6 +118,19 @@ class Merger:
         return rows
 
 
+class Unmerged(Merger):
+    """The base's weights as they come."""
+
+    def __init__(self, base: Tensors, dtype: torch.dtype):
+        super().__init__(base, {}, 0.0, dtype, range(0))
+
+    def linear(self, name: str) -> torch.Tensor:
+        return self.plain(f"{name}.weight")
+
+    def rows(self, name: str, count: int) -> torch.Tensor:
+        return self.plain(f"{name}.weight")
+
+
 class Linear:
     """A linear layer whose merged weight is made when it is read, and not kept."""
 
@@ -245,15 +258,30 @@ def merged_network(config: ModelConfig, folder: Path, adapter_path: Path, new_id
     base_config, base, dtype = BaseConfig(folder), Tensors.of_base(folder), dtype_of(config)
     if base_config.max_position_embeddings < config.max_seq_len:
         raise UnknownToFastLoading(f"fewer positions than {config.max_seq_len}")
-    shapes = base.shapes()
+    shapes, base_rows = _checked_shapes(base_config, base)
     width = base_config.hidden_size
-    base_rows = shapes.get("model.embed_tokens.weight", (0,))[0]
-    if shapes != base_config.shapes(base_rows):
-        differing = sorted(name for name, _ in shapes.items() ^ base_config.shapes(base_rows).items())
-        raise UnknownToFastLoading(f"a {base_config.model_type} base with other tensors, such as {differing[0]}")
     adapter = read_weights(adapter_path, _adapter_shapes(shapes, config.lora_r, len(new_ids), width))
     merger = Merger(base, adapter, config.lora_alpha / config.lora_r, dtype, new_ids)
     return MergedNetwork(base_config, merger, max(tokens, base_rows))
+
+
+def untrained_network(config: ModelConfig, folder: Path) -> MergedNetwork:
+    """The base in `folder` as it comes, without what was trained. Raises as merged_network()."""
+    if config.load_in_4bit or (folder / "adapter_config.json").is_file():
+        raise UnknownToFastLoading("a base in 4 bits, or one that is an adapter itself")
+    base_config, base = BaseConfig(folder), Tensors.of_base(folder)
+    _, base_rows = _checked_shapes(base_config, base)
+    return MergedNetwork(base_config, Unmerged(base, dtype_of(config)), base_rows)
+
+
+def _checked_shapes(config: BaseConfig, base: Tensors) -> tuple[dict[str, tuple[int, ...]], int]:
+    """The shapes of a base's tensors, and the rows of its embedding. Raises UnknownToFastLoading for other tensors."""
+    shapes = base.shapes()
+    rows = shapes.get("model.embed_tokens.weight", (0,))[0]
+    if shapes != config.shapes(rows):
+        differing = sorted(name for name, _ in shapes.items() ^ config.shapes(rows).items())
+        raise UnknownToFastLoading(f"a {config.model_type} base with other tensors, such as {differing[0]}")
+    return shapes, rows
 
 
 def _adapter_shapes(shapes: dict[str, tuple[int, ...]], rank: int, rows: int, width: int) -> dict[str, tuple[int, ...]]:

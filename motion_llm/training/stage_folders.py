@@ -1,6 +1,7 @@
 """The folders of a run's stages: which of them are to be trained, from what the first starts, what is saved."""
 
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -8,8 +9,10 @@ from pathlib import Path
 from motion_llm.dataset.lengths import LengthModel
 from motion_llm.dataset.prepared import PreparedChunks
 from motion_llm.dataset.rows import caption_key, distinct_motions
+from motion_llm.decoding.known_captions import MOST, KnownCaptions
 from motion_llm.motion.codec import CODEBOOK_FILE, copy_codec
 from motion_llm.network.folder import CODEC_FOLDER, stage_history, update_settings
+from motion_llm.network.known_bases import UnknownToFastLoading
 from motion_llm.training.forecast import advice, passes_made
 from motion_llm.training.going_on import going_on
 from motion_llm.training.work_folder import DATA_FOLDER, Run
@@ -52,6 +55,27 @@ def save_stage(run: Run, planned: list, place: int, model, result, results: Mapp
     else:
         model.save(folder, facts)
     save_codec(run.settings, folder)
+    if place == len(planned) - 1 and stage.t2m:
+        save_captions(run, model, folder)
+
+
+def save_captions(run: Run, model, folder: Path) -> None:
+    """Keep what the untrained base makes of the training captions, for sentences in other words."""
+    from motion_llm.network.caption_states import CaptionStates  # imports torch, which takes seconds
+
+    counts: Counter[str] = Counter()
+    texts: dict[str, str] = {}
+    for chunk in PreparedChunks(run.folder / DATA_FOLDER, "train"):
+        for text in chunk.texts.to_list():
+            counts[caption_key(text)] += 1
+            texts.setdefault(caption_key(text), text)
+    kept = [texts[key] for key, _ in counts.most_common(MOST)]
+    try:
+        states = CaptionStates(model.model_config, model.template.encode_text)(kept)
+    except UnknownToFastLoading as reason:
+        log.info("  sentences in new words will be asked as they are written, because of %s", reason)
+    else:
+        KnownCaptions(tuple(kept), states).save(folder)
 
 
 def save_codec(settings: Mapping, folder: Path) -> None:

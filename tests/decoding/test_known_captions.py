@@ -1,0 +1,136 @@
+"""known_captions.py, caption_states.py: sentences with new words are asked as the nearest training caption, and say so.
+
+generate.py is imported inside the tests, as its fixtures need Unsloth, which must be imported before transformers.
+"""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import ACTIONS, run_script
+
+import inference
+from motion_llm.decoding.known_captions import FILE, KnownCaptions, Rewording
+from motion_llm.decoding.request import MotionRequest
+from motion_llm.network.folder import ModelError
+from motion_llm.network.known_bases import UnknownToFastLoading
+
+WORDS = [f"word{i}" for i in range(12)]
+
+
+def known(seed: int = 0) -> KnownCaptions:
+    return KnownCaptions(tuple(WORDS), np.random.default_rng(seed).normal(size=(12, 2, 8)).astype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def generator(tiny_run):
+    from generate import MotionGenerator
+
+    return MotionGenerator(tiny_run / "stage3_t2m_sft")
+
+
+def test_the_nearest_caption_is_that_of_the_most_similar_states():
+    captions = known()
+    noise = np.random.default_rng(1).normal(size=captions.states.shape) * 0.2
+    assert captions.nearest(captions.states + noise) == WORDS
+
+
+def test_dimensions_that_all_captions_share_do_not_count():
+    """States of language models have a few dimensions that are large for every sentence (as in Timkey and van Schijndel
+    2021)."""
+    captions = known()
+    shifted = captions.states.copy()
+    shifted[..., 0] = 1000 + 0.01 * shifted[..., 0]
+    asked = shifted[[4]].copy()
+    asked[..., 0] += 0.001
+    assert KnownCaptions(captions.texts, shifted).nearest(asked) == ["word4"]
+
+
+def test_a_folder_keeps_captions_and_states(tmp_path):
+    captions = KnownCaptions(("a bow", "ein \u00dcberschlag\nund mehr"), known().states[:2])
+    captions.save(tmp_path)
+    loaded = KnownCaptions.load(tmp_path)
+    assert loaded.texts == captions.texts
+    np.testing.assert_allclose(loaded.states, captions.states, rtol=1e-3, atol=1e-3)
+    assert KnownCaptions.load(tmp_path / "elsewhere") is None
+
+
+@pytest.mark.parametrize("arrays", [
+    {"texts": np.frombuffer(b"[1, 2]", np.uint8), "states": np.zeros((2, 2, 8), np.float16)},
+    {"texts": np.frombuffer(b'["a", "b"]', np.uint8), "states": np.zeros((3, 2, 8), np.float16)},
+    {"texts": np.frombuffer(b'["a", "b"', np.uint8), "states": np.zeros((2, 2, 8), np.float16)},
+    {"texts": np.frombuffer(b'["a", "b"]', np.uint8), "states": np.zeros((2, 2, 8))},
+])
+def test_a_damaged_file_is_refused_by_name(tmp_path, arrays):
+    np.savez(tmp_path / FILE, **arrays)
+    with pytest.raises(ModelError, match=f"{FILE}.*damaged"):
+        KnownCaptions.load(tmp_path)
+
+
+def test_only_sentences_with_new_words_are_reworded_and_the_base_is_read_for_the_first_of_them():
+    made = []
+
+    def states():
+        made.append(1)
+        return lambda texts: known().states[[7]] * 1.01
+
+    rewording = Rewording(known(), states, lambda text: set(text.split()) - {*WORDS})
+    assert rewording.of("word1 word2") is None and not made
+    assert rewording.of("word1 quickly") == rewording.of("something else") == "word7" and len(made) == 1
+
+
+def test_a_base_that_cannot_be_read_leaves_sentences_as_they_are():
+    def states():
+        raise UnknownToFastLoading("a strange base")
+
+    rewording = Rewording(known(), states, lambda text: {text})
+    assert rewording.of("new") is None and rewording.of("newer") is None
+
+
+def test_states_of_the_base_are_those_of_transformers(generator, tiny_base):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    states = generator._states(json.loads((generator.model_path / "motion_config.json").read_text())["model"])
+    texts = ["a person bows", "somebody else waves with both hands", "x"]
+    network, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_base()), AutoTokenizer.from_pretrained(tiny_base())
+    early, late = states.layers
+    for text, (words, meaning) in zip(texts, states(texts), strict=True):
+        with torch.no_grad():
+            of_words, of_question = (
+                network.model(torch.tensor([tokenizer.encode(asked, add_special_tokens=False)]),
+                              output_hidden_states=True).hidden_states
+                for asked in (text, f'This sentence: "{text}" means in one word: "'))
+        np.testing.assert_allclose(words, of_words[early][0].mean(0), atol=2e-3)
+        hidden = of_question[late][0, -1]
+        if late == len(network.model.layers):  # transformers gives the last layer's states behind the norm
+            meaning = network.model.norm(torch.from_numpy(meaning)).detach()
+        np.testing.assert_allclose(meaning, hidden, atol=2e-3)
+
+
+def test_a_run_keeps_its_training_captions_and_asks_new_words_as_one_of_them(generator):
+    kept = KnownCaptions.load(generator.model_path)
+    assert set(kept.texts) <= {f"a person {action}" for action in ACTIONS} and len(kept.texts) >= 8
+    generator._jobs.rewording.known = KnownCaptions(kept.texts * 2, np.tile(kept.states, (2, 1, 1)))  # LEAST of them
+    text = "somebody leaps"
+    result, as_it_is, trained = generator.answer(
+        [MotionRequest(text=text, temperature=0), MotionRequest(text=text, temperature=0, as_written=True),
+         MotionRequest(text="a person bows", temperature=0)])
+    assert result.text == text and result.taken_for in kept.texts
+    assert result.codes == generator.answer(MotionRequest(text=result.taken_for, temperature=0))[0].codes
+    assert as_it_is.taken_for is None and trained.taken_for is None
+
+
+def test_the_command_says_what_a_sentence_was_taken_for(tiny_run, tmp_path, capsys, caplog):
+    import generate
+
+    kept = KnownCaptions.load(tiny_run / "stage3_t2m_sft")
+    many = KnownCaptions(kept.texts * 2, np.tile(kept.states, (2, 1, 1)))
+    (tmp_path / "prompts.txt").write_text("somebody leaps\na person bows\n")
+    with pytest.MonkeyPatch.context() as patch, caplog.at_level("INFO"):
+        patch.setattr(generate.KnownCaptions, "load", lambda folder: many)
+        assert run_script(inference, "--model_path", str(tiny_run / "stage3_t2m_sft"), "--prompts_file",
+                          str(tmp_path / "prompts.txt"), "--seed", "0") == 0
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert first["taken_for"] in kept.texts and "taken_for" not in second
+    assert f"'somebody leaps': taken for the training caption {first['taken_for']!r}" in caplog.text
