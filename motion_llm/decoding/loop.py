@@ -85,8 +85,7 @@ class Job:
     """One answer to decode. fixed: its first tokens by position, as indices in the alphabet, FREE where the model
     decides, and ABSENT; it may be shorter than the answer, and an ABSENT in a step's first place may be its end.
     limits: in codes, of all streams. codes: those that may be used; None for all. random_key: jobs with the same key
-    draw the same random numbers. beside: prompts with other captions of the same motion, and their shares in the
-    logits, less than 1 in all. unconditional_ids: with guidance, the same prompt without its caption. They all end as
+    draw the same random numbers. unconditional_ids: with guidance, the same prompt without its caption; they end as
     prompt_ids do."""
 
     prompt_ids: Sequence[int]
@@ -96,7 +95,6 @@ class Job:
     codes: Sequence[int] | None = None
     random_key: tuple[int, ...] = (0,)
     unconditional_ids: Sequence[int] = ()
-    beside: Sequence[tuple[Sequence[int], float]] = ()
 
 
 FREE = MASKED  # what is lost in a request is free in its job
@@ -155,11 +153,7 @@ def guided(scores: torch.Tensor, without: torch.Tensor, weight: torch.Tensor) ->
 
 
 class _Slots:
-    """The rows that are being decoded, as arrays by slot; the first `live` slots are in use.
-
-    Each slot has `width` rows of the network: the prompt's, `others` rows of the captions beside it, and with guidance
-    one without a caption.
-    """
+    """The rows that are being decoded, as arrays by slot; the first `live` slots are in use."""
 
     def __init__(self, jobs: Sequence[Job], count: int, size: int, device):
         longest = max(max(job.limits.max_tokens for job in jobs), max(len(job.fixed) for job in jobs)) + 1
@@ -167,9 +161,8 @@ class _Slots:
         self.jobs, self.size = jobs, size
         self.live, self.owners, self.prompts = 0, [-1] * count, [()] * count
         self.next_ids, self.tokens = (torch.zeros(count, **integers) for _ in range(2))
-        self.others, self.guides = max(len(job.beside) for job in jobs), any(job.unconditional_ids for job in jobs)
-        self.width = 1 + self.others + self.guides
-        self.shares = torch.zeros(count, 1 + self.others, device=device)  # of the prompt and those beside it, sum 1
+        # The network's rows for each slot: with guidance a second row, the same answer without the caption.
+        self.width = 1 + any(job.unconditional_ids for job in jobs)
         self.past, self.guidance = torch.zeros(count, self.width, **integers), torch.ones(count, device=device)
         self.fixed = torch.full((count, longest), FREE, **integers)
         self.uniform = torch.zeros(count, longest, device=device)
@@ -182,7 +175,7 @@ class _Slots:
 
     def _arrays(self) -> list[torch.Tensor]:
         bounds = self.bounds
-        arrays = [self.next_ids, self.past, self.guidance, self.shares, self.tokens, self.fixed, self.uniform,
+        arrays = [self.next_ids, self.past, self.guidance, self.tokens, self.fixed, self.uniform,
                   self.temperature, self.top_p, self.top_k, bounds.shortest, bounds.target, bounds.longest,
                   bounds.slope, bounds.codes]
         return [array for array in arrays if array is not None]
@@ -190,9 +183,7 @@ class _Slots:
     def prompts_of(self, owner: int, start_ids: Sequence[int]) -> tuple[tuple[int, ...], ...]:
         """The prompt of each row of a job's slot, followed by the ids that the answer starts with."""
         job = self.jobs[owner]
-        prompts = [job.prompt_ids, *(ids for ids, _ in job.beside)]
-        prompts += [job.prompt_ids] * (1 + self.others - len(prompts))
-        prompts += [job.unconditional_ids or job.prompt_ids] * self.guides
+        prompts = (job.prompt_ids, job.unconditional_ids or job.prompt_ids)[:self.width]
         return tuple((*ids, *start_ids) for ids in prompts)
 
     def place(self, slot: int, owner: int, prompts: tuple[tuple[int, ...], ...], tokens: int) -> None:
@@ -202,10 +193,6 @@ class _Slots:
         self.next_ids[slot], self.tokens[slot] = prompts[0][-1], tokens
         self.past[slot] = torch.tensor([len(prompt) - 1 for prompt in prompts])
         self.guidance[slot] = job.sampling.guidance if job.unconditional_ids else 1.0
-        self.shares[slot] = 0
-        for row, (_, share) in enumerate(job.beside, 1):
-            self.shares[slot, row] = share
-        self.shares[slot, 0] = 1 - self.shares[slot].sum()
         self.fixed[slot] = FREE
         self.fixed[slot, :len(job.fixed)] = torch.as_tensor(job.fixed, dtype=torch.long)
         uniform = np.random.default_rng(job.random_key).random(job.limits.max_tokens + 1, dtype=np.float32)
@@ -270,8 +257,8 @@ class Decoder:
         if not jobs:
             return
         slots = _Slots(jobs, min(self.slots, len(jobs)), len(alphabet), self.network.device)
-        longest = max(max(map(len, (job.prompt_ids, job.unconditional_ids, *(ids for ids, _ in job.beside))))
-                      + max(job.limits.max_tokens, len(job.fixed)) for job in jobs)
+        longest = max(max(len(job.prompt_ids), len(job.unconditional_ids)) + max(job.limits.max_tokens, len(job.fixed))
+                      for job in jobs)
         with self.network.borrow(len(slots.owners) * slots.width, longest) as network:
             yield from Decoder(network, self.slots)._run(slots, self._order(jobs), alphabet)
 
@@ -345,12 +332,9 @@ class Decoder:
         live = slots.live
         ids = slots.next_ids[:live].repeat_interleave(slots.width)  # the rows of a slot are adjacent
         hidden = self.network(ids[:, None], slots.past[:live].reshape(-1))[:, 0]
-        rows = alphabet.scores(hidden).view(live, slots.width, -1)  # (B, rows, A)
-        scores = mixed = rows[:, 0]
-        if slots.others:
-            mixed = (rows[:, :1 + slots.others] * slots.shares[:live, :, None]).sum(1)
+        scores, *without = alphabet.scores(hidden).view(live, slots.width, -1).unbind(1)  # (B, A) each
         tokens, end = slots.tokens[:live], len(alphabet) - 1
-        changed = guided(mixed, rows[:, -1], slots.guidance[:live, None]) if slots.guides else mixed.clone()
+        changed = guided(scores, without[0], slots.guidance[:live, None]) if without else scores.clone()
         changed = alphabet.in_place(constrained_scores(changed, tokens, slots.live_bounds()), tokens)
         drawn = draw(changed, slots.live_draws())
         fixed = slots.fixed[:live].gather(1, tokens[:, None])[:, 0]
