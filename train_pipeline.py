@@ -39,7 +39,7 @@ from motion_llm.network.folder import check_model_name, stage_history, update_se
 from motion_llm.serving.quoting import shell_word
 from motion_llm.streams import in_a_line
 from motion_llm.training.processes import is_first_process, wait_for_all
-from motion_llm.training.stage_folders import new_model, part_to_train, save_codec, save_stage
+from motion_llm.training.stage_folders import complete_stage, new_model, part_to_train, save_stage
 from motion_llm.training.work_folder import (
     DATA_FOLDER,
     EVALUATION_FOLDER,
@@ -275,7 +275,7 @@ def train_stages(run: Run, planned: list, sets: Mapping) -> dict:
             if is_first_process():
                 changeable = {name: value for name, value in settings.items() if name not in config.TRAINING}
                 update_settings(folder, changeable)
-                save_codec(settings, folder)
+                complete_stage(run, planned, place)
         else:
             stages, finished = part
             if model is None:

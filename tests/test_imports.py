@@ -40,7 +40,7 @@ ROOMS = {
     "generate": "data dataset decoding model network serving streams viewer",
     "demo/": "dataset decoding generate motion network streams viewer",
     "training": "collators dataset decoding digests generate json_files metrics model motion network "
-                "saving viewer",
+                "saving templates viewer",
     "train": "collators dataset model training",
     "evaluation": "data dataset decoding digests generate json_files metrics model motion network saving streams "
                   "viewer",

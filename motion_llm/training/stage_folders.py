@@ -9,13 +9,15 @@ from pathlib import Path
 from motion_llm.dataset.lengths import LengthModel
 from motion_llm.dataset.prepared import PreparedChunks
 from motion_llm.dataset.rows import caption_key, distinct_motions
-from motion_llm.decoding.known_captions import MOST, KnownCaptions
+from motion_llm.decoding.known_captions import FILE, MOST, KnownCaptions
 from motion_llm.motion.codec import CODEBOOK_FILE, copy_codec
-from motion_llm.network.folder import CODEC_FOLDER, stage_history, update_settings
+from motion_llm.network.folder import CODEC_FOLDER, read_motion_config, stage_history, update_settings
+from motion_llm.network.folder_tokenizer import FolderTokenizer
 from motion_llm.network.known_bases import UnknownToFastLoading
 from motion_llm.training.forecast import advice, passes_made
 from motion_llm.training.going_on import going_on
 from motion_llm.training.work_folder import DATA_FOLDER, Run
+from templates import PlainTextEncoder
 
 log = logging.getLogger(__name__)
 
@@ -56,12 +58,23 @@ def save_stage(run: Run, planned: list, place: int, model, result, results: Mapp
         model.save(folder, facts)
     save_codec(run.settings, folder)
     if place == len(planned) - 1 and stage.t2m:
-        save_captions(run, model, folder)
+        save_captions(run, folder)
 
 
-def save_captions(run: Run, model, folder: Path) -> None:
-    """Keep what the untrained base makes of the training captions, for sentences in other words."""
-    from motion_llm.network.caption_states import CaptionStates  # imports torch, which takes seconds
+def complete_stage(run: Run, planned: list, place: int) -> None:
+    """What a finished stage's folder may lack, where a run was killed before it was written, or has got a codec since.
+    """
+    folder = run.folder / planned[place].folder
+    save_codec(run.settings, folder)
+    if place == len(planned) - 1 and planned[place].t2m and not (folder / FILE).is_file():
+        save_captions(run, folder)
+
+
+def save_captions(run: Run, folder: Path) -> None:
+    """Keep, in a stage's folder, what the untrained base makes of the training captions, for sentences in other words.
+    """
+    from motion_llm.network.base import ModelConfig  # these import torch, which takes seconds
+    from motion_llm.network.caption_states import CaptionStates
 
     counts: Counter[str] = Counter()
     texts: dict[str, str] = {}
@@ -71,7 +84,8 @@ def save_captions(run: Run, model, folder: Path) -> None:
             texts.setdefault(caption_key(text), text)
     kept = [texts[key] for key, _ in counts.most_common(MOST)]
     try:
-        states = CaptionStates(model.model_config, model.template.encode_text)(kept)
+        encode = PlainTextEncoder(FolderTokenizer(folder))
+        states = CaptionStates(ModelConfig(**read_motion_config(folder)["model"]), encode)(kept)
     except UnknownToFastLoading as reason:
         log.info("  sentences in new words will be asked as they are written, because of %s", reason)
     else:

@@ -4,6 +4,7 @@ generate.py is imported inside the tests, as its fixtures need Unsloth, which mu
 """
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from conftest import ACTIONS, run_script
 
 import inference
+import train_pipeline
 from motion_llm.decoding.known_captions import FILE, KnownCaptions, Rewording
 from motion_llm.decoding.request import MotionRequest
 from motion_llm.network.folder import ModelError
@@ -119,6 +121,15 @@ def test_a_run_keeps_its_training_captions_and_asks_new_words_as_one_of_them(gen
     assert result.text == text and result.taken_for in kept.texts
     assert result.codes == generator.answer(MotionRequest(text=result.taken_for, temperature=0))[0].codes
     assert as_it_is.taken_for is None and trained.taken_for is None
+
+
+def test_a_run_that_was_killed_before_it_kept_its_captions_makes_up_for_it(tiny_run, tiny_arguments, tmp_path):
+    folder = tmp_path / "output"
+    shutil.copytree(tiny_run, folder)
+    kept = (folder / "stage3_t2m_sft" / FILE).read_bytes()
+    (folder / "stage3_t2m_sft" / FILE).unlink()
+    assert run_script(train_pipeline, *tiny_arguments, "--work_dir", str(folder)) == 0
+    assert (folder / "stage3_t2m_sft" / FILE).read_bytes() == kept
 
 
 def test_the_command_says_what_a_sentence_was_taken_for(tiny_run, tmp_path, capsys, caplog):
