@@ -38,6 +38,7 @@ from motion_llm.decoding.request import (
 from motion_llm.network.cached import decoding_network
 from motion_llm.network.caption_states import CaptionStates
 from motion_llm.network.folder import CODEC_FOLDER, read_motion_config
+from motion_llm.network.known_bases import UnknownToFastLoading
 from motion_llm.serving.vllm_engine import VllmEngine
 from motion_llm.streams import ABSENT, MASKED
 from motion_llm.viewer.codec_figures import CodecFigures
@@ -92,9 +93,13 @@ class MotionGenerator(CodecFigures):
         if engine == "own":
             self._make_decoder(model)
 
-    def _states(self, model: Mapping) -> CaptionStates:
+    def _states(self, model: Mapping) -> CaptionStates | None:
         """The reader of the untrained base. model: its settings in motion_config.json."""
-        return CaptionStates(ModelConfig(**model), self.template.encode_text)
+        try:
+            return CaptionStates(ModelConfig(**model), self.template.encode_text)
+        except UnknownToFastLoading as reason:
+            log.info("sentences in new words are asked as they are written, because of %s", reason)
+            return None
 
     def _make_decoder(self, model) -> None:
         network = model.merged()

@@ -16,7 +16,6 @@ import numpy as np
 
 from motion_llm.arrays import Archive
 from motion_llm.network.folder import ModelError
-from motion_llm.network.known_bases import UnknownToFastLoading
 from motion_llm.saving import saving
 
 log = logging.getLogger(__name__)
@@ -71,9 +70,10 @@ class KnownCaptions:
 
 class Rewording:
     """Puts sentences with new words into the words of training captions. states: makes the reader of the base at the
-    first such sentence. new_words: those of a sentence that no training caption has."""
+    first such sentence; None for a base that it cannot read, and sentences are then asked as they are. new_words: those
+    of a sentence that no training caption has."""
 
-    def __init__(self, known: KnownCaptions, states: Callable[[], Callable[[Sequence[str]], np.ndarray]],
+    def __init__(self, known: KnownCaptions, states: Callable[[], Callable[[Sequence[str]], np.ndarray] | None],
                  new_words: Callable[[str], set[str]]):
         self.known, self._make, self._new_words = known, states, new_words
         self._states: Callable | None = None
@@ -85,11 +85,9 @@ class Rewording:
             return None
         if text not in self._answers:
             if self._states is None:
-                try:
-                    self._states = self._make()
-                except UnknownToFastLoading as reason:
-                    log.info("sentences in new words are asked as they are written, because of %s", reason)
-                    self.known = KnownCaptions((), self.known.states[:0])
-                    return None
+                self._states = self._make()
+            if self._states is None:
+                self.known = KnownCaptions((), self.known.states[:0])
+                return None
             (self._answers[text],) = self.known.nearest(self._states([text]))
         return self._answers[text]

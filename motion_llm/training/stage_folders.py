@@ -12,8 +12,6 @@ from motion_llm.dataset.rows import caption_key, distinct_motions
 from motion_llm.decoding.known_captions import FILE, MOST, KnownCaptions
 from motion_llm.motion.codec import CODEBOOK_FILE, copy_codec
 from motion_llm.network.folder import CODEC_FOLDER, read_motion_config, stage_history, update_settings
-from motion_llm.network.folder_tokenizer import FolderTokenizer
-from motion_llm.network.known_bases import UnknownToFastLoading
 from motion_llm.training.forecast import advice, passes_made
 from motion_llm.training.going_on import going_on
 from motion_llm.training.work_folder import DATA_FOLDER, Run
@@ -75,6 +73,8 @@ def save_captions(run: Run, folder: Path) -> None:
     """
     from motion_llm.network.base import ModelConfig  # these import torch, which takes seconds
     from motion_llm.network.caption_states import CaptionStates
+    from motion_llm.network.folder_tokenizer import FolderTokenizer
+    from motion_llm.network.known_bases import UnknownToFastLoading
 
     counts: Counter[str] = Counter()
     texts: dict[str, str] = {}

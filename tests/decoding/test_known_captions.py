@@ -83,11 +83,20 @@ def test_only_sentences_with_new_words_are_reworded_and_the_base_is_read_for_the
 
 
 def test_a_base_that_cannot_be_read_leaves_sentences_as_they_are():
-    def states():
+    rewording = Rewording(known(), lambda: None, lambda text: {text})
+    assert rewording.of("new") is None and rewording.of("newer") is None
+
+
+def test_a_base_that_only_transformers_can_read_is_told_once(generator, monkeypatch, caplog):
+    import generate
+
+    def refuse(*arguments):
         raise UnknownToFastLoading("a strange base")
 
-    rewording = Rewording(known(), states, lambda text: {text})
-    assert rewording.of("new") is None and rewording.of("newer") is None
+    monkeypatch.setattr(generate, "CaptionStates", refuse)
+    with caplog.at_level("INFO"):
+        assert generator._states(json.loads((generator.model_path / "motion_config.json").read_text())["model"]) is None
+    assert "asked as they are written, because of a strange base" in caplog.text
 
 
 def test_states_of_the_base_are_those_of_transformers(generator, tiny_base):
