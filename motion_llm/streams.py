@@ -98,11 +98,6 @@ class Streams:
         """The flat codes of a stream."""
         return range(int(self.starts[stream]), int(self.starts[stream + 1]))
 
-    def token(self, code: int) -> str:
-        """The spelling of a flat code, such as <motion_42> or <left_hand_12>."""
-        stream = int(np.searchsorted(self.starts, code, "right")) - 1
-        return f"<{self.names[stream]}_{code - int(self.starts[stream])}>"
-
     def tokens(self) -> list[str]:
         """The spellings of all flat codes, in their order."""
         return [f"<{name}_{code}>" for name, size in zip(self.names, self.sizes, strict=True) for code in range(size)]
@@ -202,29 +197,12 @@ class Streams:
                                                                               strict=True)]
 
     def _codes(self, value: Value, name: str, lost: bool) -> list[int]:
-        tokens = value.split() if isinstance(value, str) else value
-        if not isinstance(tokens, Sequence) or not len(tokens):
-            raise StreamError(f"motion_tokens{self._of(name)} is {_shown(value)}, expected "
-                              f"{self._example(lost, name)}")
-        codes = []
-        for position, token in enumerate(tokens):
-            text = str(token)
-            if lost and text == LOST:
-                codes.append(MASKED)
-            elif isinstance(token, bool) or not (text.isascii() and text.isdecimal() and len(text) <= 9):
-                raise StreamError(f"motion_tokens{self._of(name)}: {_shown(token)} at position {position}, expected "
-                                  f"{self._example(lost, name)}")
-            else:
-                codes.append(int(text))
-        return codes
+        return read_codes(value, lost, "" if self.form == TEXT else f" of {name}")
 
-    def _of(self, name: str) -> str:
-        return "" if self.form == TEXT else f" of {name}"
-
-    def _example(self, lost: bool, name: str | None = None) -> str:
-        one = f', {LOST} for a lost one' if lost else ""
-        if self.form == TEXT or name is not None:
-            return f'codes such as "42 18 91"{one}'
+    def _example(self, lost: bool) -> str:
+        if self.form == TEXT:
+            return _example(lost)
+        one = f", {LOST} for a lost one" if lost else ""
         if self.form == STEPS:
             return f"steps of {self.count} codes, such as [{list(range(3, 3 + self.count))}, ...]{one}"
         texts = ", ".join(f'"{name}": "{3 + place} 18 7"' for place, name in enumerate(self.names))
@@ -239,6 +217,28 @@ class Streams:
     @classmethod
     def from_dict(cls, fields: dict) -> "Streams":
         return cls(tuple(fields["names"]), tuple(fields["sizes"]), fields["form"])
+
+
+def read_codes(value: Value, lost: bool, of: str = "") -> list[int]:
+    """"42 18 ?" or [42, 18, "?"] to codes; LOST becomes MASKED if `lost` allows it. of: names the stream in an error.
+    Raises StreamError."""
+    tokens = value.split() if isinstance(value, str) else value
+    if not isinstance(tokens, Sequence) or not len(tokens):
+        raise StreamError(f"motion_tokens{of} is {_shown(value)}, expected {_example(lost)}")
+    codes = []
+    for position, token in enumerate(tokens):
+        text = str(token)
+        if lost and text == LOST:
+            codes.append(MASKED)
+        elif isinstance(token, bool) or not (text.isascii() and text.isdecimal() and len(text) <= 9):
+            raise StreamError(f"motion_tokens{of}: {_shown(token)} at position {position}, expected {_example(lost)}")
+        else:
+            codes.append(int(text))
+    return codes
+
+
+def _example(lost: bool) -> str:
+    return f'codes such as "42 18 91"{f", {LOST} for a lost one" if lost else ""}'
 
 
 def in_a_line(value: Value) -> str:

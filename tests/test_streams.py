@@ -78,14 +78,14 @@ def test_flat_codes_stand_step_by_step_in_one_codebook():
     assert flat == (3, 16 + 7, 0, 16 + 1)
     assert BODY_AND_HANDS.steps(flat).tolist() == [[3, 7], [0, 1]]
     assert BODY_AND_HANDS.written(flat) == {"body": "3 0", "hands": "7 1"}
-    assert [BODY_AND_HANDS.token(code) for code in flat] == ["<body_3>", "<hands_7>", "<body_0>", "<hands_1>"]
+    assert [BODY_AND_HANDS.tokens()[code] for code in flat] == ["<body_3>", "<hands_7>", "<body_0>", "<hands_1>"]
     assert Streams(("q0", "q1"), (16, 8), STEPS).written(flat) == [[3, 7], [0, 1]]
 
 
 def test_one_stream_is_its_own_flat_sequence():
     one = Streams.one(9)
     assert one.read("4 8 0") == one.read([4, 8, 0]) == (4, 8, 0)
-    assert one.written([4, 8, 0]) == "4 8 0" and one.token(8) == "<motion_8>"
+    assert one.written([4, 8, 0]) == "4 8 0" and one.tokens()[8] == "<motion_8>"
 
 
 def test_lost_and_absent_streams_are_read_and_written():

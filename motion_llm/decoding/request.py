@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from motion_llm.dataset.caption_rules import caption_problem
 from motion_llm.dataset.lengths import LengthLimits
-from motion_llm.streams import LOST, MASKED, Value
+from motion_llm.streams import LOST, StreamError, Value, read_codes
 
 TASKS = {  # task -> its name in messages
     "t2m": "text to motion",
@@ -66,20 +66,10 @@ class Sampling:
 
 def parse_codes(motion_tokens: str | Sequence, lost: bool = False) -> tuple[int, ...]:
     """"42 18 ?" or [42, 18, "?"] to codes; a lost token becomes MASKED if `lost` allows it. Raises GenerationError."""
-    tokens = motion_tokens.split() if isinstance(motion_tokens, str) else motion_tokens
-    example = f'codes such as "42 18 91"{f", {LOST} for a lost one" if lost else ""}'
-    if not isinstance(tokens, Sequence) or not len(tokens):
-        raise GenerationError(f"motion_tokens is {motion_tokens!r}, expected {example}")
-    codes = []
-    for position, token in enumerate(tokens):
-        text = str(token)
-        if lost and text == LOST:
-            codes.append(MASKED)
-        elif isinstance(token, bool) or not (text.isascii() and text.isdecimal() and len(text) <= 9):
-            raise GenerationError(f"motion_tokens: {token!r} at position {position}, expected {example}")
-        else:
-            codes.append(int(text))
-    return tuple(codes)
+    try:
+        return tuple(read_codes(motion_tokens, lost))
+    except StreamError as error:
+        raise GenerationError(str(error)) from None
 
 
 def _of_streams(value: object) -> bool:

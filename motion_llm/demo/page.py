@@ -261,6 +261,9 @@ class Page:
             update |= {self.answers: answers, self.earlier: gr.update(
                 choices=[(f"{one.number}. {one.title}", one.number) for one in reversed(answers)], value=number,
                 visible=True)}
+            if (taken_for := next(iter(now.results.values())).taken_for) is not None:
+                update[self.status] = status_html(f"It has words that no training caption has, so it was taken for "
+                                                  f"“{taken_for}”")
             if answer.says:
                 update[self.status] = status_html(f"“{answer.captions[0]}”", "said")
         return update

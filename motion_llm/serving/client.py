@@ -131,8 +131,8 @@ class Client:
 
     def _content(self, clip: Clip, ids: list[int], limits: LengthLimits) -> dict:
         vocabulary, sampling = self.prompts.vocabulary, dict(self.sampling)
-        grammar, in_step = motion_grammar(vocabulary, limits.min_tokens, limits.max_tokens,
-                                          clip.codes), vocabulary.streams.count
+        grammar = motion_grammar(vocabulary, limits.min_tokens, limits.max_tokens, clip.codes)
+        in_step = vocabulary.streams.count
         limits, slope = limits.times(in_step), sampling.pop("end_logit_slope") / in_step  # the server counts codes
         content = {"prompt": ids, "max_tokens": limits.max_tokens + 1, "stop_token_ids": [vocabulary.end_id],
                    "structured_outputs": {"grammar": grammar}, "return_token_ids": True, **sampling}
