@@ -189,6 +189,12 @@ def test_answers_have_the_datasets_form_and_keep_their_limits_in_steps(generator
     assert len(generator.answer(MotionRequest(text="a person bows", min_tokens=9, max_tokens=9))[0].codes) == 18
 
 
+def test_a_step_shifts_the_end_as_much_as_a_token_of_one_stream(generators):
+    job, limits = generators(OBJECT)._job(MotionRequest(text="a person bows", end_logit_slope=0.8), (0,))
+    assert job.sampling.slope == pytest.approx(0.4)  # a code, of which a step has two
+    assert job.limits.soft_target == 2 * limits.soft_target
+
+
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_greedy_answers_are_those_of_model_generate_under_the_same_constraints(generators, runs, guidance):
     from transformers import GenerationConfig, LogitsProcessorList
