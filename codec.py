@@ -4,6 +4,7 @@
     python codec.py encode --codec codec/ --motions clips/ --captions captions.json --output dataset.json
     python codec.py encode --codec codec/ --motions clips/ --output tokens.json
     python codec.py decode --codec codec/ --tokens "42 18 91" --seconds 0.35 --output clip.bvh
+    python codec.py decode --codec codec/ --tokens "42 18 91" --clean_feet --trim --in_place --output clip.bvh
     python codec.py fit --motions clips/ --parts hands --codes body=256,left_hand=64,right_hand=64 --output codec/
     python codec.py fit --motions clips/ --levels 2 --output codec/
 
@@ -28,6 +29,7 @@ from motion_llm.motion.captions import encode_captions, encode_files
 from motion_llm.motion.clip_files import MotionFiles
 from motion_llm.motion.codec import CONFIG_FILE, QUANTISERS, SEED, WINDOW, CodecError, MotionCodec
 from motion_llm.motion.files import READERS
+from motion_llm.motion.finishing import add_finishing_flags, check_finishing, finished
 from motion_llm.motion.kinematics import UP
 from motion_llm.motion.look_ahead import MOST_CHOSEN, codes_of_text
 from motion_llm.motion.parts import HANDS, read_parts
@@ -70,6 +72,7 @@ def _parser() -> Parser:
                         "several streams JSON, as encode writes it")
     decode.add_argument("--seconds", type=float, help="length of the motion, which may end in its last code. Default: "
                         "that of the codes")
+    add_finishing_flags(decode)
     for command in (encode, decode):
         command.add_argument("--codec", required=True, metavar="FOLDER", help="the folder that fit wrote")
     for command in (fit, encode):
@@ -140,8 +143,9 @@ def _decode(args: argparse.Namespace) -> str:
     if suffix not in WRITERS:
         raise MotionError(f"--output {args.output}: expected a name that ends with {', '.join(WRITERS)}")
     codec = MotionCodec.load(args.codec)
+    check_finishing(args, codec.layout.skeleton)
     frames = None if args.seconds is None else _frames(args.seconds, codec.fps)
-    motion = codec.decode(codec.read(args.tokens), frames)
+    motion = finished(codec.decode(codec.read(args.tokens), frames), args)
     if suffix == ".bvh":
         write_bvh(args.output, motion, args.scale)
     else:
