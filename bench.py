@@ -17,6 +17,7 @@ from motion_llm.benchmarks import data as bench_data
 from motion_llm.benchmarks import decode as bench_decode
 from motion_llm.benchmarks import faults as bench_faults
 from motion_llm.benchmarks import requests as bench_requests
+from motion_llm.benchmarks import scenes as bench_scenes
 from motion_llm.benchmarks import tasks as bench_tasks
 from motion_llm.benchmarks import train as bench_train
 from motion_llm.benchmarks import vllm as bench_vllm
@@ -31,6 +32,7 @@ COMMANDS = {
     "decode": (bench_decode, "how fast clips are made, beside model.generate"),
     "tasks": (bench_tasks, "how well a model denoises, in-betweens and continues"),
     "requests": (bench_requests, "random requests of every kind, each answer checked"),
+    "scenes": (bench_scenes, "scenes of several sentences: whether each is valid, and how segments join"),
     "data": (bench_data, "how a large dataset is prepared: time and memory"),
     "curve": (bench_curve, "held-out NLL against minutes of a finished run, as a picture"),
     "codec": (bench_codec, "what a codec makes of motions: joint error, drift, jerk, seams, sliding"),

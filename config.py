@@ -111,6 +111,9 @@ SAVE_STEPS = 200
 # motion). The shares add up to 1. On the command line: t2m=0.5,m2t=0.3,denoise=0.2
 STAGE2_MIX = {"t2m": 0.5, "m2t": 0.3, "denoise": 0.2}
 
+# The same for stage 3. With shares of the other tasks the last model answers them too.
+STAGE3_MIX = {"t2m": 1.0, "m2t": 0.0, "denoise": 0.0}
+
 # Share of the examples that are trained without their participant, so that the model also answers when
 # none is given. Raise it if you mostly generate without one.
 PID_DROPOUT = 0.2
@@ -118,6 +121,14 @@ PID_DROPOUT = 0.2
 # Share of the examples of text to motion that are trained without their caption, which makes GEN_GUIDANCE possible. 0
 # gives a slightly better likelihood, and clips that follow their caption less (set GEN_GUIDANCE to 1 then).
 CAPTION_DROPOUT = 0.1
+
+# Share of the examples of denoising that show the clip's caption, so that a gap can be filled in by words (edits); the
+# others are filled in without.
+EDIT_CAPTIONS = 0.5
+
+# Share of the examples of text to motion that begin in the middle of their clip, behind a few of its codes: what comes
+# next in a scene then starts where the motion before it ends.
+GOING_ON = 0.1
 
 # Mean share of a clip's codes that are replaced by random ones in the model's input (motion alone, and text to motion);
 # in the last stage it falls to a sixth of that. The model then relies on the caption instead of the last few codes.
@@ -307,8 +318,11 @@ _RULES: dict[str, _Rule] = {
     "MAX_MINUTES": _number(0, 1_000_000, above=True, optional=True),
     "SAVE_STEPS": _count(),
     "STAGE2_MIX": _shares("t2m", "m2t", "denoise"),
+    "STAGE3_MIX": _shares("t2m", "m2t", "denoise"),
     "PID_DROPOUT": _number(0, 1),
     "CAPTION_DROPOUT": _number(0, 1),
+    "EDIT_CAPTIONS": _number(0, 1),
+    "GOING_ON": _number(0, 1),
     "HISTORY_NOISE": _number(0, 1),
     "REPORT_TO": _text("none", "tensorboard", "wandb"),
     "REPORT_PAGE": _switch(),

@@ -6,14 +6,12 @@ is trained under a softmax over the codes and <MOT_END> alone, so it is decoded 
 
 import logging
 import secrets
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from data import read_rows
@@ -26,8 +24,11 @@ from motion_llm.decoding.jobs import JobMaker
 from motion_llm.decoding.known_captions import KnownCaptions, Rewording
 from motion_llm.decoding.loop import Alphabet, Answer, Decoder, Job
 from motion_llm.decoding.request import (
+    CANDIDATES,
+    MOST_TOKENS,
     SAMPLING_SETTINGS,
     TASKS,
+    Caption,
     GenerationError,
     MotionRequest,
     MotionResult,
@@ -35,6 +36,9 @@ from motion_llm.decoding.request import (
     check_size,
     checked_number,
 )
+from motion_llm.decoding.scene import Scene, Segment
+from motion_llm.decoding.scene_plan import Plan, going_on, planned, scene_of, seed_of
+from motion_llm.decoding.scoring import Scorer
 from motion_llm.network.cached import decoding_network
 from motion_llm.network.caption_states import CaptionStates
 from motion_llm.network.folder import CODEC_FOLDER, read_motion_config
@@ -43,16 +47,17 @@ from motion_llm.serving.vllm_engine import VllmEngine
 from motion_llm.streams import ABSENT, MASKED
 from motion_llm.viewer.codec_figures import CodecFigures
 from motion_llm.viewer.figure import Clip
+from motion_llm.viewer.figure import Span as ClipSpan
 from motion_llm.viewer.page import NotebookView
 
 __all__ = ["GenerationError", "LengthAwareMotionLogitsProcessor", "MotionGenerator", "MotionRequest", "MotionResult",
-           "Sampling"]
+           "Sampling", "Scene", "Segment"]
 
 log = logging.getLogger(__name__)
 
 ENGINES = ("own", "vllm")
+LOOP_TOKENS, LOOP_CONTEXT = 4, 8  # tokens that close a loop, and of each end that these are made from
 SAMPLES_AT_ONCE = 4_096  # bounds the memory of a call with many
-DISTRACTORS = 12  # training captions that a motion's own caption is compared with
 
 
 class MotionGenerator(CodecFigures):
@@ -105,6 +110,8 @@ class MotionGenerator(CodecFigures):
         network = model.merged()
         self.motion_alphabet, self.text_alphabet = self._alphabets(network)
         self.decoder = Decoder(decoding_network(network, self.settings["MAX_SEQ_LEN"]), self.settings["EVAL_BATCH"])
+        self._scorer = Scorer(self.decoder, self.template, self.vocabulary, self.motion_alphabet, self.text_alphabet,
+                              self.length_model, self.settings["MAX_SEQ_LEN"])
 
     def _lengths_of(self, dataset_path: str | Path) -> LengthModel:
         report = read_rows(dataset_path, self.settings["MAX_SEQ_LEN"], self.vocabulary.streams, denoise=False)
@@ -164,16 +171,31 @@ class MotionGenerator(CodecFigures):
         return [result.motion_tokens for result in self.answer(requests, seed)]
 
     def caption(self, motion_tokens: str | Sequence[int], participant_id: str | int | None = None,
-                seed: int | None = None, temperature: float = 0, **fields) -> str:
-        """A caption for a motion; the likeliest one unless a temperature is given."""
+                seed: int | None = None, temperature: float = 0, best_of: int | None = None, **fields) -> Caption:
+        """A caption for a motion, with how sure it is and the runners-up. best_of: captions that the model says, and
+        captions of training clips with similar codes, among which the likeliest is chosen; None for CANDIDATES. With 1
+        it is what the model says first."""
+        best_of = self.candidates if best_of is None else best_of
         request = MotionRequest("m2t", motion=motion_tokens, participant_id=participant_id, temperature=temperature,
-                                **fields)
-        return self.answer([request], 0 if seed is None and not temperature else seed)[0].text
+                                best_of=best_of, **fields)
+        result = self.answer([request], 0 if seed is None and not temperature else seed)[0]
+        return Caption(result.text, result.score, result.others)
+
+    @property
+    def candidates(self) -> int:
+        """The best_of of captions: they are compared by text to motion, for which not every stage was trained."""
+        return CANDIDATES if "t2m" in self.tasks else 1
 
     def denoise(self, motion_tokens: str | Sequence, participant_id: str | int | None = None, seed: int | None = None,
                 **fields) -> str:
         """The motion with its lost tokens ("?") filled in; with keep_given=False other tokens may change as well."""
         return self.answer([MotionRequest("denoise", motion=motion_tokens, participant_id=participant_id, **fields)],
+                           seed)[0].motion_tokens
+
+    def edit(self, motion_tokens: str | Sequence, text: str, participant_id: str | int | None = None,
+             seed: int | None = None, **fields) -> str:
+        """The motion with its lost tokens ("?") made anew, following the caption `text`; the others do not change."""
+        return self.answer([MotionRequest("edit", text, motion_tokens, participant_id=participant_id, **fields)],
                            seed)[0].motion_tokens
 
     def inbetween(self, start: str | Sequence[int], end: str | Sequence[int], length: int | None = None,
@@ -183,27 +205,96 @@ class MotionGenerator(CodecFigures):
                                 **fields)
         return self.answer([request], seed)[0].motion_tokens
 
+    def looped(self, result: MotionResult, seed: int | None = None, tokens: int = LOOP_TOKENS,
+               participant_id: str | int | None = None) -> MotionResult:
+        """The motion with `tokens` more, or steps, that lead from its end back to its start, so that it can be played
+        again and again: an in-between from its last LOOP_CONTEXT tokens to its first ones."""
+        streams, context = self.vocabulary.streams, LOOP_CONTEXT * self.vocabulary.streams.count
+        end, start = result.codes[-context:], result.codes[:context]
+        length = (len(end) + len(start)) // streams.count + checked_number("tokens", tokens, 1, MOST_TOKENS, whole=True)
+        request = MotionRequest("inbetween", motion=streams.written(end), end=streams.written(start), tokens=length,
+                                participant_id=participant_id)
+        between = self.answer([request], seed)[0].codes[len(end):-len(start)]
+        codes = (*result.codes, *between)
+        return replace(result, motion_tokens=streams.written(codes), codes=codes)
+
     def continue_motion(self, start: str | Sequence[int], text: str | None = None,
                         participant_id: str | int | None = None, seed: int | None = None, **fields) -> str:
         """A motion that begins with `start` and continues it, following the caption `text` where there is one."""
         request = MotionRequest("continue", text=text, motion=start, participant_id=participant_id, **fields)
         return self.answer([request], seed)[0].motion_tokens
 
-    def stream(self, request: MotionRequest | str, seed: int | None = None) -> Iterator[int | tuple[int | None, ...]]:
-        """The codes of one answer, each as soon as it is decoded; of several streams, a step of their own codes at a
-        time, None for those that are absent. Raises GenerationError before the first one."""
-        if isinstance(request, str):
-            request = MotionRequest(text=request)
+    def stream(self, request: MotionRequest | str | Sequence[Segment | str], seed: int | None = None, **fields
+               ) -> Iterator[int | tuple[int | None, ...]]:
+        """The codes of one answer, or of a timeline's scene, each as soon as it is decoded; of several streams, a step
+        of their own codes at a time, None for those that are absent. fields: more fields of MotionRequest, as in
+        `generate` or `compose`. Raises GenerationError before the first one."""
+        self._require_decoder("stream")
+        if not isinstance(request, str | MotionRequest):
+            if fields.get("best_of", 1) != 1:
+                raise GenerationError("stream gives the tokens of one scene: no best_of")
+            return self._shown(self._scene_codes(self._plan(request, fields), self._seed(seed)))
+        request = MotionRequest(text=request, **fields) if isinstance(request, str) else replace(request, **fields)
         if request.num_samples * request.best_of != 1 or request.task == "m2t":
             raise GenerationError("stream gives the tokens of one motion: no num_samples, best_of or m2t")
-        self._require_decoder("stream")
-        job, _ = self._job(self._jobs.resolved(request), (self._seed(seed), 0, 0))
-        codes = (code for _, code, _ in self.decoder.steps([job], self.motion_alphabet) if code is not None)
+        return self._shown(self._codes(self._jobs.resolved(request), self._seed(seed)))
+
+    def _codes(self, request: MotionRequest, seed: int) -> Iterator[int]:
+        """The flat codes of one answer to a resolved request. Raises GenerationError before the first one."""
+        job, _ = self._job(request, (seed, 0, 0))
+        return (code for _, code, _ in self.decoder.steps([job], self.motion_alphabet) if code is not None)
+
+    def _shown(self, codes: Iterator[int]) -> Iterator[int | tuple[int | None, ...]]:
+        """Flat codes as `stream` gives them."""
         streams = self.vocabulary.streams
         if streams.count == 1:
             return codes
         steps = (streams.steps(step)[0].tolist() for step in zip(*[codes] * streams.count, strict=True))
         return (tuple(None if code == ABSENT else code for code in step) for step in steps)
+
+    # ---- scenes
+
+    def compose(self, segments: Sequence[Segment | str], seed: int | None = None, **fields) -> Scene:
+        """A scene of several sentences: one motion, each segment going on from the end of the one before. fields:
+        those of MotionRequest that all segments share (scene.SHARED). Raises as `answer`."""
+        return next(self.scenes([segments], seed, **fields))
+
+    def scenes(self, timelines: Sequence[Sequence[Segment | str]], seed: int | None = None, **fields
+               ) -> Iterator[Scene]:
+        """A scene for each timeline, in their order; they are decoded together. Raises as `answer`, before the first
+        one is asked for."""
+        plans = [self._plan(timeline, fields) for timeline in timelines]
+        return self._scenes(plans, self._seed(seed))
+
+    def _plan(self, timeline: Sequence[Segment | str], fields: Mapping) -> Plan:
+        """A timeline whose parts can all be answered. Raises GenerationError."""
+        plan = planned(timeline, self._jobs, fields)
+        for place, request in zip(plan.places, plan.requests, strict=True):
+            try:
+                self._job(request, (0,))
+            except ValueError as error:
+                raise GenerationError(f"segment {place + 1}: {error}") from None
+        return plan
+
+    def _scenes(self, plans: Sequence[Plan], seed: int) -> Iterator[Scene]:
+        results: list[list[MotionResult]] = [[] for _ in plans]
+        in_step = self.vocabulary.streams.count
+        for part in range(max((len(plan.requests) for plan in plans), default=0)):
+            live = [i for i, plan in enumerate(plans) if part < len(plan.requests)]
+            requests = [going_on(plans[i].requests[part], results[i][-1].codes if part else (), in_step) for i in live]
+            for i, result in zip(live, self._answers_to(requests, seed_of(seed, part)), strict=True):
+                results[i].append(result)
+        for plan, parts in zip(plans, results, strict=True):
+            yield scene_of(plan, parts, self.vocabulary.streams, self.settings.get("TOKENS_PER_SECOND"))
+
+    def _scene_codes(self, plan: Plan, seed: int) -> Iterator[int]:
+        """The flat codes of a scene as they are decoded; those of the last part alone are kept."""
+        codes: list[int] = []
+        for part, request in enumerate(plan.requests):
+            request, codes = going_on(request, codes, self.vocabulary.streams.count), []
+            for code in self._codes(request, seed_of(seed, part)):
+                codes.append(code)
+                yield code
 
     def answer(self, requests: MotionRequest | Sequence[MotionRequest], seed: int | None = None) -> list[MotionResult]:
         """A result for each sample of each request, in their order.
@@ -218,8 +309,10 @@ class MotionGenerator(CodecFigures):
         """As `answer`, but each result comes as soon as it and those before it are decoded, and few are in memory at
         once. Raises as `answer`, before the first result is asked for."""
         requests = [requests] if isinstance(requests, MotionRequest) else requests
-        requests = [self._jobs.resolved(request) for request in requests]
-        seed = self._seed(seed)
+        return self._answers_to([self._jobs.resolved(request) for request in requests], self._seed(seed))
+
+    def _answers_to(self, requests: Sequence[MotionRequest], seed: int) -> Iterator[MotionResult]:
+        """requests: resolved."""
         jobs = [self._job(request, (seed, index, 0)) for index, request in enumerate(requests)]
         check_size(requests, [job.limits.max_tokens for job, _ in jobs])
         samples = ((index, sample) for index, request in enumerate(requests) for sample in range(request.num_samples))
@@ -229,7 +322,7 @@ class MotionGenerator(CodecFigures):
                  seed: int) -> Iterator[MotionResult]:
         """jobs: of each request. samples: (request, sample) in the order of the results, each decoded best_of times."""
         while part := list(islice(samples, SAMPLES_AT_ONCE)):
-            tries = [(index, replace(jobs[index][0], random_key=(seed, index, sample * requests[index].best_of + i)))
+            tries = [(index, self._try(requests[index], jobs[index][0], i, (seed, index, sample)))
                      for index, sample in part for i in range(requests[index].best_of)]
             decoded = self._decode(requests, jobs, tries, seed)
             finished: dict[int, MotionResult] = {}
@@ -239,6 +332,16 @@ class MotionGenerator(CodecFigures):
                 while not all(place in finished for place in places):
                     finished.update([next(decoded)])
                 yield self._best([finished.pop(place) for place in places], requests[index])
+
+    @staticmethod
+    def _try(request: MotionRequest, job: Job, number: int, key: tuple[int, int, int]) -> Job:
+        """The job of one of best_of tries. key: (seed, request, sample). Of captions that are asked for greedily only
+        the first one is greedy, as all would be the same."""
+        seed, index, sample = key
+        job = replace(job, random_key=(seed, index, sample * request.best_of + number))
+        if request.task == "m2t" and number and job.sampling.greedy:
+            return replace(job, sampling=replace(job.sampling, temperature=1.0))
+        return job
 
     def _decode(self, requests, jobs, tries: list[tuple[int, Job]], seed: int) -> Iterator[tuple[int, MotionResult]]:
         """(place in tries, its result), in the order in which they end. tries: (request, job)."""
@@ -264,6 +367,16 @@ class MotionGenerator(CodecFigures):
         Raises MotionError for a folder without a codec, CodecError for a damaged codec.
         """
         return [self.clip(result.codes, result.text or "") for result in results]
+
+    def scene_clips(self, scenes: Sequence[Scene]) -> list[Clip]:
+        """Scenes as moving figures, with their sentences in time. Raises as `clips`."""
+        clips = []
+        for scene in scenes:
+            clip = self.clip(scene.codes, scene.text)
+            token = clip.motion.seconds / (len(scene.codes) // self.vocabulary.streams.count)
+            clips.append(replace(clip, spans=tuple(ClipSpan(span.start * token, span.end * token, span.text)
+                                                   for span in scene.spans)))
+        return clips
 
     def show(self, requests: str | MotionRequest | Sequence[MotionRequest], seed: int | None = None,
              height: int = 480) -> NotebookView:
@@ -291,10 +404,12 @@ class MotionGenerator(CodecFigures):
                               for name, value in values.items()))
         if sampling.guidance != 1:
             self._require_decoder("guidance")
-            if not settings.get("CAPTION_DROPOUT"):
+            edits = request.task not in ("t2m", "continue")
+            if settings["EDIT_CAPTIONS"] == 1 if edits else not settings.get("CAPTION_DROPOUT"):
+                advice = "EDIT_CAPTIONS 0.5" if edits else "CAPTION_DROPOUT 0.1"
                 raise GenerationError(f"guidance is {sampling.guidance:g}, but {self.model_path} was trained with "
-                                      "every caption and does not know motion without one: train with "
-                                      "CAPTION_DROPOUT 0.1, or leave guidance at 1")
+                                      f"every caption and does not know motion without one: train with {advice}, or "
+                                      "leave guidance at 1")
         return sampling
 
     def _require_decoder(self, feature: str) -> None:
@@ -314,9 +429,13 @@ class MotionGenerator(CodecFigures):
                               f"({task}); {advice}")
 
     def _job(self, request: MotionRequest, key: tuple[int, ...]) -> tuple[Job, LengthLimits | None]:
-        task = request.task if request.text is None else "t2m"  # to continue with a caption is text to motion
+        task = request.task
+        if request.text is not None:  # to continue with a caption is text to motion
+            task = "t2m" if task in ("t2m", "continue") else "edit"
         if request.task != "t2m" or request.best_of > 1:
             self._require_decoder(request.task if request.task != "t2m" else "best_of")
+        if request.before is not None:
+            self._require_decoder("going on from a motion")
         if request.streams is not None:
             self._require_decoder("a part of the streams")
         self._require_task(task)
@@ -342,9 +461,15 @@ class MotionGenerator(CodecFigures):
         return MotionResult(self.vocabulary.streams.written(codes), text, None, answer.log_probability, codes=codes)
 
     def _best(self, results: Sequence[MotionResult], request: MotionRequest) -> MotionResult:
-        """The best of best_of results, by `caption_scores`."""
+        """The best of best_of results, by `caption_scores`, or by `Scorer.ranked_captions`."""
         if request.best_of == 1:
             return results[0]
+        if request.task == "m2t":
+            person = None if request.participant_id is None else str(request.participant_id)
+            decoded = {result.text: result.log_probability for result in results}
+            (text, share), *others = self._scorer.ranked_captions(results[0].codes, list(decoded), request.best_of,
+                                                                  person)
+            return replace(results[0], text=text, log_probability=decoded.get(text), score=share, others=tuple(others))
         scores = self.caption_scores(results, request.participant_id)
         return max((replace(result, score=score) for result, score in zip(results, scores, strict=True)),
                    key=lambda result: result.score)
@@ -352,29 +477,8 @@ class MotionGenerator(CodecFigures):
     # ---- scoring
 
     def caption_scores(self, results: Sequence[MotionResult], participant_id: str | int | None = None) -> list[float]:
-        """How well each result's motion fits its caption: the log-probability, in nats, of the caption given the
-        motion, among itself and DISTRACTORS captions of the training data. By Bayes' rule with equal priors that is
-        the motion's likelihood given the caption over the sum of its likelihoods given each of them.
-
-        The likelihoods are those of text to motion, for which the last stage is trained. Likelihoods of captions under
-        m2t ranked clips no better than chance (docs/log.md).
-        """
-        person = None if participant_id is None else str(participant_id)
-        captions = [[result.taken_for or result.text, *self._distractors(result)] for result in results]
-        rows = [{"text_query": text, "codes": result.codes, "participant_id": person}
-                for result, texts in zip(results, captions, strict=True) for text in texts]
-        ends = np.cumsum([len(texts) for texts in captions])
-        likelihoods = np.split(np.array(self.motion_log_probabilities(rows)), ends[:-1])
-        return [float(values[0] - np.logaddexp.reduce(values)) for values in likelihoods]
-
-    def _distractors(self, result: MotionResult) -> list[str]:
-        """Training captions other than the result's own; the same ones for all motions of a caption and a length."""
-        captions, key = list(self.length_model.captions), caption_key(result.taken_for or result.text)
-        room = self.settings["MAX_SEQ_LEN"] - len(result.codes)
-        order = np.random.default_rng(zlib.crc32(key.encode())).permutation(len(captions))[:4 * DISTRACTORS]
-        fitting = [captions[i] for i in order if captions[i] != key
-                   and self.template.length("t2m", len(self.template.encode_text(captions[i])), 0) <= room]
-        return fitting[:DISTRACTORS]
+        """How well each result's motion fits its caption, in nats; see scoring.py."""
+        return self._scorer.caption_scores(results, None if participant_id is None else str(participant_id))
 
     def motion_log_probabilities(self, rows: Sequence[Mapping]) -> list[float]:
         """The log-probability of each row's motion given its caption, in nats, <MOT_END> included.
@@ -382,13 +486,7 @@ class MotionGenerator(CodecFigures):
         rows: {"text_query", "codes" (flat), "participant_id"} each. Raises ValueError for a code outside the codebook.
         """
         self._require_decoder("likelihoods")
-        prompts = [self.template.render("t2m", text=row["text_query"], participant_id=row["participant_id"],
-                                        answer=False).ids for row in rows]
-        for row in rows:
-            self.vocabulary.code_ids(row["codes"])
-        answers = [[*map(int, row["codes"]), self.vocabulary.codebook_size] for row in rows]
-        return [float(values.sum(dtype="float64"))
-                for values in self.decoder.log_probabilities(prompts, answers, self.motion_alphabet)]
+        return self._scorer.motions(rows)
 
     def motion_nll(self, rows: Sequence[Mapping]) -> tuple[float, int]:
         """The mean negative log-likelihood of the rows' motions per token, in nats, and the number of tokens."""

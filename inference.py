@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -20,16 +21,21 @@ from tqdm import tqdm
 import config
 from motion_llm.command_line import Parser, exit_status, keep_inputs, printable, printable_json, start_log
 from motion_llm.decoding.request import (
+    CANDIDATES,
     SAMPLING_SETTINGS,
     TASKS,
+    WITH_LOST_TOKENS,
     GenerationError,
     MotionRequest,
     motion_of_text,
     with_lost_span,
 )
+from motion_llm.decoding.scene import SHARED, Segment, Span
+from motion_llm.decoding.timeline import read_timeline
 from motion_llm.json_files import read_text
 from motion_llm.motion.bvh import SCALE
 from motion_llm.motion.files import READERS
+from motion_llm.motion.finishing import FINISHING, add_finishing_flags, check_finishing, finished, seam_of
 from motion_llm.motion.humanml3d import FPS
 from motion_llm.motion.kinematics import UP
 from motion_llm.motion.rest_pose import REST_POSES
@@ -37,6 +43,7 @@ from motion_llm.network.folder import CODEC_FOLDER, read_motion_config
 from motion_llm.saving import naming
 from motion_llm.streams import in_a_line
 from motion_llm.viewer.codec_figures import CodecFigures, check_codec
+from motion_llm.viewer.figure import Clip
 from motion_llm.viewer.files import WRITERS, check_rest_pose, named, paths_of, write
 from motion_llm.viewer.video import check_packages
 
@@ -65,9 +72,13 @@ def _parser() -> Parser:
                         help="; ".join(f"{task}: {text}" for task, text in TASKS.items()) + ". Default: t2m")
     parser.add_argument("--prompt", help="the sentence")
     parser.add_argument("--prompts_file", help="a file with one sentence a line; the answers are JSON Lines")
-    parser.add_argument("--motion_tokens", help='the motion that m2t, denoise ("?" for a lost token), inbetween and '
-                        'continue start from, such as "42 18 91"; of several streams JSON in the form of the dataset, '
-                        'such as {"body": "42 18", "hands": "?"}')
+    parser.add_argument("--then", metavar="SENTENCE", action="append", help="what happens next, behind --prompt; "
+                        "may stand several times. The answer is a JSON line with the tokens and each sentence's span")
+    parser.add_argument("--timeline", metavar="FILE", help="the same from a JSON file of sentences, with seconds, "
+                        "tokens or starts")
+    parser.add_argument("--motion_tokens", help='the motion that m2t, denoise and edit ("?" for a lost token), '
+                        'inbetween and continue start from, such as "42 18 91"; of several streams JSON in the form of '
+                        'the dataset, such as {"body": "42 18", "hands": "?"}')
     parser.add_argument("--end_tokens", help="the motion that inbetween leads to")
     kinds = ", ".join(READERS)
     parser.add_argument("--motion", "--bvh", metavar="FILE", help=f"a file with the motion ({kinds}) instead of "
@@ -77,12 +88,15 @@ def _parser() -> Parser:
                         f"Default: {SCALE}, centimetres")
     parser.add_argument("--fps", type=float, help=f"frames a second of .npy files. Default: {FPS:g}")
     parser.add_argument("--up", choices=UP, help="the files' axis that points up. Default: y, and z for .npz")
-    parser.add_argument("--span", metavar="START:END", help="seconds of the motion that denoise makes anew, such as "
-                        "2.0:3.5")
+    parser.add_argument("--span", metavar="START:END", help="seconds of the motion that denoise or edit makes anew, "
+                        "such as 2.0:3.5")
     parser.add_argument("--output", help="a file for the tokens, beside stdout; one that ends with "
                         f"{', '.join(WRITERS)} shows the motion, where the model's folder knows its codec")
     parser.add_argument("--rest_pose", choices=REST_POSES, default=REST_POSES[0],
                         help=f"of a .bvh or .glb --output: t for a T-pose. Default: {REST_POSES[0]}")
+    add_finishing_flags(parser)
+    parser.add_argument("--loop", action="store_true", help="add a few tokens that lead from the end back to the "
+                        "start, so that the motion can be played again and again")
     parser.add_argument("--dataset_path", help="take lengths and per-prompt codes from this dataset instead")
     parser.add_argument("--streams", nargs="+", metavar="NAME", help="of a model with several streams, those that the "
                                                                      "answer has. Default: all")
@@ -99,8 +113,8 @@ def _parser() -> Parser:
         parser.add_argument(f"--{flag}", type=kind, help=f"overrides the {name} that the model's folder keeps")
     parser.add_argument("--per_prompt_vocab", action="store_true", help="only codes seen in training with the sentence")
     parser.add_argument("--num_samples", type=int, default=1, help="clips for each sentence. Default: 1")
-    parser.add_argument("--best_of", type=int, default=1, help="decode this many for each clip and keep the one that "
-                                                               "fits the sentence best. Default: 1")
+    parser.add_argument("--best_of", type=int, help="decode this many for each clip and keep the one that fits the "
+                        f"sentence best; of m2t, choose among as many captions. Default: 1, for m2t {CANDIDATES}")
     parser.add_argument("--as_written", action="store_true", help="ask a sentence with new words as it is, not as the "
                                                                   "nearest training caption")
     parser.add_argument("--stream", action="store_true", help="print the tokens of one clip as they are decoded")
@@ -134,9 +148,29 @@ def _lose_span(args: argparse.Namespace, rate: float | None) -> None:
     """Put lost tokens into --motion_tokens, where --span says. rate: tokens a second. Raises ValueError."""
     if args.span is None:
         return
-    if args.task != "denoise" or args.motion_tokens is None:
-        raise ValueError("--span is for --task denoise, with --motion_tokens or --motion")
+    if args.task not in WITH_LOST_TOKENS or args.motion_tokens is None:
+        raise ValueError(f"--span is for --task {' and '.join(WITH_LOST_TOKENS)}, with --motion_tokens or --motion")
     args.motion_tokens = with_lost_span(args.motion_tokens, args.span, rate)
+
+
+def _segments(args: argparse.Namespace) -> list[Segment] | None:
+    """The segments of a scene; None where one sentence is asked. Raises ValueError."""
+    if args.timeline is None and args.then is None:
+        return None
+    flag = "--then" if args.timeline is None else "--timeline"
+    lengths = ("tokens", "min_tokens", "max_tokens", "seconds", "max_new_tokens")
+    if given := [name for name in lengths if getattr(args, name) is not None]:
+        raise ValueError(f"--{given[0]} is the length of one sentence, not of a scene ({flag}): write each segment's "
+                         "own into a --timeline")
+    if args.task != "t2m" or args.prompts_file is not None:
+        raise ValueError(f"{flag} is for t2m, and without --prompts_file")
+    if args.timeline is None:
+        if args.prompt is None:
+            raise ValueError("--then is what happens behind --prompt, which was not given")
+        return [Segment(text) for text in (args.prompt, *args.then)]
+    if args.prompt is not None or args.then is not None:
+        raise ValueError("--timeline has all sentences of a scene: leave out --prompt and --then")
+    return read_timeline(args.timeline)
 
 
 def _prompts(args: argparse.Namespace) -> list[str | None]:
@@ -161,6 +195,7 @@ def _requests(args: argparse.Namespace, prompts: list[str | None]) -> list:
     shared = {name: getattr(args, name) for name in (
         "participant_id", "tokens", "min_tokens", "max_tokens", "seconds", "max_new_tokens", "per_prompt_vocab",
         "num_samples", "best_of", "streams", "as_written", *SAMPLING_SETTINGS)}
+    shared["best_of"] = args.best_of or 1
     if args.task == "m2t" and args.temperature is None:
         shared["temperature"] = 0  # the answer is one sentence, so the likeliest
     requests = []
@@ -182,7 +217,7 @@ def _check_early(args: argparse.Namespace, model_path: str, content: dict, count
         raise ValueError(f"participant {args.participant_id!r} is unknown; there are {', '.join(people) or 'none'}")
     if args.output is not None:
         for path in (args.output, *paths_of(args.output, count)):
-            keep_inputs(path, args.prompts_file, args.motion, args.end_motion)
+            keep_inputs(path, args.prompts_file, args.timeline, args.motion, args.end_motion)
     if args.output is not None and Path(args.output).is_dir():
         raise ValueError(f"--output {args.output} is a folder, expected a file")
     check_rest_pose(args.output or "the output", args.rest_pose)
@@ -192,6 +227,18 @@ def _check_early(args: argparse.Namespace, model_path: str, content: dict, count
             check_packages(suffix)
         if args.task == "m2t" or args.stream:
             raise ValueError(f"--output {args.output}: m2t answers with text, and --stream with tokens alone")
+    if (flag := next((name for name in FINISHING if getattr(args, name)), None)) and not _shows_motion(args):
+        raise ValueError(f"--{flag} is about the motion that --output shows: give an --output that ends with "
+                         f"{', '.join(WRITERS)}")
+    if args.loop and (args.task == "m2t" or args.stream or args.then is not None or args.timeline is not None):
+        raise ValueError("--loop is for one motion at a time: not for m2t, --stream, --then and --timeline")
+    if args.loop and args.trim:
+        raise ValueError("--loop and --trim: a loop's ends meet, and --trim cuts them off; give one of them")
+    if args.loop and "inbetween" not in content["tasks"]:
+        raise ValueError(f"--loop needs a model that goes from one motion to another; {model_path} was trained for "
+                         f"{', '.join(content['tasks'])}: use the folder of stage 2, or set STAGE3_MIX and train again")
+    if args.trim and (args.then is not None or args.timeline is not None):
+        raise ValueError("--trim would move the times of a scene: leave it out")
     if args.stream and (args.prompts_file is not None or args.num_samples * args.best_of != 1 or args.task == "m2t"):
         raise ValueError("--stream prints one motion: no --prompts_file, --num_samples, --best_of, and not m2t")
 
@@ -246,32 +293,85 @@ def run(args: argparse.Namespace) -> Iterator[str]:
     rate = {"TOKENS_PER_SECOND": args.tokens_per_second} if args.tokens_per_second is not None else {}
     config.check({SAMPLING_SETTINGS[flag]: value for flag, value in overrides.items()} | rate, "command line")
     model_path = args.model_path or str(Path(settings["WORK_DIR"]) / "stage3_t2m_sft")
-    prompts = _prompts(args)
+    segments = _segments(args)
+    prompts = _prompts(args) if segments is None else []
     content = read_motion_config(model_path)
     _take_files(args, model_path)
     _read_tokens(args)
     _lose_span(args, args.tokens_per_second or content["settings"].get("TOKENS_PER_SECOND"))
+    if args.best_of is None:
+        args.best_of = CANDIDATES if args.task == "m2t" and "t2m" in content["tasks"] else 1
+    if args.task == "m2t" and args.temperature is None and args.seed is None:
+        args.seed = 0  # the same caption each time
     requests = _requests(args, prompts)
     config.check(content["settings"], f"{model_path}/motion_config.json")
-    _check_early(args, model_path, content, len(requests) * args.num_samples)
+    _check_early(args, model_path, content, (len(requests) or 1) * args.num_samples)
     log.info("model %s, trained on %s", model_path, content["settings"]["DATA_JSON_PATH"])
     generator = _generator(args, settings, model_path, overrides)
+    if any(getattr(args, name) for name in FINISHING):
+        check_finishing(args, generator.codec.layout.skeleton)
     if args.stream:
-        yield from map(json.dumps, generator.stream(requests[0], args.seed))
+        shared = {} if segments is None else _shared(args)
+        yield from map(json.dumps, generator.stream(segments or requests[0], args.seed, **shared))
+        return
+    if segments is not None:
+        yield from _scenes(args, generator, segments)
         return
     shown = []
     for result in _with_bar(generator.answers(requests, args.seed), len(requests) * args.num_samples):
+        if args.loop:
+            result = generator.looped(result, args.seed, participant_id=args.participant_id)
         if args.prompts_file is not None:
             taken_for = {} if result.taken_for is None else {"taken_for": result.taken_for}
             yield json.dumps({"text_query": result.text, "motion_tokens": result.motion_tokens} | taken_for,
                              ensure_ascii=False)
         else:
+            if result.others:
+                log.info("%s", _runners_up(result))
             yield result.text if args.task == "m2t" else in_a_line(result.motion_tokens)
         if _shows_motion(args):
             shown.append(result)
     if _shows_motion(args):
-        written = write(args.output, generator.clips(shown), args.rest_pose)
-        log.info("written: %s", named(written))
+        _write(args, generator.clips(shown))
+
+
+def _write(args: argparse.Namespace, clips: list[Clip]) -> None:
+    """Finish the clips as the flags tell, and write them."""
+    clips = [replace(clip, motion=finished(clip.motion, args)) for clip in clips]
+    for clip in clips if args.loop else ():
+        seam = seam_of(clip.motion)
+        log.info("where the end meets the start, the joints move at %.2f m/s (%.2f in the motion), with a jerk of %.0f "
+                 "m/s3 (%.0f)", seam.speed, seam.own_speed, seam.jerk, seam.own_jerk)
+    log.info("written: %s", named(write(args.output, clips, args.rest_pose)))
+
+
+def _runners_up(result) -> str:
+    """How sure a caption is, and what else it could be."""
+    others = ", ".join(f"{text!r} {share:.0%}" for text, share in result.others[:3] if share >= 0.005)
+    return f"{result.text!r}: {result.score:.0%} sure" + (f"; else {others}" if others else "")
+
+
+def _scenes(args: argparse.Namespace, generator, segments: list[Segment]) -> Iterator[str]:
+    """A JSON line for each of --num_samples scenes, which --output shows."""
+    scenes = []
+    for scene in generator.scenes([segments] * args.num_samples, args.seed, **_shared(args)):
+        if not scenes:
+            for span in scene.spans:
+                log.info("%s", _described(span))
+        yield json.dumps(scene.to_dict(), ensure_ascii=False)
+        scenes.append(scene)
+    if _shows_motion(args):
+        _write(args, generator.scene_clips(scenes))
+
+
+def _shared(args: argparse.Namespace) -> dict:
+    return {name: getattr(args, name) for name in SHARED}
+
+
+def _described(span: Span) -> str:
+    seconds = "" if span.seconds is None else f", {span.seconds[0]:.1f} to {span.seconds[1]:.1f} s"
+    taken_for = "" if span.taken_for is None else f", taken for the training caption {span.taken_for!r}"
+    return f"{span.text!r}: tokens {span.start} to {span.end - 1}{seconds}{taken_for}"
 
 
 def main() -> int:
@@ -283,7 +383,8 @@ def main() -> int:
 def print_and_save(args: argparse.Namespace) -> None:
     """Print what `run` yields as it comes, and write it to --output if that is a text file."""
     end, separator = ("", " ") if args.stream else ("\n", "")
-    shown = printable if args.prompts_file is None else printable_json
+    in_json = args.prompts_file is not None or not args.stream and (args.then is not None or args.timeline is not None)
+    shown = printable_json if in_json else printable
     with closing(run(args)) as lines, _text_output(None if _shows_motion(args) else args.output) as save:
         for number, line in enumerate(lines):
             text = f"{separator if number else ''}{line}{end}"

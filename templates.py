@@ -2,12 +2,13 @@
 
     T2M      <user> <T2M> <PID_x> caption <assistant> <MOT_BEGIN> | codes <MOT_END>
     M2T      <user> <M2T> <PID_x> <MOT_BEGIN> codes <MOT_END> <assistant> | caption <end of turn>
-    denoise  <user> <DENOISE> <PID_x> <MOT_BEGIN> noisy codes <MOT_END> <assistant> <MOT_BEGIN> | codes <MOT_END>
+    denoise  <user> <DENOISE> <PID_x> caption <MOT_BEGIN> noisy <MOT_END> <assistant> <MOT_BEGIN> | codes <MOT_END>
     lm       <user> <MOTION_LM> <PID_x> <assistant> <MOT_BEGIN> | codes <MOT_END>
 
 Right of the bar is the answer; only its tokens have a loss. <user>, <assistant> and <end of turn> are the base
 model's own turn markers; a base without a chat template gets its bos and a line break. Of several streams, codes go
-step by step, one of each stream in a step (motion_llm/streams.py).
+step by step, one of each stream in a step (motion_llm/streams.py). Denoising has a caption or none; with one it is an
+edit by words. Text to motion may go on from codes, which then stand left of the bar.
 """
 
 import json
@@ -212,23 +213,26 @@ class MotionTemplate:
         self.markers = turn_markers(tokenizer)
 
     def render(self, task: str, *, text: str | None = None, codes: Sequence[int] | None = None,
-               noisy: Sequence[int] | None = None, participant_id: str | None = None,
+               noisy: Sequence[int] | None = None, before: Sequence[int] = (), participant_id: str | None = None,
                answer: bool = True) -> Example:
         """An example of `task`; with `answer=False` only the prompt, which decoding continues.
 
-        text: caption (T2M, M2T's answer). codes (T * Q,): the motion, flat (in M2T's prompt, else the answer); those of
-        an absent stream are shown as <MOTION_MASK>. noisy (T * Q,): the codes in denoising's prompt,
-        some of them `MASKED`. Raises ValueError for codes outside the codebook and unknown participants.
+        text: caption (T2M, M2T's answer, denoising's prompt if not None). before: codes that T2M goes on from. codes
+        (T * Q,): the motion, flat (in M2T's prompt, else the answer); those of an absent stream are shown as
+        <MOTION_MASK>. noisy (T * Q,): the codes in denoising's prompt, some of them `MASKED`. Raises ValueError for
+        codes outside the codebook and unknown participants.
         """
         vocabulary, markers = self.vocabulary, self.markers
         prompt = [*markers.user, vocabulary.task_id(task), vocabulary.participant_token_id(participant_id)]
         if task == "t2m":
             prompt += self.encode_text(text)
-        elif task in ("m2t", "denoise"):
-            prompt += self._motion(codes) if task == "m2t" else self._motion(noisy, masked=True)
+        elif task == "m2t":
+            prompt += self._motion(codes)
+        elif task == "denoise":
+            prompt += [*self.encode_text(text or ""), *self._motion(noisy, masked=True)]
         prompt += markers.assistant
         if task != "m2t":
-            prompt.append(vocabulary.begin_id)
+            prompt += [vocabulary.begin_id, *vocabulary.code_ids(before)]
         if not answer:
             return Example(prompt, [False] * len(prompt))
         if task == "m2t":
@@ -242,11 +246,12 @@ class MotionTemplate:
 
     def length(self, task: str, text_tokens, motion_tokens):
         """The number of ids that `render` gives an example of `task`, whose caption has text_tokens ids and whose
-        motion has motion_tokens codes of all streams; works for arrays as well."""
+        motion has motion_tokens codes of all streams; works for arrays as well. "denoise" has no caption, "edit" is
+        denoising with one."""
         turns = len(self.markers.user) + 2 + len(self.markers.assistant)  # with the task and the participant
         motion = motion_tokens + 2  # from <MOT_BEGIN> to <MOT_END>
         return turns + {"lm": motion, "t2m": text_tokens + motion, "m2t": motion + text_tokens + 1,
-                        "denoise": 2 * motion}[task]
+                        "denoise": 2 * motion, "edit": text_tokens + 2 * motion}[task]
 
     def _motion(self, codes: Sequence[int], masked: bool = False) -> list[int]:
         return [self.vocabulary.begin_id, *self.vocabulary.code_ids(codes, masked), self.vocabulary.end_id]

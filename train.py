@@ -51,15 +51,22 @@ class Stage:
         return self.task_mix.get("t2m", 0.0)
 
 
-def stages(epochs: Sequence[int], stage2_mix: Mapping[str, float]) -> list[Stage]:
+TASK_NAMES = {"t2m": "text to motion", "m2t": "motion to text", "denoise": "denoising"}
+
+
+def stages(epochs: Sequence[int], stage2_mix: Mapping[str, float], stage3_mix: Mapping[str, float]) -> list[Stage]:
     """The three stages, without those of 0 epochs."""
-    tasks = {task: share for task, share in stage2_mix.items() if share > 0}
     all_stages = [
         Stage(1, "stage1_mlm", "motion-only LM", {"lm": 1.0}, "lm", epochs[0]),
-        Stage(2, "stage2_multitask", "text to motion, motion to text, denoising", tasks, "t2m", epochs[1]),
-        Stage(3, "stage3_t2m_sft", "text to motion", {"t2m": 1.0}, "t2m", epochs[2]),
+        _stage_of_tasks(2, "stage2_multitask", stage2_mix, epochs[1]),
+        _stage_of_tasks(3, "stage3_t2m_sft", stage3_mix, epochs[2]),
     ]
     return [stage for stage in all_stages if stage.epochs > 0]
+
+
+def _stage_of_tasks(number: int, folder: str, mix: Mapping[str, float], epochs: int) -> Stage:
+    tasks = {task: share for task, share in mix.items() if share > 0}
+    return Stage(number, folder, ", ".join(TASK_NAMES[task] for task in tasks), tasks, "t2m", epochs)
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,8 @@ class TrainingOptions:
     minutes: float | None = None
     report_to: str = "none"
     caption_dropout: float = 0.0
+    edit_captions: float = 0.0
+    going_on: float = 0.0
 
 
 @dataclass
@@ -202,7 +211,8 @@ def _trainer(model, planned: Sequence[Stage], place: int, rows, heldout, work: P
     arguments = _arguments(stage, work, options, model)
     drawer = ExampleDrawer(
         model.template, stage.task_mix, options.participant_dropout, 10 * options.seed + stage.number,
-        lambda: options.history_noise * noise_left(last, clock.of_whole(clock.share)), options.caption_dropout)
+        lambda: options.history_noise * noise_left(last, clock.of_whole(clock.share)), options.caption_dropout,
+        options.edit_captions, options.going_on, options.max_seq_len)
     earlier, lengths = finished.get(stage.folder), row_lengths(rows)
     batches = EpochBatches(*lengths, drawer, options.batch_size, arguments.world_size, arguments.process_index,
                            row_motions(rows), math.ceil(passes_made(earlier)) if earlier else 0)

@@ -158,7 +158,8 @@ def _read(settings: Mapping, reuse: bool) -> Run:
 def _made_with(settings: Mapping) -> dict:
     """The settings that the prepared data depends on."""
     return {"max_seq_len": settings["MAX_SEQ_LEN"], "codebook_size": settings["CODEBOOK_SIZE"],
-            "denoise": settings["EPOCHS_S2"] > 0 and settings["STAGE2_MIX"]["denoise"] > 0, "seed": settings["SEED"],
+            "denoise": any(settings[f"EPOCHS_S{stage}"] > 0 and settings[f"STAGE{stage}_MIX"]["denoise"] > 0
+                           for stage in (2, 3)), "seed": settings["SEED"],
             "share": settings["HELDOUT_SHARE"], "cap": settings["HELDOUT_MAX"]}
 
 
@@ -228,7 +229,8 @@ def _report_of(model_path: Path, measured: int) -> Request:
 def _planned(settings: Mapping) -> list:
     from train import stages  # imports transformers, which must follow Unsloth's start
 
-    return stages([settings["EPOCHS_S1"], settings["EPOCHS_S2"], settings["EPOCHS_S3"]], settings["STAGE2_MIX"])
+    return stages([settings["EPOCHS_S1"], settings["EPOCHS_S2"], settings["EPOCHS_S3"]],
+                  settings["STAGE2_MIX"], settings["STAGE3_MIX"])
 
 
 def _check_fit(run: Run, tasks: set[str]) -> None:
@@ -302,7 +304,8 @@ def _options(settings: Mapping):
     return TrainingOptions(
         batch_size=settings["BATCH_TRAIN"], grad_accum=settings["GRAD_ACCUM"], lr=settings["LR"],
         lr_new_rows=settings["LR_NEW_ROWS"], participant_dropout=settings["PID_DROPOUT"],
-        caption_dropout=settings["CAPTION_DROPOUT"], history_noise=settings["HISTORY_NOISE"], seed=settings["SEED"],
+        caption_dropout=settings["CAPTION_DROPOUT"], edit_captions=settings["EDIT_CAPTIONS"],
+        going_on=settings["GOING_ON"], history_noise=settings["HISTORY_NOISE"], seed=settings["SEED"],
         save_steps=settings["SAVE_STEPS"], eval_batch=settings["EVAL_BATCH"],
         max_seq_len=settings["MAX_SEQ_LEN"], minutes=settings["MAX_MINUTES"], report_to=settings["REPORT_TO"])
 

@@ -49,6 +49,18 @@ class RecordingTemplate:
         return 2 * motion_tokens if task == "denoise" else motion_tokens + text_tokens
 
 
+class TokenTemplate(RecordingTemplate):
+    """Its length is that of the motion and of the caption's words."""
+
+    def length(self, task, text_tokens, motion_tokens):
+        assert task == "edit"
+        return motion_tokens + text_tokens
+
+    @staticmethod
+    def encode_text(text):
+        return text.split()
+
+
 def drawer(mix=MIX, dropout=0.25, seed=7) -> ExampleDrawer:
     return ExampleDrawer(RecordingTemplate(), mix, dropout, seed)
 
@@ -214,7 +226,8 @@ def test_the_template_gets_the_values_of_the_row():
     examples = {example["task"]: example for example in drawn(drawer(dropout=0.0), 0, 60)}
     assert set(examples) == set(MIX)
     for task, example in examples.items():
-        assert (example["text"], example["codes"], example["participant_id"]) == ("a dance", ROW["codes"], "ana")
+        text = None if task == "denoise" else "a dance"  # see edit_captions
+        assert (example["text"], example["codes"], example["participant_id"]) == (text, ROW["codes"], "ana")
         assert (example["noisy"] is None) == (task != "denoise")
     noisy = examples["denoise"]["noisy"]
     assert noisy != ROW["codes"] and len(noisy) == 8 and set(noisy) <= {MASKED, *range(10)}
@@ -415,6 +428,41 @@ def test_captions_are_left_out_of_their_share_of_text_to_motion_alone():
 
     assert set(texts(0.0)) == {"a dance"} and set(texts(1.0)) == {""} and set(texts(1.0, "m2t")) == {"a dance"}
     assert 0.05 < texts(0.1).count("") / 400 < 0.16
+
+
+def test_captions_are_shown_in_their_share_of_denoising_where_they_fit():
+    def texts(share: float, positions: int | None = None) -> list[str | None]:
+        draw = ExampleDrawer(TokenTemplate(), MIX, 0.5, 7, edit_captions=share, positions=positions)
+        return [draw("denoise", 0, i, ROW)["text"] for i in range(400)]
+
+    assert set(texts(0.0)) == {None} and set(texts(1.0)) == {"a dance"}
+    assert 0.4 < texts(0.5).count("a dance") / 400 < 0.6
+    length = len(ROW["codes"]) + 2  # as TokenTemplate counts
+    assert set(texts(1.0, length)) == {"a dance"} and set(texts(1.0, length - 1)) == {None}
+
+
+def test_text_to_motion_goes_on_in_its_share_from_the_codes_before_a_cut():
+    draw = ExampleDrawer(RecordingTemplate(), MIX, 0.5, 7, going_on=0.3)
+    drawn = [draw("t2m", 0, i, ROW) for i in range(400)]
+    cut = [example for example in drawn if len(example["before"])]
+    assert 0.22 < len(cut) / 400 < 0.38
+    for example in drawn:
+        before = list(example["before"])
+        assert len(before) <= 4 and before + example["codes"] == ROW["codes"][-len(before + example["codes"]):]
+        assert example["codes"] and (before or example["codes"] == ROW["codes"])
+    assert {len(example["codes"]) for example in cut} == set(range(1, 8))
+    assert {len(example["before"]) for example in cut} == {1, 2, 3, 4}
+    assert all(not len(draw(task, 0, i, ROW)["before"]) for i in range(50) for task in ("m2t", "denoise", "lm"))
+
+
+def test_a_cut_is_between_steps_and_a_clip_of_one_step_stays_whole():
+    codes = np.arange(12)
+    for seed in range(40):
+        before, after = collators.cut_to_go_on(codes, np.random.default_rng(seed), 3)
+        assert len(before) in (3, 6, 9) and len(after) in (3, 6, 9)
+        assert [*before, *after] == list(codes[-len(before) - len(after):])
+    before, after = collators.cut_to_go_on(codes[:3], np.random.default_rng(0), 3)
+    assert not len(before) and list(after) == [0, 1, 2]
 
 
 def test_without_caption_dropout_all_else_is_drawn_as_before():

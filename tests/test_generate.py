@@ -135,9 +135,10 @@ def test_a_stage_without_text_refuses_text_and_names_those_that_can(tiny_run):
 
 def test_captions_are_plain_words(multitask):
     for motion in ("1 2 3", [4, 5, 6]):
-        text = multitask.caption(motion)
-        assert text and not any(token in text for token in multitask.tokenizer.get_added_vocab())
-        assert multitask.caption(motion) == text
+        caption = multitask.caption(motion)
+        assert caption.text and not any(token in caption.text for token in multitask.tokenizer.get_added_vocab())
+        assert multitask.caption(motion) == caption and str(caption) == caption.text
+        assert multitask.caption(motion, best_of=1).share is None
     with pytest.raises(ValueError, match="code 999 at position 1"):
         multitask.caption("1 999")
     with pytest.raises(ValueError, match="200 motion tokens and 64 for the caption do not fit"):
@@ -399,7 +400,7 @@ def test_the_best_of_several_is_the_one_that_fits_its_caption_best(multitask):
 
 def test_a_caption_is_scored_among_training_captions_by_bayes_rule(generator, monkeypatch):
     result = MotionResult("", "a person jumps", codes=(3, 1, 2))
-    distractors = generator._distractors(result)
+    distractors = generator._scorer._distractors(result)
     trained = set(generator.length_model.captions)
     assert len(set(distractors)) == len(distractors) and set(distractors) == trained - {"a person jumps"}
     rows = [{"text_query": text, "codes": (3, 1, 2), "participant_id": "P001"}
@@ -408,8 +409,8 @@ def test_a_caption_is_scored_among_training_captions_by_bayes_rule(generator, mo
     shares = torch.softmax(torch.tensor(likelihoods, dtype=torch.float64), dim=0)
     assert generator.caption_scores([result], "P001") == [pytest.approx(float(shares[0].log()), abs=1e-4)]
     # A caption that was never seen has distractors too; beside a motion as long as the model allows none fits.
-    assert set(generator._distractors(MotionResult("", "unheard of", codes=(1,)))) == trained
-    assert generator._distractors(MotionResult("", "bows", codes=(1,) * 125)) == []
+    assert set(generator._scorer._distractors(MotionResult("", "unheard of", codes=(1,)))) == trained
+    assert generator._scorer._distractors(MotionResult("", "bows", codes=(1,) * 125)) == []
 
 
 def test_nll_is_what_training_measures(multitask, tiny_run):

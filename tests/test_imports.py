@@ -35,7 +35,7 @@ ROOMS = {
     "data": "dataset streams",
     "collators": "streams templates",
     "model": "collators digests json_files network saving streams templates",
-    "decoding": "arrays dataset model network saving streams templates",
+    "decoding": "arrays dataset json_files model network saving streams templates",
     "serving": "command_line dataset decoding json_files network streams templates",
     "generate": "data dataset decoding model network serving streams viewer",
     "demo/": "dataset decoding generate motion network streams viewer",

@@ -28,8 +28,8 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_a_run_writes_three_stages_settings_and_metrics(tiny_run):
-    for stage, tasks in {"stage1_mlm": ["lm"], "stage2_multitask": ["t2m", "m2t", "denoise", "inbetween", "continue"],
-                         "stage3_t2m_sft": ["t2m"]}.items():
+    for stage, tasks in {"stage1_mlm": ["lm"], "stage3_t2m_sft": ["t2m"], "stage2_multitask": [
+            "t2m", "m2t", "denoise", "inbetween", "continue", "edit"]}.items():
         stage_config = json.loads((tiny_run / stage / "motion_config.json").read_text())
         history = stage_config["history"]
         assert stage_config["tasks"] == tasks
@@ -576,6 +576,10 @@ def test_inference_refuses_a_task_without_its_inputs(tiny_run, capsys, arguments
     (["--task", "inbetween", "--motion_tokens", "1 2", "--end_tokens", "3", "--tokens", "5"], r"1 2 \d+ \d+ 3\n"),
     (["--task", "continue", "--motion_tokens", "1 2", "--tokens", "4"], r"1 2 \d+ \d+\n"),
     (["--task", "continue", "--motion_tokens", "1 2", "--prompt", "bows", "--tokens", "3"], r"1 2 \d+\n"),
+    (["--task", "edit", "--motion_tokens", "1 2 3 4", "--prompt", "bows", "--span", "1:3", "--tokens_per_second", "1"],
+     r"1 \d+ \d+ 4\n"),
+    (["--task", "inbetween", "--motion_tokens", "1", "--end_tokens", "3", "--tokens", "3", "--prompt", "bows"],
+     r"1 \d+ 3\n"),
     (["--prompt", "bows", "--tokens_per_second", "2", "--seconds", "1.5", "--stream"], r"\d+ \d+ \d+\n"),
     (["--prompt", "bows", "--best_of", "2"], r"\d+( \d+)*\n"),
 ])

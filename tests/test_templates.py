@@ -69,10 +69,34 @@ def templates():
 
 
 def render(template, task, **changes):
-    return template.render(task, **dict(text=TEXT, codes=CODES, noisy=NOISY, participant_id="ana") | changes)
+    text = None if task == "denoise" else TEXT
+    return template.render(task, **dict(text=text, codes=CODES, noisy=NOISY, participant_id="ana") | changes)
 
 
 # Rendered examples
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_edit_is_denoising_with_the_caption_before_the_motion(templates, kind):
+    tokenizer, template = templates[kind]
+    without, edit = render(template, "denoise"), render(template, "denoise", text=TEXT)
+    caption = template.encode_text(TEXT)
+    at = without.ids.index(template.vocabulary.begin_id)
+    assert edit.ids == [*without.ids[:at], *caption, *without.ids[at:]]
+    assert edit.loss_mask == [*without.loss_mask[:at], *[False] * len(caption), *without.loss_mask[at:]]
+    assert len(edit.ids) == template.length("edit", len(caption), len(CODES))
+    assert render(template, "denoise", text=TEXT, answer=False).ids == edit.ids[:-len(CODES) - 1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_text_to_motion_goes_on_from_codes_that_have_no_loss(templates, kind):
+    _, template = templates[kind]
+    alone, behind = render(template, "t2m"), render(template, "t2m", before=[3, 1])
+    at = alone.ids.index(template.vocabulary.begin_id) + 1
+    assert behind.ids == [*alone.ids[:at], *template.vocabulary.code_ids([3, 1]), *alone.ids[at:]]
+    assert sum(behind.loss_mask) == sum(alone.loss_mask) == len(CODES) + 1
+    with pytest.raises(ValueError, match="code 9"):
+        render(template, "t2m", before=[9])
 
 
 @pytest.mark.parametrize("task", ["t2m", "m2t", "denoise", "lm"])

@@ -417,7 +417,7 @@ def test_a_finished_run_that_goes_on_is_killed_and_ends_as_an_uninterrupted_one(
 def planned(*epochs: int) -> list:
     from train import stages
 
-    return stages(epochs, {"t2m": 0.5, "m2t": 0.3, "denoise": 0.2})
+    return stages(epochs, {"t2m": 0.5, "m2t": 0.3, "denoise": 0.2}, {"t2m": 1.0, "m2t": 0.0, "denoise": 0.0})
 
 
 def test_minutes_are_shared_by_epochs_among_the_stages_still_to_come():

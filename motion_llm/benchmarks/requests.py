@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from motion_llm.decoding.request import MotionRequest, MotionResult
-from motion_llm.streams import ABSENT, MASKED, OBJECT, TEXT
+from motion_llm.decoding.request import WITH_LOST_TOKENS, MotionRequest, MotionResult
+from motion_llm.streams import ABSENT, LOST, MASKED, OBJECT, TEXT
 
 log = logging.getLogger(__name__)
 
@@ -71,11 +71,13 @@ def _fits(request: MotionRequest, generator) -> bool:
     tokens = max(request.tokens or 0, request.min_tokens or 0, request.max_tokens or 0,
                  len(_codes(request.motion, request, generator)) // in_step + 1,
                  round((request.seconds or 0) * generator.settings["TOKENS_PER_SECOND"])) * in_step
-    if request.text is not None:
-        return template.length("t2m", len(template.encode_text(request.text)), tokens) <= positions
+    text_tokens = 0 if request.text is None else len(template.encode_text(request.text))
+    if request.text is not None and request.task in ("t2m", "continue"):
+        before = len(_codes(request.before, request, generator))
+        return template.length("t2m", text_tokens, tokens + before) <= positions
     if request.task == "continue" and not (request.tokens or request.seconds):
         tokens = max(tokens, round(generator.length_model.overall.median) * in_step)
-    return template.length("denoise", 0, tokens) <= positions
+    return template.length("edit", text_tokens, tokens) <= positions
 
 
 def _codes(motion, request: MotionRequest, generator) -> tuple[int, ...]:
@@ -83,7 +85,7 @@ def _codes(motion, request: MotionRequest, generator) -> tuple[int, ...]:
     if motion is None:
         return ()
     return motion if generator.vocabulary.streams.form == TEXT else generator.vocabulary.streams.read(
-        motion, lost=request.task == "denoise")
+        motion, lost=request.task in WITH_LOST_TOKENS)
 
 
 def _random_motion(rng: random.Random, generator, count: int, lost: bool = False):
@@ -100,7 +102,7 @@ def _random_motion(rng: random.Random, generator, count: int, lost: bool = False
 
 
 def _random_request(rng: random.Random, generator) -> MotionRequest:
-    tasks = [task for task in generator.tasks if task in ("t2m", "denoise", "inbetween")] + ["continue"]
+    tasks = [task for task in generator.tasks if task in ("t2m", "denoise", "edit", "inbetween")] + ["continue"]
     task = rng.choice(tasks)
     fields = {"participant_id": rng.choice([None, *generator.vocabulary.participants])}
     fields |= {name: rng.choice([None, *values]) for name, values in {
@@ -110,6 +112,11 @@ def _random_request(rng: random.Random, generator) -> MotionRequest:
     if task == "denoise":
         motion = _random_motion(rng, generator, 3 * count, lost=True)
         return MotionRequest(task, motion=motion, keep_given=rng.random() < 0.5, **fields)
+    if task == "edit":
+        motion = _random_motion(rng, generator, 3 * count, lost=True)
+        while LOST not in str(motion):
+            motion = _random_motion(rng, generator, 3 * count, lost=True)
+        return MotionRequest(task, _random_text(rng, generator), motion, per_prompt_vocab=rng.random() < 0.2, **fields)
     start = _random_motion(rng, generator, count)
     if task == "inbetween":
         more = rng.randrange(1, 5)
@@ -122,7 +129,9 @@ def _random_request(rng: random.Random, generator) -> MotionRequest:
                              motion=start, **fields)
     if generator.vocabulary.streams.form == OBJECT and rng.random() < 0.3:
         fields["streams"] = rng.choice(generator.vocabulary.streams.names)
-    return MotionRequest(text=_random_text(rng, generator), per_prompt_vocab=rng.random() < 0.2, **fields)
+    before = _random_motion(rng, generator, rng.randrange(1, 5)) if rng.random() < 0.3 else None
+    return MotionRequest(text=_random_text(rng, generator), per_prompt_vocab=rng.random() < 0.2, before=before,
+                         **fields)
 
 
 def _random_text(rng: random.Random, generator) -> str:
@@ -166,7 +175,7 @@ def _check(request: MotionRequest, result: MotionResult, generator) -> None:
         assert count == max(1, round(request.seconds * generator.settings["TOKENS_PER_SECOND"])), request
     assert count >= (request.min_tokens or 1), request
     assert count <= min(limit for limit in (request.max_tokens, request.max_new_tokens, 10**9) if limit), request
-    if request.task == "denoise":
+    if request.task in WITH_LOST_TOKENS:
         assert len(codes) == len(given), request
         if request.keep_given:
             assert all(one in (MASKED, code) for one, code in zip(given, codes, strict=True)), request
@@ -178,8 +187,9 @@ def _check(request: MotionRequest, result: MotionResult, generator) -> None:
         assert limits.min_tokens <= count <= limits.max_tokens, request
     if request.per_prompt_vocab and (allowed := generator.length_model.codes(request.text)) is not None:
         known = [any(code in streams.codes_of(stream) for code in allowed) for stream in range(streams.count)]
-        assert {code for code, stream in zip(codes, of_step, strict=True) if known[stream] and code >= 0} <= set(
-            allowed), request
+        made = [code for place, code in enumerate(codes) if known[of_step[place]] and code >= 0
+                and (place >= len(given) or given[place] == MASKED)]
+        assert set(made) <= set(allowed), request
 
 
 def format_figures(figures: Mapping) -> str:

@@ -121,7 +121,8 @@ def _final_stage(settings: Mapping) -> Path:
     start_unsloth()
     from train import stages  # imports transformers, which must come after Unsloth
 
-    planned = stages([settings["EPOCHS_S1"], settings["EPOCHS_S2"], settings["EPOCHS_S3"]], settings["STAGE2_MIX"])
+    planned = stages([settings["EPOCHS_S1"], settings["EPOCHS_S2"], settings["EPOCHS_S3"]],
+                     settings["STAGE2_MIX"], settings["STAGE3_MIX"])
     return Path(settings["WORK_DIR"]) / planned[-1].folder
 
 

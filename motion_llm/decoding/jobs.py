@@ -1,6 +1,5 @@
 """From a request to a decoding job: its prompt, the tokens of the answer that are fixed, and its length limits."""
 
-import copy
 import logging
 import math
 from collections.abc import Mapping
@@ -9,12 +8,20 @@ from dataclasses import replace
 from motion_llm.dataset.lengths import LengthLimits, LengthModel
 from motion_llm.decoding.known_captions import Rewording
 from motion_llm.decoding.loop import Job
-from motion_llm.decoding.request import GenerationError, MotionRequest, Sampling
-from motion_llm.streams import ABSENT, MASKED, OBJECT, TEXT, StreamError
+from motion_llm.decoding.request import (
+    MOTIONS,
+    WITH_LOST_TOKENS,
+    GenerationError,
+    MotionRequest,
+    Sampling,
+    with_fields,
+)
+from motion_llm.streams import ABSENT, LOST, MASKED, OBJECT, TEXT, StreamError
 from templates import MotionTemplate, MotionVocabulary
 
 log = logging.getLogger(__name__)
 
+JOINING = 8  # tokens, or steps, behind the motion before, which may not jump (docs/scenes.md)
 MOST_TEXT_TOKENS = 64  # of a caption that is generated
 
 
@@ -40,20 +47,17 @@ class JobMaker:
     def resolved(self, request: MotionRequest) -> MotionRequest:
         """The request with its motions as flat codes, of the model's streams. Raises GenerationError."""
         changes = {}
-        for name in ("motion", "end"):
+        for name in MOTIONS:
             value = getattr(request, name)
             if value is None or self.streams.form == TEXT and isinstance(value, tuple):
                 continue  # with one stream, the request has read its codes already
             try:
-                changes[name] = self.streams.read(value, lost=request.task == "denoise")
+                changes[name] = self.streams.read(value, lost=request.task in WITH_LOST_TOKENS)
             except StreamError as error:
                 raise GenerationError(str(error)) from None
         if request.streams is not None:
             self._check_streams(request)
-        resolved = copy.copy(request)
-        for name, codes in changes.items():
-            object.__setattr__(resolved, name, codes)  # codes, which a new request would not read
-        return resolved
+        return with_fields(request, **changes)
 
     def _check_streams(self, request: MotionRequest) -> None:
         if self.streams.form != OBJECT:
@@ -70,13 +74,33 @@ class JobMaker:
         participant_id = None if request.participant_id is None else str(request.participant_id)
         if request.task == "m2t":
             return self._motion_to_text(request, participant_id, sampling, key)
-        if request.text is not None:
+        if request.task == "t2m" or request.task == "continue" and request.text is not None:
             return self._text_to_motion(request, participant_id, sampling, key)
         return self._filling_in(request, participant_id, sampling, key)
 
+    def _prompt(self, request: MotionRequest, text: str) -> list[int]:
+        """The prompt of text to motion, with the codes before the answer."""
+        participant_id = None if request.participant_id is None else str(request.participant_id)
+        return self.template.render("t2m", text=text, before=request.before or (), participant_id=participant_id,
+                                    answer=False).ids
+
+    def room(self, request: MotionRequest) -> int:
+        """The most tokens, or steps, that an answer of text to motion can have. Raises GenerationError without any."""
+        return self._room(len(self._prompt(request, self.taken_for(request) or request.text)), 1)
+
+    def _room(self, prompt_length: int, least: int) -> int:
+        """The tokens that a prompt leaves for an answer. Raises GenerationError where these are fewer than `least`."""
+        positions = self.settings["MAX_SEQ_LEN"]
+        room = (positions - prompt_length - 1) // self.streams.count
+        if room < least:
+            raise GenerationError(f"the prompt takes {prompt_length} of the model's {positions} positions "
+                                  f"(MAX_SEQ_LEN) and leaves {max(room, 0)} for motion, {least} or more are needed: "
+                                  "shorten it")
+        return room
+
     def _text_to_motion(self, request: MotionRequest, participant_id: str | None, sampling, key):
         text = self.taken_for(request) or request.text
-        prompt = self.template.render("t2m", text=text, participant_id=participant_id, answer=False).ids
+        prompt = self._prompt(request, text)
         start, in_step = request.motion or (), self.streams.count
         self.vocabulary.code_ids(start)
         learned = self.length_model.limits(text, participant_id)
@@ -87,16 +111,13 @@ class JobMaker:
         limits = self._limits(request, learned, len(prompt), len(start) // in_step + 1)
         log.debug("%r: %d to %d tokens, about %g, from %s", text, limits.min_tokens, limits.max_tokens,
                   limits.soft_target, limits.source)
-        codes = self._codes_of_caption(text) if request.per_prompt_vocab else None
-        if request.per_prompt_vocab and codes is None:
-            log.warning("per_prompt_vocab: %r was never seen in training, or is one of too many captions to keep their "
-                        "codes, so all %d codes are allowed", text, self.vocabulary.codebook_size)
-        unconditional = ()
-        if sampling.guidance != 1:
-            unconditional = self.template.render("t2m", text="", participant_id=participant_id, answer=False).ids
+        codes = self._allowed_codes(request, text)
+        joining = JOINING * in_step if request.before and self.settings.get("CAPTION_DROPOUT") else 0
+        unconditional = self._prompt(request, "") if sampling.guidance != 1 or joining else ()
         step = self._rest_of_step(request, start)
         fixed = (*start, *step * (limits.max_tokens - len(start) // in_step)) if any(step) else start
-        return Job(prompt, limits.times(in_step), self._in_codes(sampling), fixed, codes, key, unconditional), limits
+        return Job(prompt, limits.times(in_step), self._in_codes(sampling), fixed, codes, key, unconditional,
+                   joining), limits
 
     def _rest_of_step(self, request: MotionRequest, start: tuple[int, ...]) -> tuple[int, ...]:
         """A step behind the start of an answer: ABSENT for the streams that it does not have; () if it has all."""
@@ -107,6 +128,16 @@ class JobMaker:
     def _in_codes(self, sampling: Sampling) -> Sampling:
         """The sampling with the slope of the end a code, where that of a request is a step."""
         return sampling if self.streams.count == 1 else replace(sampling, slope=sampling.slope / self.streams.count)
+
+    def _allowed_codes(self, request: MotionRequest, text: str | None) -> tuple[int, ...] | None:
+        """Those that the answer may use; None for all."""
+        if not request.per_prompt_vocab or text is None:
+            return None
+        codes = self._codes_of_caption(text)
+        if codes is None:
+            log.warning("per_prompt_vocab: %r was never seen in training, or is one of too many captions to keep their "
+                        "codes, so all %d codes are allowed", text, self.vocabulary.codebook_size)
+        return codes
 
     def _codes_of_caption(self, text: str) -> tuple[int, ...] | None:
         """The codes that the caption's clips have, all of a stream that they lack; None for an unseen caption."""
@@ -126,15 +157,24 @@ class JobMaker:
         return Job(prompt, limits, sampling, random_key=key), None
 
     def _filling_in(self, request: MotionRequest, participant_id: str | None, sampling, key):
-        """Denoise, inbetween and continue: the length is fixed, and the prompt shows which tokens are lost."""
+        """Denoise, edit, inbetween and continue: the length is fixed, and the prompt shows which tokens are lost."""
         in_step = self.streams.count
         length = self._length_of_filling_in(request)
         start, end = request.motion, request.end or ()
         given = (len(start) + len(end)) // in_step
-        if given >= length and request.task != "denoise":
+        if given >= length and request.task not in WITH_LOST_TOKENS:
             raise GenerationError(f"{given} tokens are given and the answer has {length}: nothing is left to fill in")
         noisy = (*start, *(self._rest_of_step(request, start) or (MASKED,) * in_step) * (length - given), *end)
-        prompt = self.template.render("denoise", noisy=noisy, participant_id=participant_id, answer=False).ids
+        text = request.text and (self.taken_for(request) or request.text)
+        if text is not None and MASKED not in noisy:
+            raise GenerationError(f"{request.task} was given no lost token: write {LOST} for those that the sentence "
+                                  "is about, or give their seconds (--span)")
+
+        def prompt_of(text: str | None) -> list[int]:
+            return self.template.render("denoise", text=text, noisy=noisy, participant_id=participant_id,
+                                        answer=False).ids
+
+        prompt, unconditional = prompt_of(text), prompt_of(None) if sampling.guidance != 1 else ()
         positions = len(prompt) + len(noisy) + 1
         if positions > self.settings["MAX_SEQ_LEN"]:
             raise GenerationError(f"{self._tokens(len(noisy))}, in the prompt and in the answer, take {positions} "
@@ -142,7 +182,8 @@ class JobMaker:
         limits = LengthLimits(length, length, length, "the question")
         fixed = noisy if request.keep_given or request.task != "denoise" else tuple(
             ABSENT if code == ABSENT else MASKED for code in noisy) if ABSENT in noisy else ()
-        return Job(prompt, limits.times(in_step), self._in_codes(sampling), fixed, random_key=key), limits
+        return Job(prompt, limits.times(in_step), self._in_codes(sampling), fixed, self._allowed_codes(request, text),
+                   key, unconditional), limits
 
     def _tokens(self, codes: int) -> str:
         if self.streams.count == 1:
@@ -150,7 +191,7 @@ class JobMaker:
         return f"{codes // self.streams.count} steps of {self.streams.count} motion tokens"
 
     def _length_of_filling_in(self, request: MotionRequest) -> int:
-        if request.task == "denoise":
+        if request.task in WITH_LOST_TOKENS:
             return len(request.motion) // self.streams.count
         exact = self._exact_length(request)
         if exact is not None:
@@ -172,12 +213,7 @@ class JobMaker:
 
     def _limits(self, request: MotionRequest, learned: LengthLimits, prompt_length: int, least: int) -> LengthLimits:
         """The requested limits exactly, else the learned ones. least: the fewest tokens that the answer can have."""
-        positions = self.settings["MAX_SEQ_LEN"]
-        room = (positions - prompt_length - 1) // self.streams.count
-        if room < least:
-            raise GenerationError(f"the prompt takes {prompt_length} of the model's {positions} positions "
-                                  f"(MAX_SEQ_LEN) and leaves {max(room, 0)} for motion, {least} or more are needed: "
-                                  "shorten it")
+        positions, room = self.settings["MAX_SEQ_LEN"], self._room(prompt_length, least)
         exact = self._exact_length(request)
         requested = [value for value in (exact, request.min_tokens, request.max_tokens) if value is not None]
         if requested and max(requested) > room:

@@ -5,6 +5,7 @@ and new jobs fill the free slots at the end, so the network never computes rows 
 jobs share is computed once. Scores are computed for the tokens of the answer's alphabet alone.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, takewhile
@@ -19,6 +20,7 @@ from motion_llm.decoding.request import LEAST_TEMPERATURE, Sampling
 from motion_llm.network.cached import CachedNetwork, Product
 from motion_llm.streams import ABSENT, MASKED
 
+LEAST_LIKELY = 0.05  # of the likeliest code, see `joined`
 WINDOW = 2  # times the slots: jobs that are sorted by length; the order in all of 900 costs the same (docs/log.md)
 MOST_POSITIONS = 8_192  # scored at once; bounds the memory of long texts and large vocabularies
 
@@ -86,7 +88,7 @@ class Job:
     decides, and ABSENT; it may be shorter than the answer, and an ABSENT in a step's first place may be its end.
     limits: in codes, of all streams. codes: those that may be used; None for all. random_key: jobs with the same key
     draw the same random numbers. unconditional_ids: with guidance, the same prompt without its caption; they end as
-    prompt_ids do."""
+    prompt_ids do. joining: so many first codes must be likely without the caption too, see `joined`."""
 
     prompt_ids: Sequence[int]
     limits: LengthLimits
@@ -95,6 +97,7 @@ class Job:
     codes: Sequence[int] | None = None
     random_key: tuple[int, ...] = (0,)
     unconditional_ids: Sequence[int] = ()
+    joining: int = 0
 
 
 FREE = MASKED  # what is lost in a request is free in its job
@@ -152,6 +155,16 @@ def guided(scores: torch.Tensor, without: torch.Tensor, weight: torch.Tensor) ->
     return torch.where(weight == 1, scores, without + weight * (scores - without))
 
 
+def joined(scores: torch.Tensor, without: torch.Tensor, joining: torch.Tensor) -> torch.Tensor:
+    """Scores (B, A) without the codes that would be a jump, in the rows that are `joining` (B,) bool: those that are
+    less than LEAST_LIKELY times as likely as the likeliest one without the caption (`without`, (B, A)). That is min-p
+    sampling (Nguyen et al. 2024) by the motion so far: among what goes on from it, the caption chooses. The likeliest
+    of the codes that are allowed always stays."""
+    codes = without[:, :-1].masked_fill(scores[:, :-1] == -torch.inf, -torch.inf)
+    jumps = codes < codes.max(dim=1, keepdim=True).values + math.log(LEAST_LIKELY)
+    return torch.cat([scores[:, :-1].masked_fill(jumps & joining[:, None], -torch.inf), scores[:, -1:]], dim=1)
+
+
 class _Slots:
     """The rows that are being decoded, as arrays by slot; the first `live` slots are in use."""
 
@@ -164,6 +177,7 @@ class _Slots:
         # The network's rows for each slot: with guidance a second row, the same answer without the caption.
         self.width = 1 + any(job.unconditional_ids for job in jobs)
         self.past, self.guidance = torch.zeros(count, self.width, **integers), torch.ones(count, device=device)
+        self.joining = torch.zeros(count, **integers)
         self.fixed = torch.full((count, longest), FREE, **integers)
         self.uniform = torch.zeros(count, longest, device=device)
         self.temperature, self.top_p = (torch.zeros(count, device=device) for _ in range(2))
@@ -175,7 +189,7 @@ class _Slots:
 
     def _arrays(self) -> list[torch.Tensor]:
         bounds = self.bounds
-        arrays = [self.next_ids, self.past, self.guidance, self.tokens, self.fixed, self.uniform,
+        arrays = [self.next_ids, self.past, self.guidance, self.joining, self.tokens, self.fixed, self.uniform,
                   self.temperature, self.top_p, self.top_k, bounds.shortest, bounds.target, bounds.longest,
                   bounds.slope, bounds.codes]
         return [array for array in arrays if array is not None]
@@ -193,6 +207,7 @@ class _Slots:
         self.next_ids[slot], self.tokens[slot] = prompts[0][-1], tokens
         self.past[slot] = torch.tensor([len(prompt) - 1 for prompt in prompts])
         self.guidance[slot] = job.sampling.guidance if job.unconditional_ids else 1.0
+        self.joining[slot] = job.joining
         self.fixed[slot] = FREE
         self.fixed[slot, :len(job.fixed)] = torch.as_tensor(job.fixed, dtype=torch.long)
         uniform = np.random.default_rng(job.random_key).random(job.limits.max_tokens + 1, dtype=np.float32)
@@ -336,6 +351,8 @@ class Decoder:
         tokens, end = slots.tokens[:live], len(alphabet) - 1
         changed = guided(scores, without[0], slots.guidance[:live, None]) if without else scores.clone()
         changed = alphabet.in_place(constrained_scores(changed, tokens, slots.live_bounds()), tokens)
+        if without and (joining := tokens < slots.joining[:live]).any():
+            changed = joined(changed, without[0], joining)
         drawn = draw(changed, slots.live_draws())
         fixed = slots.fixed[:live].gather(1, tokens[:, None])[:, 0]
         free = fixed == FREE

@@ -1,5 +1,6 @@
 """Requests to a model and its results: `MotionRequest` in, `MotionResult` out, on any engine."""
 
+import copy
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -13,15 +14,24 @@ TASKS = {  # task -> its name in messages
     "t2m": "text to motion",
     "m2t": "motion to text",
     "denoise": "filling in lost tokens",
+    "edit": "making a part of a motion anew, by a sentence",
     "inbetween": "going from one motion to another",
     "continue": "going on from a motion",
 }
+# Task -> the fields of a request that it needs, and those that it may have.
+TAKES = {"t2m": ({"text"}, {"before"}), "m2t": ({"motion"}, set()), "denoise": ({"motion"}, {"text"}),
+         "edit": ({"motion", "text"}, set()), "inbetween": ({"motion", "end"}, {"text"}),
+         "continue": ({"motion"}, {"text"})}
+WITH_LOST_TOKENS = ("denoise", "edit")  # tasks; the answer is as long as the question
 # Field of a request -> the setting that is used where the field is None.
 SAMPLING_SETTINGS = {"temperature": "GEN_TEMPERATURE", "top_p": "GEN_TOP_P", "top_k": "GEN_TOP_K",
                      "end_logit_slope": "GEN_END_LOGIT_SLOPE", "guidance": "GEN_GUIDANCE"}
 # Field of a request -> what messages call it, for those who type flags and for those who write Python.
-FLAGS = {"text": "text (--prompt)", "motion": "motion (--motion_tokens)", "end": "end (--end_tokens)"}
+FLAGS = {"text": "text (--prompt)", "motion": "motion (--motion_tokens)", "end": "end (--end_tokens)",
+         "before": "before"}
+MOTIONS = ("motion", "end", "before")  # fields of a request that are motions
 LEAST_TEMPERATURE = 0.01  # below it the scores divided by it overflow, and the likeliest code is certain anyway
+CANDIDATES = 8  # captions that motion to text chooses among, and as many of training clips
 MOST_TOKENS = 1_000_000
 MOST_CALL_TOKENS = 20_000_000  # of all answers together; hours on a CPU
 
@@ -136,16 +146,19 @@ def _checked_text(text: object) -> None:
 class MotionRequest:
     """One request. Sampling and lengths that are None come from the model's folder.
 
-    task: one of TASKS. text: the caption (for t2m; optional for continue). motion: codes; the input of m2t, the input
-    of denoise with LOST for lost tokens, the start of inbetween and continue. end: the codes that inbetween leads to.
+    task: one of TASKS. text: the caption (for t2m and edit; optional for denoise, inbetween and continue). motion:
+    codes; the input of m2t, the input of denoise and edit with LOST for lost tokens, the start of inbetween and
+    continue. end: the codes that inbetween leads to.
+    before: codes that t2m goes on from, as another clip's last ones; they are no part of the answer and of its length.
     participant_id: move like this participant. tokens: the exact length; or min_tokens and max_tokens, or one of them;
     or seconds. All of them count the whole answer, its given tokens included. max_new_tokens: a cap, lowered to what
     fits the model. guidance: the weight of classifier-free guidance by the caption; 1 is off. keep_given: denoise
     changes lost tokens alone. per_prompt_vocab: only codes seen in training with the caption. num_samples: the number
-    of answers. best_of: decode this many for each answer and keep the best. streams: of a model with several, those
-    that the answer has; None for all. tokens, and all numbers of tokens, are then steps, and a motion has the form of
-    the dataset's motion_tokens. as_written: ask the sentence as it is, also where it has words that no training caption
-    has; it is otherwise asked as the nearest training caption.
+    of answers. best_of: decode this many for each answer and keep the best; for m2t, choose among as many captions and
+    as many of training clips with similar codes. streams: of a model with several, those that the answer has; None for
+    all. tokens, and all numbers of tokens, are then steps, and a motion has the form of the dataset's motion_tokens.
+    as_written: ask the sentence as it is, also where it has words that no training caption has; it is otherwise asked
+    as the nearest training caption.
 
     Raises GenerationError for a request that no model can answer.
     """
@@ -171,6 +184,7 @@ class MotionRequest:
     best_of: int = 1
     streams: str | Sequence[str] | None = None
     as_written: bool = False
+    before: Value | None = None
 
     def __post_init__(self):
         if self.task not in TASKS:
@@ -181,25 +195,24 @@ class MotionRequest:
         checked_number("best_of", self.best_of, 1, 1_000, whole=True)
         if self.guidance is not None and self.text is None:
             raise GenerationError(f"guidance makes a motion follow its caption, and {self.task} was given none")
-        if self.best_of > 1 and self.text is None:
+        if self.best_of > 1 and self.text is None and self.task != "m2t":
             raise GenerationError(f"best_of ranks motions by their caption, and {self.task} was given none")
 
     def _check_contents(self) -> None:
-        takes = {"t2m": {"text"}, "m2t": {"motion"}, "denoise": {"motion"}, "inbetween": {"motion", "end"},
-                 "continue": {"motion"}}[self.task]
-        for name in ("text", "motion", "end"):
+        needed, possible = TAKES[self.task]
+        for name in ("text", *MOTIONS):
             is_set = getattr(self, name) is not None
-            if is_set and name not in takes and (self.task, name) != ("continue", "text"):
+            if is_set and name not in needed | possible:
                 raise GenerationError(f"{FLAGS[name]} was given, which {self.task} ({TASKS[self.task]}) does not take")
-            if not is_set and name in takes and name != "text":
+            if not is_set and name in needed and name != "text":
                 raise GenerationError(f"{self.task} ({TASKS[self.task]}) needs {FLAGS[name]}: codes such as "
                                       '"42 18 91"')
-        if self.text is not None or "text" in takes:
+        if self.text is not None or "text" in needed:
             _checked_text(self.text)
-        for name in ("motion", "end"):
+        for name in MOTIONS:
             if getattr(self, name) is not None:
                 if not _of_streams(getattr(self, name)):  # those are read when the model's streams are known
-                    object.__setattr__(self, name, parse_codes(getattr(self, name), lost=self.task == "denoise"))
+                    object.__setattr__(self, name, parse_codes(getattr(self, name), self.task in WITH_LOST_TOKENS))
         if self.streams is not None:
             self._check_streams()
 
@@ -208,14 +221,14 @@ class MotionRequest:
             object.__setattr__(self, "streams", (self.streams,))
         if not self.streams or not all(isinstance(name, str) for name in self.streams):
             raise GenerationError(f"streams is {self.streams!r}, expected names of streams")
-        if self.text is None:
+        if self.task not in ("t2m", "continue") or self.text is None:
             raise GenerationError(f"streams was given, but {self.task} answers with the streams of the question; a "
                                   f'stream is left out there by null, and filled in by "{LOST}"')
 
     def _check_lengths(self) -> None:
         lengths = [name for name in ("tokens", "min_tokens", "max_tokens", "seconds", "max_new_tokens")
                    if getattr(self, name) is not None]
-        if self.task in ("m2t", "denoise") and lengths:
+        if self.task in ("m2t", *WITH_LOST_TOKENS) and lengths:
             why = "is a sentence" if self.task == "m2t" else "has as many tokens as the question"
             raise GenerationError(f"{', '.join(lengths)} was given, but the answer to {self.task} {why}")
         for name in lengths:
@@ -235,12 +248,13 @@ class MotionRequest:
 @dataclass(frozen=True)
 class MotionResult:
     """One answer. motion_tokens: the motion in the dataset's form (the input of m2t, the answer of other tasks); codes:
-    the same, flat (motion_llm/streams.py).
-    text: the caption (the answer of m2t, the input of other tasks). limits: the length limits of the answer with their
-    source; None for a text. log_probability: of the answer, in nats, under the model's own softmax (for a motion: over
-    the codes and <MOT_END>), before temperature, limits and shifts; forced tokens count. score: what best_of ranked by;
-    None without best_of. taken_for: the training caption that was asked instead of a sentence with new words; None for
-    a sentence that was asked as it is.
+    the same, flat (motion_llm/streams.py). text: the caption (the answer of m2t, the input of other tasks). limits: the
+    length limits of the answer with their source; None for a text. log_probability: of the answer, in nats, under the
+    model's own softmax (for a motion: over the codes and <MOT_END>), before temperature, limits and shifts; forced
+    tokens count; None for a caption that was chosen but not decoded. score: what best_of ranked by, for m2t the
+    caption's share of all that were compared; None without best_of. taken_for: the training caption that was asked
+    instead of a sentence with new words; None for a sentence that was asked as it is. others: of m2t with best_of, the
+    other captions with their shares, the likeliest first.
     """
 
     motion_tokens: Value
@@ -250,3 +264,25 @@ class MotionResult:
     score: float | None = None
     taken_for: str | None = None
     codes: tuple[int, ...] = field(default=(), repr=False)
+    others: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What a motion shows. share: of this caption among all that were compared, 0 to 1; None without comparison.
+    others: the runners-up with their shares, the likeliest first."""
+
+    text: str
+    share: float | None = None
+    others: tuple[tuple[str, float], ...] = ()
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def with_fields(request: MotionRequest, **fields) -> MotionRequest:
+    """A copy with other fields, which are not checked and read again: motions may be flat codes."""
+    changed = copy.copy(request)
+    for name, value in fields.items():
+        object.__setattr__(changed, name, value)
+    return changed

@@ -1,7 +1,7 @@
 """The generators behind the page, and a round of clips decoded token by token."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,8 @@ from generate import MotionGenerator
 from motion_llm.dataset.lengths import LengthLimits
 from motion_llm.decoding.loop import Answer, Job
 from motion_llm.decoding.request import MotionRequest, MotionResult, check_size
+from motion_llm.decoding.scene import Scene, Segment
+from motion_llm.decoding.scene_plan import going_on, scene_of, seed_of
 from motion_llm.network.folder import MOTION_CONFIG, read_motion_config
 
 
@@ -23,6 +25,14 @@ class Part:
     limits: LengthLimits | None
 
 
+@dataclass(frozen=True)
+class Whole:
+    """What is decoded by itself and not beside other parts. run: yields None now and then, and the result at its end.
+    """
+
+    run: Callable[[], Iterator[MotionResult | Scene | None]]
+
+
 class SteppedGenerator(MotionGenerator):
     """A generator whose answers are decoded beside those of other questions, each the same as alone."""
 
@@ -33,6 +43,27 @@ class SteppedGenerator(MotionGenerator):
         made = [self._job(request, (seed, 0, sample)) for sample in range(request.num_samples)]
         check_size([request], [job.limits.max_tokens for job, _ in made[:1]])
         return [Part(self, request, job, limits) for job, limits in made]
+
+    def scene(self, timeline: Sequence[Segment], seed: int, **fields) -> Whole:
+        """The scene of `compose`, a segment after the other. Raises GenerationError."""
+        plan = self._plan(timeline, fields)
+
+        def run() -> Iterator[Scene | None]:
+            results: list[MotionResult] = []
+            for part, request in enumerate(plan.requests):
+                before = results[-1].codes if part else ()
+                request = going_on(request, before, self.vocabulary.streams.count)
+                results += self._answers_to([request], seed_of(seed, part))
+                yield from [None] * len(results[-1].codes)
+            yield scene_of(plan, results, self.vocabulary.streams, self.settings.get("TOKENS_PER_SECOND"))
+
+        return Whole(run)
+
+    def described(self, request: MotionRequest, seed: int) -> Whole:
+        """A caption that is chosen among several (best_of). Raises GenerationError for a request that cannot be
+        answered."""
+        results = self.answers(request, seed)
+        return Whole(lambda: results)
 
     def steps(self, parts: Sequence[Part]) -> Iterator[tuple[int, MotionResult | None]]:
         """(place in parts, None) for each token, and (place, result) once for each part. All of one kind: motions, or
@@ -52,10 +83,13 @@ class SteppedGenerator(MotionGenerator):
                                   self._as_motion(part.request, answer, part.limits))
 
 
-def decode(parts: Sequence[Part]) -> Iterator[tuple[int, MotionResult | None]]:
-    """As `SteppedGenerator.steps`, for parts of several generators and both kinds."""
+def decode(parts: Sequence[Part | Whole]) -> Iterator[tuple[int, MotionResult | Scene | None]]:
+    """As `SteppedGenerator.steps`, for parts of several generators and all kinds."""
     groups: dict[tuple[int, bool], list[int]] = {}
     for place, part in enumerate(parts):
+        if isinstance(part, Whole):
+            yield from ((place, result) for result in part.run())
+            continue
         groups.setdefault((id(part.generator), part.request.task == "m2t"), []).append(place)
     for places in groups.values():
         with closing(parts[places[0]].generator.steps([parts[place] for place in places])) as steps:

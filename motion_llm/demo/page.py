@@ -1,4 +1,4 @@
-"""The page: three forms on the left, the figures and earlier answers beside them. A thin layer over questions and
+"""The page: four forms on the left, the figures and earlier answers beside them. A thin layer over questions and
 worker; Gradio makes the elements and carries the events."""
 
 import html
@@ -14,7 +14,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from motion_llm.decoding.request import SAMPLING_SETTINGS, TASKS, with_lost_span
+from motion_llm.decoding.request import SAMPLING_SETTINGS, TASKS, MotionResult, with_lost_span
+from motion_llm.decoding.scene import Scene
 from motion_llm.demo import questions
 from motion_llm.demo.models import Models
 from motion_llm.demo.questions import Answer, Question, question_of, status_html, whole
@@ -63,6 +64,8 @@ class Page:
                     with gr.Tabs(elem_id="forms"):
                         with gr.Tab("Sentence"):
                             sentence = self._sentence_form()
+                        with gr.Tab("Scene"):
+                            scene = self._scene_form()
                         with gr.Tab("Motion to text"):
                             describe = self._describe_form()
                         with gr.Tab("Continue and fill"):
@@ -71,6 +74,7 @@ class Page:
                 with gr.Column(elem_id="answer", scale=1, min_width=300):
                     self._answer_area()
             self._connect(sentence, self.sentence, "sentence")
+            self._connect(scene, self.scene, "scene")
             self._connect(describe, self.describe, "describe")
             self._connect(goes_on, self.goes_on, "continue")
             blocks.unload(self.leave)
@@ -101,6 +105,18 @@ class Page:
         with gr.Row():
             go = gr.Button("Generate", variant="primary", elem_id="generate", min_width=120)
         return [text, person, clips, free, length, guidance, temperature, seed], [go.click, text.submit]
+
+    def _scene_form(self) -> tuple[list, list]:
+        people = self.models.main.vocabulary.participants
+        seconds = ", with its seconds before it if you like" if self.rate else ""
+        lines = gr.Textbox(label=f"What happens, a sentence a line{seconds}", lines=4, max_lines=12, elem_id="lines",
+                           placeholder=f"a person walks forward\n{'3.5: ' if self.rate else ''}a person turns around")
+        with gr.Row():
+            person = gr.Dropdown([NOBODY, *people], value=NOBODY, label="Participant", visible=bool(people),
+                                 min_width=120)
+            seed = self._seed()
+        go = gr.Button("Generate", variant="primary")
+        return [lines, person, seed], [go.click]
 
     def _length(self) -> tuple:
         """A box for the learned length, and a slider in seconds (tokens where the model does not know their rate)."""
@@ -137,15 +153,15 @@ class Page:
         self._says_which_model("continue")
         tokens, file = self._source()
         mode = gr.Radio(["Continue it", "Fill a gap"], value="Continue it", label="What to do")
-        with gr.Group() as with_sentence:
+        with gr.Group():
             text = gr.Textbox(label="Sentence (may be empty)", placeholder="a person sits down")
         with gr.Group(visible=False) as with_gap:
             gap = gr.Textbox(label="Gap in seconds, or ? for each lost token above", placeholder="2.0:3.5")
         with gr.Row():
             clips = self._variants(1)
             seed = self._seed()
-        mode.change(lambda mode: (gr.update(visible=mode == "Continue it"), gr.update(visible=mode != "Continue it")),
-                    mode, [with_sentence, with_gap], show_progress="hidden", queue=False, api_visibility="private")
+        mode.change(lambda mode: gr.update(visible=mode != "Continue it"), mode, with_gap, show_progress="hidden",
+                    queue=False, api_visibility="private")
         go = gr.Button("Go on", variant="primary")
         return [tokens, file, mode, text, gap, clips, seed], [go.click]
 
@@ -199,6 +215,13 @@ class Page:
 
         yield from self._follow(make, answers, request)
 
+    def scene(self, lines, person, seed, answers, request: gr.Request):
+        def make() -> Question:
+            return questions.scene_of_lines(self.models, lines, seed,
+                                            participant_id=None if person in (None, NOBODY) else person)
+
+        yield from self._follow(make, answers, request)
+
     def describe(self, tokens, file, answers, request: gr.Request):
         def make() -> Question:
             motion = questions.tokens_or_file(self.models, tokens, file)
@@ -217,7 +240,9 @@ class Page:
                                    num_samples=whole(clips))
             if motion is not None and gap and gap.strip():
                 motion = with_lost_span(motion, gap, self.rate)
-            return question_of(self.models, "denoise", f"fill {in_a_line(motion)}", seed, motion=motion,
+            text_or_none = text.strip() or None if text else None
+            return question_of(self.models, "edit" if text_or_none else "denoise",
+                               text_or_none or f"fill {in_a_line(motion)}", seed, motion=motion, text=text_or_none,
                                num_samples=whole(clips))
 
         yield from self._follow(make, answers, request)
@@ -239,7 +264,7 @@ class Page:
                 update = {self.status: status_html(line_of(now, question))}
                 waited = drawn_at is None or time.monotonic() - drawn_at > REDRAW_EVERY
                 if len(now.results) > len(clips) and (now.ended or waited):
-                    clips |= {place: self._clip(result.codes, result.text or question.title)
+                    clips |= {place: self._clip(result, question.title)
                               for place, result in now.results.items() if place not in clips}
                     drawn_at = time.monotonic()
                     first_at = first_at or drawn_at
@@ -261,16 +286,22 @@ class Page:
             update |= {self.answers: answers, self.earlier: gr.update(
                 choices=[(f"{one.number}. {one.title}", one.number) for one in reversed(answers)], value=number,
                 visible=True)}
-            if (taken_for := next(iter(now.results.values())).taken_for) is not None:
+            first = next(iter(now.results.values()))
+            if (taken_for := getattr(first, "taken_for", None)) is not None:  # scenes have it for each sentence
                 update[self.status] = status_html(f"It has words that no training caption has, so it was taken for "
                                                   f"“{taken_for}”")
             if answer.says:
-                update[self.status] = status_html(f"“{answer.captions[0]}”", "said")
+                sure = f", {first.score:.0%} sure" if first.others else ""
+                update[self.status] = status_html(f"“{answer.captions[0]}”{sure}", "said")
         return update
 
-    def _clip(self, codes, caption: str) -> Clip | None:
+    def _clip(self, result: MotionResult | Scene, title: str) -> Clip | None:
         """None for a model without a codec."""
-        return self.models.main.clip(codes, caption) if self.has_codec else None
+        if not self.has_codec:
+            return None
+        if isinstance(result, Scene):
+            return self.models.main.scene_clips([result])[0]
+        return self.models.main.clip(result.codes, result.text or title)
 
     def _answer(self, answer: Answer, clips: list[Clip | None], at: float) -> dict:
         """What the answer's area shows. clips: its figures, which start at `at` seconds."""
@@ -287,7 +318,9 @@ class Page:
 
     def earlier_answer(self, number: int, answers: list[Answer]) -> dict:
         answer = next(answer for answer in answers if answer.number == number)
-        clips = [self._clip(*pair) for pair in zip(answer.codes, answer.captions, strict=True)]
+        results = [answer.scene] if answer.scene else [MotionResult("", caption, codes=codes) for codes, caption in zip(
+            answer.codes, answer.captions, strict=True)]
+        clips = [self._clip(result, "") for result in results]
         line = (status_html(f"“{answer.captions[0]}”", "said") if answer.says else
                 status_html(f"{clips_of(len(clips))}, seed {answer.seed}"))
         return {self.status: line} | self._answer(answer, clips, 0)

@@ -9,8 +9,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlencode
 
-from motion_llm.decoding.request import GenerationError, MotionRequest, MotionResult, checked_number, motion_of_text
-from motion_llm.demo.models import Models, Part, SteppedGenerator
+from motion_llm.decoding.request import (
+    GenerationError,
+    MotionRequest,
+    MotionResult,
+    checked_number,
+    motion_of_text,
+    with_fields,
+)
+from motion_llm.decoding.scene import SHARED, Scene, Segment
+from motion_llm.demo.models import Models, Part, SteppedGenerator, Whole
 from motion_llm.demo.worker import check_clips
 from motion_llm.streams import Value, in_a_line
 from motion_llm.viewer.figure import Clip
@@ -24,15 +32,22 @@ SHORT = 44  # characters of a title
 
 @dataclass(frozen=True)
 class Question:
-    """A request that can be answered. title: of the history."""
+    """A request that can be answered. title: of the history. timeline: of a scene; the request has its participant and
+    sampling then."""
 
     generator: SteppedGenerator
     request: MotionRequest
     seed: int
     title: str
+    timeline: tuple[Segment, ...] = ()
 
     @property
-    def parts(self) -> list[Part]:
+    def parts(self) -> list[Part | Whole]:
+        if self.timeline:
+            shared = {name: getattr(self.request, name) for name in SHARED}
+            return [self.generator.scene(self.timeline, self.seed, **shared)]
+        if self.request.task == "m2t":
+            return [self.generator.described(self.request, self.seed)]
         return self.generator.parts(self.request, self.seed)
 
 
@@ -40,7 +55,7 @@ class Question:
 class Answer:
     """What is kept of an answer. number: counts the answers of a visit; codes: of each clip, flat; motions: the same as
     text, in the dataset's form; captions: of each clip,
-    what was asked, or what the model said if `says`."""
+    what was asked, or what the model said if `says`. scene: of a question with several sentences."""
 
     number: int
     title: str
@@ -49,13 +64,14 @@ class Answer:
     captions: tuple[str, ...]
     says: bool
     seed: int
+    scene: Scene | None = None
 
     @classmethod
     def of(cls, question: Question, results: Sequence[MotionResult], number: int) -> "Answer":
         return cls(number, question.title, tuple(result.codes for result in results),
                    tuple(in_a_line(result.motion_tokens) for result in results),
                    tuple(result.text or question.title for result in results), question.request.task == "m2t",
-                   question.seed)
+                   question.seed, results[0] if question.timeline else None)
 
 
 # ---- from the form to a question
@@ -66,9 +82,31 @@ def question_of(models: Models, task: str, title: str, seed: str | None = None, 
     ModelError."""
     check_clips(fields.get("num_samples", 1))
     request = MotionRequest(task, **fields)
-    generator = models.generator_for(task if request.text is None else "t2m")
-    title = title if len(title) <= SHORT else f"{title[:SHORT - 1]}…"
-    return Question(generator, request, seed_of(seed), title)
+    generator = models.generator_for("t2m" if task == "continue" and request.text is not None else task)
+    if task == "m2t":
+        request = with_fields(request, best_of=generator.candidates)
+    return Question(generator, request, seed_of(seed), _short(title))
+
+
+def scene_of_lines(models: Models, lines: str | None, seed: str | None = None, **fields) -> Question:
+    """A sentence a line, some with their seconds before them ("3.5: a person walks"). Raises as `question_of`."""
+    timeline = []
+    for number, line in enumerate(filter(str.strip, (lines or "").splitlines()), 1):
+        seconds, text = re.fullmatch(r"\s*(?:(\d+(?:\.\d+)?)\s*s?\s*:)?(.*)", line, re.ASCII).groups()
+        try:
+            timeline.append(Segment(text.strip(), seconds and float(seconds)))
+        except GenerationError as error:
+            raise GenerationError(f"line {number}: {error}") from None
+    if not timeline:
+        raise GenerationError("write what happens, a sentence a line")
+    check_clips(len(timeline))
+    request = MotionRequest(text=timeline[0].text, **fields)
+    title = ", then ".join(segment.text for segment in timeline)
+    return Question(models.generator_for("t2m"), request, seed_of(seed), _short(title), tuple(timeline))
+
+
+def _short(title: str) -> str:
+    return title if len(title) <= SHORT else f"{title[:SHORT - 1]}…"
 
 
 def seed_of(text: str | None) -> int:

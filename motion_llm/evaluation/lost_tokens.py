@@ -18,6 +18,7 @@ FEWEST_TOKENS = 6  # tokens or steps of a clip, or more
 TASKS = {"denoise": "anywhere", "inbetween": "a gap", "continue": "the end"}  # task -> where tokens are lost
 MODEL, REPEATING, COPYING = "model", "repeating", "copying"
 METHODS = (MODEL, REPEATING, COPYING)
+WITH_WORDS, WRONG_WORDS = "model_with_caption", "model_with_wrong_caption"  # methods of edits by words
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,8 @@ def by_stream(fill, codes: Sequence[int], lost: np.ndarray, in_step: int) -> np.
 
 
 def question(task: str, codes: Sequence[int], lost: np.ndarray, participant_id: str | None,
-             streams: Streams = ONE_STREAM) -> MotionRequest:
-    """The request for the lost tokens; it has their places only."""
+             streams: Streams = ONE_STREAM, text: str | None = None) -> MotionRequest:
+    """The request for the lost tokens; it has their places only. text: what they are about."""
     in_step = streams.count
     start, end = codes[:lost[0] // in_step * in_step], codes[(lost[-1] // in_step + 1) * in_step:]
     lost_set = set(lost.tolist())
@@ -94,21 +95,34 @@ def question(task: str, codes: Sequence[int], lost: np.ndarray, participant_id: 
     fields = {"denoise": {"motion": noisy}, "inbetween": {"motion": start, "end": end, "tokens": tokens},
               "continue": {"motion": start, "tokens": tokens}}[task]
     motions = {name: streams.written(fields[name]) for name in ("motion", "end") if name in fields}
-    return MotionRequest(task, participant_id=participant_id, **fields | motions)
+    return MotionRequest(task, text, participant_id=participant_id, **fields | motions)
 
 
 def fill_in(generator, clips: Sequence[Sequence[int]], people: Sequence[str | None], task: str, seed: int,
-            streams: Streams = ONE_STREAM) -> list[Filled]:
+            streams: Streams = ONE_STREAM, captions: Sequence[str] | None = None) -> list[Filled]:
     """Each clip, of FEWEST_TOKENS or more, with a third lost and filled in by the MotionGenerator and the baselines.
 
-    people: the participant of each clip, or None. streams: the model's. Raises GenerationError for clips that do not
-    fit the model.
+    people: the participant of each clip, or None. streams: the model's. captions: of the clips, for a model that was
+    trained for edits: it is also told each clip's own caption, and that of another clip. Raises GenerationError for
+    clips that do not fit the model.
     """
     clips, in_step = [[int(code) for code in codes] for codes in clips], streams.count
     lost = [lost_codes(task, codes, in_step, np.random.default_rng([seed, i])) for i, codes in enumerate(clips)]
-    requests = [question(task, *arguments, streams) for arguments in zip(clips, lost, people, strict=True)]
-    answers = with_bar(generator.answers(requests, seed=seed), len(requests), f"lost tokens, {TASKS[task]}")
-    return [Filled(np.array(codes), places, {
-        MODEL: np.array(answer.codes), REPEATING: by_stream(repeating, codes, places, in_step),
+    told = {MODEL: [None] * len(clips)}
+    if captions is not None and len(set(captions)) > 1:
+        told |= {WITH_WORDS: captions, WRONG_WORDS: of_others(captions, seed)}
+    requests = [question(task, *arguments, streams, text) for texts in told.values()
+                for *arguments, text in zip(clips, lost, people, texts, strict=True)]
+    results = with_bar(generator.answers(requests, seed=seed), len(requests), f"lost tokens, {TASKS[task]}")
+    answers = {method: [np.array(next(results).codes) for _ in clips] for method in told}
+    return [Filled(np.array(codes), places, {method: of_clips[i] for method, of_clips in answers.items()} | {
+        REPEATING: by_stream(repeating, codes, places, in_step),
         COPYING: by_stream(copying, codes, places, in_step)})
-            for codes, places, answer in zip(clips, lost, answers, strict=True)]
+            for i, (codes, places) in enumerate(zip(clips, lost, strict=True))]
+
+
+def of_others(captions: Sequence[str], seed: int) -> list[str]:
+    """For each clip the caption of a random other one, which differs from its own; there are two different ones."""
+    rng, distinct = np.random.default_rng(seed), sorted(set(captions))
+    drawn = [distinct[place] for place in rng.integers(len(distinct) - 1, size=len(captions))]
+    return [distinct[-1] if other == own else other for own, other in zip(captions, drawn, strict=True)]

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from motion_llm.evaluation.intervals import NOT_AVAILABLE, Estimate
-from motion_llm.evaluation.lost_tokens import COPYING, REPEATING
+from motion_llm.evaluation.lost_tokens import COPYING, REPEATING, WITH_WORDS, WRONG_WORDS
 
 SPLITS = ("seen", "unseen", "all")
 MODEL, REAL, ANOTHER, NEAREST, RANDOM, SHUFFLED = ("model", "real", "another_real_clip", "nearest_caption_clip",
@@ -21,9 +21,12 @@ TITLES = {
     RANDOM_TOLD: "caption of a random training clip (floor)",
     REPEATING: "the token before, repeated",
     COPYING: "the tokens before, copied",
+    WITH_WORDS: "this model, told the caption",
+    WRONG_WORDS: "this model, told another clip's caption",
 }
 SHORT = {MODEL: "model", REAL: "real", ANOTHER: "another", NEAREST: "nearest", RANDOM: "random", SHUFFLED: "shuffled",
-         NEAREST_TOLD: "near clip", RANDOM_TOLD: "any clip", REPEATING: "repeating", COPYING: "copying"}
+         NEAREST_TOLD: "near clip", RANDOM_TOLD: "any clip", REPEATING: "repeating", COPYING: "copying",
+         WITH_WORDS: "told", WRONG_WORDS: "told wrong"}
 
 
 @dataclass(frozen=True)

@@ -161,12 +161,14 @@ def _captions(generator, training: Training | None, rows: Sequence[EvaluationRow
 def _lost_tokens(generator, rows: Sequence[EvaluationRow], task: str, seed: int, scores: TaskScores,
                  streams: Streams = ONE_STREAM) -> None:
     """Score the share of a clip's lost tokens, a third of them, that are filled in correctly; a mean over clips."""
+    # A gap is what people edit by words.
+    captions = [row.text_query for row in rows] if task == "inbetween" and "edit" in generator.tasks else None
     filled = lost_tokens.fill_in(generator, [row.codes for row in rows], [_participant(generator, row) for row in rows],
-                                 task, seed, streams)
+                                 task, seed, streams, captions)
     name = METRIC_OF[task]
     # Of all streams, and of each: (name, stream, codes of a step).
     parts = [(None, 0, 1), *((own, stream, streams.count) for stream, own in enumerate(streams.names))]
-    for method, split in product(lost_tokens.METHODS, SPLITS):
+    for method, split in product(filled[0].filled, SPLITS):
         places = _places(rows, split)
         for own, stream, in_step in parts[:None if streams.count > 1 else 1]:
             estimate = mean_over_captions([filled[i].accuracy(method, stream, in_step) for i in places],

@@ -119,7 +119,8 @@ def _stage_config(run: Run, stage, history: dict) -> dict:
     """What the model's motion_config.json says of its training, so that generation needs no other file of the run."""
     lengths = LengthModel.fit(PreparedChunks(run.folder / DATA_FOLDER, "train"), caption_key,
                               run.report.streams.count)
-    # In-betweening and continuing are trained as variants of denoising.
-    tasks = [*stage.task_mix, *(("inbetween", "continue") if "denoise" in stage.task_mix else ())]
+    # In-betweening and continuing are trained as variants of denoising, and edits as denoising with a caption.
+    of_denoising = ["inbetween", "continue"] + ["edit"] * (run.settings["EDIT_CAPTIONS"] > 0)
+    tasks = [*stage.task_mix, *(of_denoising if "denoise" in stage.task_mix else ())]
     return {"stage": stage.folder, "tasks": tasks, "settings": dict(run.settings), "history": history,
             "data_fingerprint": run.report.fingerprint, "length_model": lengths.to_dict()}

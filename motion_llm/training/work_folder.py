@@ -21,7 +21,8 @@ RUN_FILES = (EVALUATION_FOLDER, JUDGE_FOLDER, DATA_FOLDER, WORK_FOLDER, *STAGE_F
 
 
 # Of settings.json; those of earlier versions lack what is marked by "?".
-FORM = {"settings": {"DATA_JSON_PATH?": str, "STAGE2_MIX?": {str: float}}, "data_fingerprint": str,
+FORM = {"settings": {"DATA_JSON_PATH?": str, "STAGE2_MIX?": {str: float}, "STAGE3_MIX?": {str: float}},
+        "data_fingerprint": str,
         "data_rows?": range(2**53)}
 OR_NULL = {"codec_fingerprint": str}
 SIZE = range(1, 2_000_000)  # of a codebook; settings.json has one, or one for each stream

@@ -65,12 +65,44 @@ def side_of(name: str) -> str:
 
 
 @dataclass(frozen=True)
+class Span:
+    """A sentence of a clip, which holds from `start` to before `end`, in seconds."""
+
+    start: float
+    end: float
+    text: str
+
+
+@dataclass(frozen=True)
 class Clip:
-    """A motion to show. caption: what it shows; note: a second line of text, such as "17 tokens, 3.4 s"."""
+    """A motion to show. caption: what it shows; note: a second line of text, such as "17 tokens, 3.4 s"; spans: the
+    sentences of a scene in their order, with or without time between them. Raises MotionError for spans that do not
+    lie one after the other inside the motion; the last may end a frame after it."""
 
     motion: Motion
     caption: str = ""
     note: str = ""
+    spans: tuple[Span, ...] = ()
+
+    def __post_init__(self):
+        before, end = 0.0, self.motion.seconds + 1.001 / self.motion.fps
+        for number, span in enumerate(self.spans, 1):
+            where = f"sentence {number} ({span.text[:40]!r}) of a clip of {self.motion.seconds:g} s"
+            if not span.text.strip():
+                raise MotionError(f"{where} has no text: expected a sentence, or free time between two")
+            if not before - 1e-6 <= span.start < span.end <= end or span.start >= self.motion.seconds:
+                raise MotionError(f"{where} is from {span.start:g} to {span.end:g} s, expected a start from "
+                                  f"{before:g} s and a later end inside the clip")
+            before = span.end
+
+    @property
+    def title(self) -> str:
+        """What is shown above the sentences: the caption, unless it only repeats them."""
+        return "" if self.spans and all(span.text in self.caption for span in self.spans) else self.caption
+
+    def span_at(self, seconds: float) -> Span | None:
+        """The sentence that holds at this time."""
+        return next((span for span in self.spans if span.start <= seconds < span.end), None)
 
 
 @dataclass(frozen=True)

@@ -9,23 +9,23 @@ from motion_llm.motion.bvh import write_bvh
 from motion_llm.motion.glb import write_glb
 from motion_llm.motion.npz import write_amass
 from motion_llm.motion.rest_pose import REST_POSES, in_t_pose
-from motion_llm.motion.skeleton import Motion, MotionError
+from motion_llm.motion.skeleton import MotionError
 from motion_llm.saving import saving
 from motion_llm.viewer.figure import Clip
 from motion_llm.viewer.page import write_page
-from motion_llm.viewer.video import write_gif, write_mp4
+from motion_llm.viewer.video import write_gif, write_mp4, write_png
 
 
 def write_joints(path: str | Path, clips: list[Clip]) -> None:
     """The joints of one clip as .npy: (T, J, 3), float32, metres. Raises MotionError for several clips."""
-    motion = _only(path, clips)
+    motion = _only(path, clips).motion
     with saving(path) as temporary, temporary.open("wb") as file:
         np.save(file, motion.joints.astype(np.float32), allow_pickle=False)
 
 
 def write_figure(path: str | Path, clips: list[Clip]) -> None:
     """One clip as a BVH file, in centimetres. Raises MotionError for several clips."""
-    write_bvh(path, _only(path, clips))
+    write_bvh(path, _only(path, clips).motion)
 
 
 def write_scene(path: str | Path, clips: list[Clip]) -> None:
@@ -35,19 +35,24 @@ def write_scene(path: str | Path, clips: list[Clip]) -> None:
 
 def write_poses(path: str | Path, clips: list[Clip]) -> None:
     """One clip as AMASS has it, if its figure has HumanML3D's 22 joints. Raises MotionError."""
-    write_amass(path, _only(path, clips))
+    write_amass(path, _only(path, clips).motion)
 
 
-def _only(path: str | Path, clips: list[Clip]) -> Motion:
+def write_moments(path: str | Path, clips: list[Clip]) -> None:
+    """Moments of one clip as a PNG: one of every sentence. Raises MotionError for several clips, VideoError."""
+    write_png(path, _only(path, clips))
+
+
+def _only(path: str | Path, clips: list[Clip]) -> Clip:
     if len(clips) != 1:
         raise MotionError(f"{path}: a {Path(path).suffix} file holds one clip, there are {len(clips)}")
-    return clips[0].motion
+    return clips[0]
 
 
 WRITERS = {".html": write_page, ".gif": write_gif, ".mp4": write_mp4, ".bvh": write_figure, ".glb": write_scene,
-           ".npz": write_poses, ".npy": write_joints}
+           ".npz": write_poses, ".npy": write_joints, ".png": write_moments}
 WITH_REST_POSE = (".bvh", ".glb")  # of WRITERS
-OF_ONE_CLIP = (".bvh", ".npz", ".npy")  # of WRITERS
+OF_ONE_CLIP = (".bvh", ".npz", ".npy", ".png")  # of WRITERS
 
 
 def check_rest_pose(path: str | Path, rest_pose: str) -> None:

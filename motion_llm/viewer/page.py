@@ -31,10 +31,12 @@ def page_data(clip: Clip, figure: Figure) -> dict:
     capsules = [[c.start, c.end, *(round(float(v), 4) for v in (c.near, c.far, c.near_radius, c.far_radius)), c.side]
                 for c in figure.capsules]
     frames = clip.motion.joints.reshape(len(clip.motion), -1)
-    return {"caption": clip.caption, "note": clip.note, "fps": float(clip.motion.fps),
+    spans = [[round(span.start, 4), round(span.end, 4), span.text] for span in clip.spans]
+    return {"caption": clip.title, "note": clip.note, "fps": float(clip.motion.fps),
             "joint_count": clip.motion.joints.shape[1], "joints": packed(frames), "target": packed(figure.target),
             "capsules": capsules, "root": figure.root, "size": round(figure.size, 4), "floor": round(figure.floor, 4),
-            "reach": round(figure.reach, 4), "height": round(figure.height, 4), "heading": round(figure.heading, 4)}
+            "reach": round(figure.reach, 4), "height": round(figure.height, 4), "heading": round(figure.heading, 4),
+            "spans": spans}
 
 
 def packed(frames: np.ndarray) -> str:

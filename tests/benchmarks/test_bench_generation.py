@@ -1,15 +1,20 @@
-"""bench.py decode, tasks and requests: figures of the tiny model."""
+"""bench.py decode, tasks, requests and scenes: figures of the tiny model."""
 
+import argparse
+import dataclasses
 import json
 
+import numpy as np
 import pytest
 from conftest import run_script
 
 import bench
 from motion_llm.benchmarks import decode as bench_decode
 from motion_llm.benchmarks import requests as bench_requests
+from motion_llm.benchmarks import scenes as bench_scenes
 from motion_llm.benchmarks import train as bench_train
 from motion_llm.decoding.request import MotionRequest, MotionResult
+from motion_llm.motion.skeleton import Motion, Skeleton
 
 
 def test_both_ways_of_decoding_are_measured(tiny_run, tmp_path, capsys, monkeypatch):
@@ -77,3 +82,39 @@ def test_filling_in_is_measured_beside_repeating_and_copying(tiny_run, capsys):
     printed = capsys.readouterr().out
     for text in ("denoise: anywhere", "inbetween: a gap", "continue: the end", "repeating", "copying", "m2t:"):
         assert text in printed
+
+
+# Scenes
+
+
+def test_scenes_are_measured_and_checked(run_with_codec, capsys):
+    figures = bench_scenes.run(argparse.Namespace(model_path=str(run_with_codec / "stage3_t2m_sft"), count=3,
+                                                  segments=4), {"SEED": 0})
+    assert figures["scenes"] == 3 and len(figures["shown"]) == 4 and all(0 <= share <= 1 for share in figures["shown"])
+    assert set(figures["seams"]) == {"jerk", "speed", "jerk_95"} and all(v > 0 for v in figures["seams"].values())
+    text = bench_scenes.format_figures(figures)
+    assert "3 scenes of 4 segments" in text and "at seams, over real clips: jerk" in text
+
+
+def test_a_jump_is_a_peak_within_reach_and_not_beyond():
+    """Two seconds at rest; at frame 30 of 60 the figure is elsewhere."""
+    joints = np.zeros((60, 2, 3), np.float32)
+    joints[30:, :, 0] = 1.0
+    motion = Motion(joints, 30.0, Skeleton(("a", "b"), (-1, 0), np.zeros((2, 3))))
+    jerk, speed = bench_scenes.peaks(motion, [30, 40, 44, 5])
+    assert (jerk > 0).tolist() == [True, True, False, False] and speed.tolist() == pytest.approx([30, 30, 0, 0])
+    assert bench_scenes.peaks(motion, []).shape == (2, 0)
+
+
+@pytest.mark.parametrize("broken, changes", [
+    ("a gap", {"start": 7}), ("another length", {"end": 9}), ("another sentence", {"text": "bows"})])
+def test_a_scene_that_is_not_exact_is_noticed(tiny_run, broken, changes):
+    from generate import MotionGenerator, Segment
+
+    generator = MotionGenerator(tiny_run / "stage3_t2m_sft")
+    timeline = [Segment("a person jumps", tokens=6), Segment("a person bows", tokens=4)]
+    scene = generator.compose(timeline, seed=0)
+    bench_scenes.check(timeline, scene, generator)
+    spans = (scene.spans[0], dataclasses.replace(scene.spans[1], **changes))
+    with pytest.raises(AssertionError):
+        bench_scenes.check(timeline, dataclasses.replace(scene, spans=spans), generator)

@@ -4,6 +4,7 @@ loop.py is imported inside the tests: it imports transformers, which must follow
 """
 
 import contextlib
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -333,3 +334,17 @@ def test_a_job_without_guidance_is_not_changed_by_one_with_it(parts):
         answers = decoder(slots).decode(mixed, alphabet)
         for i in range(0, 9, 2):
             assert answers[i].indices == alone[i].indices
+
+
+def test_a_joint_leaves_what_goes_on_and_always_one_code_that_is_allowed():
+    """Row 0 joins: code 2 is too unlikely without the caption. Row 1 joins, and the likeliest code is forbidden. Row 2
+    does not join. The end, the last one, is not touched."""
+    from motion_llm.decoding.loop import joined
+
+    inf = math.inf
+    scores = torch.tensor([[1.0, 2.0, 9.0, 0.0], [-inf, 1.0, 2.0, -inf], [1.0, 2.0, 9.0, 0.0]])
+    without = torch.tensor([[5.0, 4.0, 1.0, 9.0], [9.0, 3.0, 2.5, 0.0], [5.0, 4.0, 1.0, 9.0]])
+    left = joined(scores, without, torch.tensor([True, True, False]))
+    assert left.tolist() == [[1.0, 2.0, -inf, 0.0], [-inf, 1.0, 2.0, -inf], [1.0, 2.0, 9.0, 0.0]]
+    nothing = torch.tensor([[-inf, -inf, 0.0]])
+    assert joined(nothing, torch.zeros(1, 3), torch.tensor([True])).tolist() == nothing.tolist()

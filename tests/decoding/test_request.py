@@ -9,7 +9,7 @@ from motion_llm.streams import MASKED
 
 
 @pytest.mark.parametrize(("fields", "message"), [
-    (dict(task="dance", text="x"), "task 'dance' is unknown; there are t2m, m2t, denoise, inbetween, continue"),
+    (dict(task="dance", text="x"), "task 'dance' is unknown; there are t2m, m2t, denoise, edit, inbetween, continue"),
     (dict(), "the prompt is None, expected a sentence"),
     (dict(text=""), "the prompt is '', expected a sentence"),
     (dict(text=" \n\t"), "expected a sentence"),
@@ -50,6 +50,12 @@ from motion_llm.streams import MASKED
     (dict(task="denoise", motion="1 ?", tokens=2), "as many tokens as the question"),
     (dict(task="inbetween", motion="1 2"), "inbetween (going from one motion to another) needs end (--end_tokens)"),
     (dict(task="inbetween", motion="1 2", end="3"), "inbetween needs its length"),
+    (dict(task="edit", motion="1 ?"), "the prompt is None, expected a sentence"),
+    (dict(task="edit", text="x"), "edit (making a part of a motion anew, by a sentence) needs motion"),
+    (dict(task="edit", text="x", motion="1 ?", seconds=2), "as many tokens as the question"),
+    (dict(task="edit", text="x", motion="1 ?", streams="hands"), "edit answers with the streams of the question"),
+    (dict(task="m2t", motion="1", before="2"), "before was given, which m2t"),
+    (dict(text="x", before="1 ?"), "'?' at position 1"),
     (dict(task="continue"), "continue (going on from a motion) needs motion (--motion_tokens)"),
     (dict(task="continue", motion="1", best_of=2), "best_of ranks motions by their caption"),
 ])
@@ -62,6 +68,8 @@ def test_codes_are_read_from_text_and_lists_and_lost_ones_for_denoise_alone():
     assert MotionRequest("m2t", motion="42  18\n91").motion == (42, 18, 91)
     assert MotionRequest("m2t", motion=[42, "18"]).motion == (42, 18)
     assert MotionRequest("denoise", motion="? 18 ?").motion == (MASKED, 18, MASKED)
+    assert MotionRequest("edit", "a bow", "? 18 ?").motion == (MASKED, 18, MASKED)
+    assert MotionRequest("inbetween", "a bow", "1", "2", tokens=4).text == "a bow"
     assert parse_codes(["?", 3], lost=True) == (MASKED, 3)
 
 

@@ -106,6 +106,15 @@ def test_motion_becomes_text(page):
     assert "needs motion" in last[page.status]
 
 
+def test_a_scene_shows_its_sentences_in_time(page):
+    shown = {}
+    for update in page.scene("a person bows\n2: a person kicks", ANYONE, "3", [], visitor()):
+        shown |= update
+    assert "1 clip, seed 3" in shown[page.status] and "a person kicks" in shown[page.figures]
+    again = page.earlier_answer(1, shown[page.answers])
+    assert "a person kicks" in again[page.figures]
+
+
 def test_a_motion_goes_on_and_gaps_are_filled(page):
     rows = {"on": page.goes_on("1 2 3", None, "Continue it", "", "", 2, "1", [], visitor()),
             "by a sentence": page.goes_on("1 2 3", None, "Continue it", "a person bows", "", 1, "1", [], visitor()),

@@ -52,6 +52,28 @@ def test_every_token_is_told(models):
     assert [place for place, result in decode(parts) if result is None].count(1) == 6
 
 
+def test_a_scene_is_that_of_compose_and_a_caption_that_of_caption(models, questions):
+    question = questions.scene_of_lines(models, "a person bows\n\n 2 s: a person kicks\n", "9", participant_id="P001")
+    other = questions.question_of(models, "t2m", "x", "1", text="a person runs", tokens=5)
+    said = questions.question_of(models, "m2t", "x", "0", motion="1 2 3 4", temperature=0)
+    results = decoded([*question.parts, *other.parts, *said.parts])
+    assert results[0] == models.main.compose(question.timeline, seed=9, participant_id="P001")
+    assert [segment.seconds for segment in question.timeline] == [None, 2.0]
+    assert results[1].motion_tokens == models.main.answer([other.request], 1)[0].motion_tokens
+    assert results[2].text == models.generator_for("m2t").caption("1 2 3 4").text
+    answer = questions.Answer.of(question, [results[0]], 1)
+    assert answer.scene == results[0] and answer.captions == ("a person bows, then a person kicks",)
+
+
+@pytest.mark.parametrize("lines, message", [
+    ("", "write what happens, a sentence a line"), ("\n \n", "write what happens"),
+    ("a person bows\n3:", "line 2: the prompt is '', expected a sentence"),
+    ("0: a person bows", "line 1: seconds is 0"), ("a person bows\n" * 25, "25 clips were asked for")])
+def test_a_scene_that_cannot_be_is_refused_by_line(models, questions, lines, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        questions.scene_of_lines(models, lines).parts  # noqa: B018
+
+
 def test_another_folder_answers_what_the_model_was_not_trained_for(models, run_with_codec, tmp_path):
     from motion_llm.demo.models import Models
 

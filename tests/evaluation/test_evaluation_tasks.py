@@ -22,7 +22,7 @@ class Generator:
 
     def __init__(self, answers=(), positions=80, tasks=None):
         self.fixed, self.settings, self.requests = answers, {"MAX_SEQ_LEN": positions}, []
-        self.vocabulary = SimpleNamespace(participants=("A",))
+        self.vocabulary, self.tasks = SimpleNamespace(participants=("A",)), tasks or ("denoise", "inbetween")
         self.template = SimpleNamespace(length=lambda task, text, motion: text + motion * (1 + (task == "denoise")))
 
     def answers(self, requests, seed):

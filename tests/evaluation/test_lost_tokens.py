@@ -9,10 +9,13 @@ from motion_llm.evaluation.lost_tokens import (
     COPYING,
     MODEL,
     REPEATING,
+    WITH_WORDS,
+    WRONG_WORDS,
     copying,
     fill_in,
     lost_codes,
     lost_places,
+    of_others,
     question,
     repeating,
 )
@@ -88,6 +91,30 @@ def test_codes_of_an_absent_stream_cannot_be_lost():
 def test_a_request_has_the_form_of_the_data_and_its_length_in_steps(task, lost, motion, end, tokens):
     request = question(task, CLIP, np.array(lost), None, HANDS)
     assert (request.motion, request.end, request.tokens) == (motion, end, tokens)
+
+
+def test_a_gap_is_also_filled_with_the_caption_and_with_that_of_another_clip():
+    asked = []
+
+    def answers(requests, seed):
+        asked.extend(requests)
+        return [SimpleNamespace(codes=(place,) * 6) for place in range(len(requests))]
+
+    clips, captions = [[1, 2, 3, 4, 5, 6]] * 3, ["walks", "bows", "walks"]
+    filled = fill_in(SimpleNamespace(answers=answers), clips, [None] * 3, "inbetween", 0, captions=captions)
+    assert [request.text for request in asked] == [None] * 3 + captions + ["bows", "walks", "bows"]
+    assert [filled[1].filled[method][0] for method in (MODEL, WITH_WORDS, WRONG_WORDS)] == [1, 4, 7]
+    assert len({(request.motion, request.end) for request in asked[::3]}) == 1
+    alone = fill_in(SimpleNamespace(answers=answers), clips, [None] * 3, "inbetween", 0, captions=["walks"] * 3)
+    assert WITH_WORDS not in alone[0].filled
+
+
+def test_another_clips_caption_is_drawn_from_all_others():
+    captions = [*"abcd"] * 50
+    drawn = of_others(captions, 1)
+    assert all(other != own for own, other in zip(captions, drawn, strict=True))
+    assert {(own, other) for own, other in zip(captions, drawn, strict=True)} == {
+        (own, other) for own in "abcd" for other in "abcd" if own != other}
 
 
 def test_each_stream_is_filled_in_and_counted_by_itself():

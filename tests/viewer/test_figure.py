@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from motion_llm.motion.skeleton import Motion, Skeleton
-from motion_llm.viewer.figure import SIDES, Clip, figure_of, figures_of, part_of, place, side_of, smoothed
+from motion_llm.motion.skeleton import Motion, MotionError, Skeleton
+from motion_llm.viewer.figure import SIDES, Clip, Span, figure_of, figures_of, part_of, place, side_of, smoothed
 
 
 @pytest.mark.parametrize(("name", "side", "part"), [
@@ -151,3 +151,32 @@ def test_the_camera_goes_smoothly_where_the_root_goes():
     assert np.array_equal(smoothed(steps[:1], 8.0), steps[:1])
     straight = np.outer(np.arange(50), [0.1, -0.2])
     assert np.allclose(smoothed(straight, 8.0), straight)  # at its ends as well
+
+
+# Sentences of a clip: 45 frames at 30 a second are 1.5 seconds
+
+
+def test_a_sentence_holds_from_its_start_to_before_its_end():
+    waves, bows = Span(0.2, 0.7, "waves"), Span(0.7 - 1e-9, 1.52, "bows")  # rounding, and an end a frame too late
+    clip = Clip(standing(frames=45), spans=(waves, bows))
+    assert [clip.span_at(seconds) for seconds in (0, 0.2, 0.69, 0.7, 1.49, 2)] == [None, waves, waves, bows, bows, None]
+    assert Clip(standing()).span_at(0) is None
+
+
+@pytest.mark.parametrize(("spans", "message"), [
+    ([(0.8, 1.2), (0.1, 0.5)], "sentence 2 ('bows') of a clip of 1.5 s is from 0.1 to 0.5 s"),
+    ([(0.0, 0.9), (0.8, 1.2)], "from 0.8 to 1.2 s, expected a start from 0.9 s"),
+    ([(0.4, 0.4)], "sentence 1 ('waves') of a clip of 1.5 s is from 0.4 to 0.4 s"),
+    ([(-0.1, 0.4)], "from -0.1 to 0.4 s, expected a start from 0 s"), ([(0.0, 1.6)], "from 0 to 1.6 s"),
+    ([(0.0, 1.5), (1.5, 1.52)], "sentence 2"), ([(0.0, float("nan"))], "from 0 to nan s"),
+])
+def test_sentences_out_of_order_or_outside_the_clip_are_refused(spans, message):
+    texts = ("waves", "bows")[:len(spans)]
+    with pytest.raises(MotionError) as error:
+        Clip(standing(frames=45), spans=tuple(Span(*span, text) for span, text in zip(spans, texts, strict=True)))
+    assert message in str(error.value) and "later end inside the clip" in str(error.value)
+
+
+def test_a_sentence_without_text_is_refused():
+    with pytest.raises(MotionError, match="sentence 1 .* has no text"):
+        Clip(standing(frames=45), spans=(Span(0, 1, " "),))

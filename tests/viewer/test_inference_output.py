@@ -34,3 +34,65 @@ def test_a_t_pose_of_what_has_none_is_refused_before_anything_is_loaded(output, 
     assert run_script(inference, "--model_path", str(run_with_codec / "stage3_t2m_sft"), "--prompt", "a person jumps",
                       "--rest_pose", "t", *output) == 1
     assert "--rest_pose t is for .bvh and .glb" in capsys.readouterr().err
+
+
+# Finished motions, and scenes
+
+
+def test_a_motion_is_finished_as_the_flags_tell(run_with_codec, tmp_path):
+    flags = ["--model_path", str(run_with_codec / "stage3_t2m_sft"), "--prompt", "a person walks forward",
+             "--seed", "0"]
+    assert run_script(inference, *flags, "--output", str(tmp_path / "given.bvh")) == 0
+    assert run_script(inference, *flags, "--in_place", "--output", str(tmp_path / "here.bvh")) == 0
+    given, here = read_bvh(tmp_path / "given.bvh"), read_bvh(tmp_path / "here.bvh")
+    root = here.joints[:, 0, [0, 2]]
+    assert len(here) == len(given) and np.ptp(root, axis=0).max() < 1e-4
+    assert np.allclose(here.joints[:, 0, 1], given.joints[:, 0, 1], atol=1e-4)
+
+
+@pytest.mark.parametrize("flags, message", [
+    (["--in_place"], "--in_place is about the motion that --output shows"),
+    (["--clean_feet", "--output", "tokens.txt"], "--clean_feet is about the motion that --output shows"),
+    (["--then", "a person jumps", "--trim", "--output", "x.bvh"], "--trim would move the times of a scene"),
+])
+def test_finishing_without_a_motion_is_refused_before_anything_is_loaded(flags, message, run_with_codec, capsys,
+                                                                         monkeypatch):
+    monkeypatch.setattr(inference, "_generator", lambda *args: pytest.fail("the model is loaded"))
+    assert run_script(inference, "--model_path", str(run_with_codec / "stage3_t2m_sft"), "--prompt", "a person jumps",
+                      *flags) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_loop_goes_back_to_its_start_and_its_seam_is_told(run_with_codec, tmp_path, capsys, caplog):
+    caplog.set_level("INFO")
+    flags = ["--model_path", str(run_with_codec / "stage2_multitask"), "--prompt", "a person jumps", "--tokens", "9",
+             "--seed", "0"]
+    assert run_script(inference, *flags) == 0
+    given = capsys.readouterr().out.split()
+    assert run_script(inference, *flags, "--loop", "--output", str(tmp_path / "loop.bvh")) == 0
+    looped = capsys.readouterr().out.split()
+    assert looped[:9] == given and len(looped) == 13
+    assert "where the end meets the start, the joints move at" in caplog.text
+
+
+@pytest.mark.parametrize("stage, flags, message", [
+    ("stage3_t2m_sft", [], "--loop needs a model that goes from one motion to another"),
+    ("stage2_multitask", ["--then", "a person bows"], "--loop is for one motion at a time"),
+    ("stage2_multitask", ["--trim", "--output", "x.bvh"], "a loop's ends meet, and --trim cuts them off")])
+def test_a_loop_that_cannot_be_is_refused(stage, flags, message, run_with_codec, capsys, monkeypatch):
+    monkeypatch.setattr(inference, "_generator", lambda *args: pytest.fail("the model is loaded"))
+    assert run_script(inference, "--model_path", str(run_with_codec / stage), "--prompt", "a person jumps", "--loop",
+                      *flags) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_scene_is_shown_with_its_sentences_in_time(run_with_codec, tmp_path, capsys):
+    path = tmp_path / "scene.html"
+    assert run_script(inference, "--model_path", str(run_with_codec / "stage3_t2m_sft"), "--prompt", "a person jumps",
+                      "--then", "a person bows", "--seed", "0", "--output", str(path)) == 0
+    segments = json.loads(capsys.readouterr().out)["segments"]
+    data = path.read_text().split('id="clips">')[1].split("</script>")[0]
+    (clip,) = json.loads(data)
+    assert [text for _, _, text in clip["spans"]] == ["a person jumps", "a person bows"]
+    shown = np.array([[start, end] for start, end, _ in clip["spans"]])
+    assert np.allclose(shown, [segment["seconds"] for segment in segments], atol=2e-3)

@@ -1,4 +1,5 @@
-"""raster.py and video.py: pictures show the figure at its position, in the page's colours; a GIF has all frames."""
+"""raster.py and video.py: pictures show the figure at its position, in the page's colours; a GIF has all frames, and
+scenes have their current sentence."""
 
 import re
 import sys
@@ -9,9 +10,9 @@ from test_view import walk
 
 from motion_llm.viewer import page as view_page
 from motion_llm.viewer import video as view_video
-from motion_llm.viewer.figure import Clip, figure_of
+from motion_llm.viewer.figure import Clip, Span, figure_of
 from motion_llm.viewer.raster import LOOKS, enlarged, nice_step, picture, view_of
-from motion_llm.viewer.video import wrapped
+from motion_llm.viewer.video import SENTENCE_LINES, wrapped
 
 
 def near(image: np.ndarray, colour) -> np.ndarray:
@@ -108,6 +109,58 @@ def test_settings_of_a_gif_that_are_none_are_refused(settings, message, tmp_path
     with pytest.raises(view_video.VideoError, match=message):
         view_video.write_gif(tmp_path / "clip.gif", [Clip(walk(1))], **settings)
     assert not (tmp_path / "clip.gif").exists()
+
+
+@pytest.mark.parametrize("side", [320, 560])
+def test_a_sentence_of_200_characters_is_whole(side):
+    pytest.importorskip("PIL")
+    text = ("walks forward in a wide circle and then lifts both of the hands up " * 3)[:200]
+    assert " ".join(wrapped(text, view_video.font_of(side, 22), 0.92 * side, SENTENCE_LINES)) == text.strip()
+
+
+def test_a_video_shows_the_sentence_of_the_moment():
+    pytest.importorskip("PIL")
+    side, motion = 96, walk(2)
+
+    def frames(*spans, caption="", note="2.0 s"):
+        return list(view_video.frames_of([Clip(motion, caption, note, spans)], 4, side, "light"))  # 8 frames
+
+    def texts(frame, bar=2):
+        return frame[side + bar:].tobytes()
+
+    scene = frames(Span(0.0, 1.0, "walks on"), Span(1.25, 2.0, "sits"))
+    walks, sits, neither = (texts(scene[i]) for i in (0, 5, 4))
+    assert [texts(frame) for frame in scene] == [walks] * 4 + [neither] + [sits] * 3
+    assert len({walks, sits, neither}) == 3
+    captioned = frames(caption="walks on")
+    assert walks == texts(captioned[0]) and scene[0].shape == captioned[0].shape  # in the place of a caption
+    assert texts(frames(Span(0.0, 1.0, "walks on"), caption="walks on")[0]) == walks  # once
+    titled = frames(Span(0.0, 1.0, "walks on"), caption="a story")[0]
+    assert titled.shape[0] > scene[0].shape[0] and near(titled[side + 4:], LOOKS["light"].trail).sum() > 20
+    bar, plain = (pictures[5][side:side + 2] for pictures in (scene, captioned))  # at 1.25 of 2 s
+    assert (bar[:, 47:49] == LOOKS["light"].panel).all() and (bar[:, 10] == LOOKS["light"].trail).all()
+    assert (bar[:, 80] != plain[:, 80]).all() and (plain[:, 47] == LOOKS["light"].trail).all()
+
+
+def test_a_picture_of_a_scene_has_a_figure_for_every_sentence(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    motion = walk(2.5)
+    figure = figure_of(motion)
+
+    def pictures(clip, columns, rows, side=64):
+        view_video.write_png(tmp_path / "clip.png", clip, side=side)
+        with image.open(tmp_path / "clip.png") as file:
+            pixels = np.asarray(file.convert("RGB"))
+        height = (len(pixels) + 8) // rows
+        assert abs(pixels.shape[1] - columns * (side + 8) + 8) <= 1
+        return [pixels[row * height:row * height + side, column * (side + 8):column * (side + 8) + side]
+                for row in range(rows) for column in range(columns)]
+
+    spans = tuple(Span(0.5 * i, 0.5 * i + 0.4, f"sentence {i}") for i in range(5))
+    for i, shown in enumerate(pictures(Clip(motion, spans=spans), 3, 2)[:5]):
+        assert np.array_equal(shown, picture(motion, figure, 0.5 * i + 0.2, 64, 64, LOOKS["light"])), i
+    moments = [picture(motion, figure, seconds, 64, 64, LOOKS["light"]) for seconds in (0.3125, 0.9375, 1.5625, 2.1875)]
+    assert all(map(np.array_equal, pictures(Clip(motion, "a walk"), 4, 1), moments))
 
 
 def test_an_mp4_has_its_length(tmp_path):

@@ -23,7 +23,7 @@ from motion_llm.sample import stick_figure
 from motion_llm.viewer import files
 from motion_llm.viewer import page as view_page
 from motion_llm.viewer import video as view_video
-from motion_llm.viewer.figure import Clip
+from motion_llm.viewer.figure import Clip, Span
 
 NASTY = '</script><b onclick="x">&amp; "quoted" \u2014 <!-- \\u003c'
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -95,6 +95,21 @@ def test_several_clips_stand_in_one_page_in_their_order():
     assert len({(clip["reach"], clip["height"]) for clip in clips}) == 1  # of one size: seen from one distance
 
 
+def test_the_page_has_the_sentences_of_a_scene():
+    spans = (Span(0.0, 1.0, "walks"), Span(1.0, 7 / 3, NASTY))
+    page = view_page.page([Clip(walk(), spans=spans), Clip(walk(1))])
+    assert [clip["spans"] for clip in clips_in(page)] == [[[0.0, 1.0, "walks"], [1.0, 2.3333, NASTY]], []]
+    assert page.count("</script") == view_page.page([Clip(walk())]).count("</script")
+
+
+@pytest.mark.parametrize(("caption", "shown"), [
+    ("walks, then sits", ""), ("a story", "a story"), ("walks", "walks"), ("", "")])
+def test_a_caption_that_repeats_the_sentences_is_not_shown_beside_them(caption, shown):
+    spans = (Span(0.0, 1.0, "walks"), Span(1.0, 2.0, "sits"))
+    assert clips_in(view_page.page([Clip(walk(), caption, spans=spans)]))[0]["caption"] == shown
+    assert clips_in(view_page.page([Clip(walk(), caption)]))[0]["caption"] == caption
+
+
 def test_the_page_needs_nothing_from_elsewhere():
     page = view_page.page([Clip(walk(), "a person walks")])
     for address in ("http:", "https:", "//cdn", "src=", "href=", "@import", "url(", "fetch(", "import("):
@@ -159,6 +174,7 @@ def test_several_clips_in_a_format_of_one_are_numbered_files(tmp_path):
     assert [len(read_bvh(path)) for path in written] == [len(clip.motion) for clip in clips]
     assert [path.name for path in files.paths_of("x.npz", 11)][::5] == ["x_00.npz", "x_05.npz", "x_10.npz"]
     assert files.write(tmp_path / "walks.html", clips) == [tmp_path / "walks.html"]
+    assert [path.name for path in files.paths_of("walks.png", 2)] == ["walks_0.png", "walks_1.png"]
 
 
 def test_a_numbered_file_is_not_written_over_one_that_is_read(tmp_path, capsys):
@@ -225,7 +241,7 @@ def test_the_command_writes_a_page(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (["--output", "clip.avi"], "expected a name that ends with .html, .gif, .mp4, .bvh, .glb, .npz, .npy"),
+    (["--output", "clip.avi"], "expected a name that ends with .html, .gif, .mp4, .bvh, .glb, .npz, .npy, .png"),
     (["--output", "clip.html", "--fps", "0"], "--fps 0, expected frames a second"),
     (["--output", "clip.html", "--caption", "a", "--caption", "b"], "2 captions for 1 clips"),
     (["--output", "a.npy/clip.html"], "a.npy"),
@@ -239,7 +255,7 @@ def test_the_command_says_what_is_wrong(arguments, message, tmp_path, capsys, mo
 
 
 @pytest.mark.parametrize(("suffix", "missing", "message"), [
-    ("gif", "PIL", "pip install pillow"), ("mp4", "PIL", "pip install pillow"),
+    ("gif", "PIL", "pip install pillow"), ("mp4", "PIL", "pip install pillow"), ("png", "PIL", "pip install pillow"),
     ("mp4", "imageio_ffmpeg", "pip install pillow imageio-ffmpeg")])
 def test_a_missing_package_is_named(suffix, missing, message, tmp_path, monkeypatch):
     if missing != "PIL":
