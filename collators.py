@@ -10,7 +10,6 @@ from torch.utils.data import Dataset
 from motion_llm.streams import ABSENT, MASKED, Streams
 from templates import Example, MotionTemplate, MotionVocabulary
 
-MOST_BEFORE = 4  # steps that text to motion goes on from
 IGNORED = -100  # the label of a position without loss, as in torch and transformers
 
 
@@ -91,16 +90,6 @@ def with_start_alone(codes: np.ndarray, rng: np.random.Generator, in_step: int =
     return np.where(np.asarray(codes) == ABSENT, ABSENT, noisy)
 
 
-def cut_to_go_on(codes: np.ndarray, rng: np.random.Generator, in_step: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """(the codes before, the codes that follow them) of a clip that is cut anywhere: 1 to MOST_BEFORE steps, and all
-    that is left. Of a clip of one step nothing is before. codes: (T * in_step,)."""
-    length = len(codes) // in_step
-    if length < 2:
-        return codes[:0], codes
-    cut = int(rng.integers(1, length))
-    return codes[max(0, cut - int(rng.integers(1, MOST_BEFORE + 1))) * in_step:cut * in_step], codes[cut * in_step:]
-
-
 def with_noisy_history(example: Example, rng: np.random.Generator, rate: float,
                        vocabulary: MotionVocabulary) -> Example:
     """Replace a share `rate` of the answer's codes by random ones of their streams in the network's input; the labels
@@ -127,8 +116,7 @@ class ExampleDrawer:
     instead of their participant, so that decoding without one works. history_noise: called for each example, returns
     the mean share of an answer's codes that are random in the input (LM and T2M only); each example's share is drawn
     from 0 to twice that. caption_dropout: the share of T2M examples with an empty caption, which guidance needs.
-    edit_captions: the share of denoising examples with their caption, where that fits `positions`. going_on: the share
-    of T2M examples that begin behind a few of their clip's own codes, as the segments of a scene do.
+    edit_captions: the share of denoising examples with their caption, where that fits `positions`.
     """
 
     template: MotionTemplate
@@ -138,7 +126,6 @@ class ExampleDrawer:
     history_noise: Callable[[], float] = lambda: 0.0
     caption_dropout: float = 0.0
     edit_captions: float = 0.0
-    going_on: float = 0.0
     positions: int | None = None
 
     def tasks(self, epoch: int, count: int) -> np.ndarray:
@@ -157,10 +144,7 @@ class ExampleDrawer:
             text = ""
         if task == "denoise" and not (rng.random() < self.edit_captions and self._fits_edit(text, codes)):
             text = None
-        before = ()
-        if task == "t2m" and self.going_on and rng.random() < self.going_on:
-            before, codes = cut_to_go_on(codes, rng, self.template.vocabulary.streams.count)
-        example = self.template.render(task, text=text, codes=codes, noisy=noisy, before=before,
+        example = self.template.render(task, text=text, codes=codes, noisy=noisy,
                                        participant_id=participant_id)
         noise = self.history_noise()
         if not noise or task not in ("lm", "t2m"):

@@ -126,10 +126,6 @@ CAPTION_DROPOUT = 0.1
 # others are filled in without.
 EDIT_CAPTIONS = 0.5
 
-# Share of the examples of text to motion that begin in the middle of their clip, behind a few of its codes: what comes
-# next in a scene then starts where the motion before it ends.
-GOING_ON = 0.1
-
 # Mean share of a clip's codes that are replaced by random ones in the model's input (motion alone, and text to motion);
 # in the last stage it falls to a sixth of that. The model then relies on the caption instead of the last few codes.
 # 0 = off; raise it if clips begin as the caption says and continue as something else.
@@ -322,7 +318,6 @@ _RULES: dict[str, _Rule] = {
     "PID_DROPOUT": _number(0, 1),
     "CAPTION_DROPOUT": _number(0, 1),
     "EDIT_CAPTIONS": _number(0, 1),
-    "GOING_ON": _number(0, 1),
     "HISTORY_NOISE": _number(0, 1),
     "REPORT_TO": _text("none", "tensorboard", "wandb"),
     "REPORT_PAGE": _switch(),

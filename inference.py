@@ -223,8 +223,7 @@ def _check_early(args: argparse.Namespace, model_path: str, content: dict, count
     check_rest_pose(args.output or "the output", args.rest_pose)
     if _shows_motion(args):
         check_codec(Path(model_path) / CODEC_FOLDER)
-        if (suffix := Path(args.output).suffix.lower()) in (".gif", ".mp4"):
-            check_packages(suffix)
+        check_packages(Path(args.output).suffix.lower())
         if args.task == "m2t" or args.stream:
             raise ValueError(f"--output {args.output}: m2t answers with text, and --stream with tokens alone")
     if (flag := next((name for name in FINISHING if getattr(args, name)), None)) and not _shows_motion(args):

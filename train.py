@@ -92,7 +92,6 @@ class TrainingOptions:
     report_to: str = "none"
     caption_dropout: float = 0.0
     edit_captions: float = 0.0
-    going_on: float = 0.0
 
 
 @dataclass
@@ -212,7 +211,7 @@ def _trainer(model, planned: Sequence[Stage], place: int, rows, heldout, work: P
     drawer = ExampleDrawer(
         model.template, stage.task_mix, options.participant_dropout, 10 * options.seed + stage.number,
         lambda: options.history_noise * noise_left(last, clock.of_whole(clock.share)), options.caption_dropout,
-        options.edit_captions, options.going_on, options.max_seq_len)
+        options.edit_captions, options.max_seq_len)
     earlier, lengths = finished.get(stage.folder), row_lengths(rows)
     batches = EpochBatches(*lengths, drawer, options.batch_size, arguments.world_size, arguments.process_index,
                            row_motions(rows), math.ceil(passes_made(earlier)) if earlier else 0)

@@ -305,7 +305,7 @@ def _options(settings: Mapping):
         batch_size=settings["BATCH_TRAIN"], grad_accum=settings["GRAD_ACCUM"], lr=settings["LR"],
         lr_new_rows=settings["LR_NEW_ROWS"], participant_dropout=settings["PID_DROPOUT"],
         caption_dropout=settings["CAPTION_DROPOUT"], edit_captions=settings["EDIT_CAPTIONS"],
-        going_on=settings["GOING_ON"], history_noise=settings["HISTORY_NOISE"], seed=settings["SEED"],
+        history_noise=settings["HISTORY_NOISE"], seed=settings["SEED"],
         save_steps=settings["SAVE_STEPS"], eval_batch=settings["EVAL_BATCH"],
         max_seq_len=settings["MAX_SEQ_LEN"], minutes=settings["MAX_MINUTES"], report_to=settings["REPORT_TO"])
 

@@ -441,30 +441,6 @@ def test_captions_are_shown_in_their_share_of_denoising_where_they_fit():
     assert set(texts(1.0, length)) == {"a dance"} and set(texts(1.0, length - 1)) == {None}
 
 
-def test_text_to_motion_goes_on_in_its_share_from_the_codes_before_a_cut():
-    draw = ExampleDrawer(RecordingTemplate(), MIX, 0.5, 7, going_on=0.3)
-    drawn = [draw("t2m", 0, i, ROW) for i in range(400)]
-    cut = [example for example in drawn if len(example["before"])]
-    assert 0.22 < len(cut) / 400 < 0.38
-    for example in drawn:
-        before = list(example["before"])
-        assert len(before) <= 4 and before + example["codes"] == ROW["codes"][-len(before + example["codes"]):]
-        assert example["codes"] and (before or example["codes"] == ROW["codes"])
-    assert {len(example["codes"]) for example in cut} == set(range(1, 8))
-    assert {len(example["before"]) for example in cut} == {1, 2, 3, 4}
-    assert all(not len(draw(task, 0, i, ROW)["before"]) for i in range(50) for task in ("m2t", "denoise", "lm"))
-
-
-def test_a_cut_is_between_steps_and_a_clip_of_one_step_stays_whole():
-    codes = np.arange(12)
-    for seed in range(40):
-        before, after = collators.cut_to_go_on(codes, np.random.default_rng(seed), 3)
-        assert len(before) in (3, 6, 9) and len(after) in (3, 6, 9)
-        assert [*before, *after] == list(codes[-len(before) - len(after):])
-    before, after = collators.cut_to_go_on(codes[:3], np.random.default_rng(0), 3)
-    assert not len(before) and list(after) == [0, 1, 2]
-
-
 def test_without_caption_dropout_all_else_is_drawn_as_before():
     with_setting, without = (ExampleDrawer(RecordingTemplate(), MIX, 0.5, 7, **settings) for settings in (
         {"caption_dropout": 0.0}, {}))

@@ -95,7 +95,6 @@ def test_resolve_leaves_the_constants_alone():
     ("PID_DROPOUT", 1.01, "a number from 0 to 1"),
     ("CAPTION_DROPOUT", -0.1, "a number from 0 to 1"),
     ("EDIT_CAPTIONS", 2, "a number from 0 to 1"),
-    ("GOING_ON", -1, "a number from 0 to 1"),
     ("GEN_GUIDANCE", -1, "a number from 0 to 100"),
     ("CODEC_PATH", " ", "text that is not blank, or None"),
     ("REPORT_PAGE", 1, "True or False"),

@@ -79,7 +79,8 @@ def test_metrics_json_is_split_metric_and_four_figures(evaluated):
     assert figures["fid"]["n"] == rows and figures["fid"]["low"] <= figures["fid"]["value"]
     assert set(read(evaluated / "baselines.json")) == {
         "real", "another_real_clip", "nearest_caption_clip", "random_clip", "shuffled_captions",
-        "nearest_clip_caption", "random_clip_caption", "repeating", "copying"}
+        "nearest_clip_caption", "random_clip_caption", "repeating", "copying", "model_with_caption",
+        "model_with_wrong_caption"}
 
 
 def test_what_the_last_stage_was_not_trained_for_is_told_by_the_one_before_it(evaluated, run_folder):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from motion_llm.decoding.request import Caption
 from motion_llm.motion.bvh import read_bvh
 from motion_llm.viewer.page import NotebookView
 
@@ -36,8 +37,9 @@ def run_notebook(run_with_codec, unsloth):
 
 def test_it_generates_captions_and_shows(run_notebook):
     values, names = run_notebook
-    motions = [value for value in values if isinstance(value, str)]
-    assert re.fullmatch(r"\d+( \d+)*", motions[0]) and len(motions) == 2  # a motion, and a caption
+    (motion,) = (value for value in values if isinstance(value, str))
+    (caption,) = (value for value in values if isinstance(value, Caption))
+    assert re.fullmatch(r"\d+( \d+)*", motion) and caption.text and 0 < caption.share <= 1
     views = [value for value in values if isinstance(value, NotebookView)]
     assert [len(view.clips) for view in views] == [1, 4, len(names["people"])]
     assert all(view._repr_html_().startswith("<iframe") for view in views)
