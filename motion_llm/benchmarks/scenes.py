@@ -44,9 +44,9 @@ def run(args, settings: Mapping) -> dict:
     timelines = []
     for _ in range(args.count):
         texts = rng.choices(captions, k=args.segments)
-        longest = [generator.length_model.limits(text).max_tokens for text in texts]
-        timelines.append([Segment(text, tokens=rng.choice([None, rng.randint(1, most)]))
-                          for text, most in zip(texts, longest, strict=True)])
+        limits = [generator.length_model.limits(text) for text in texts]
+        timelines.append([Segment(text, tokens=rng.choice([None, rng.randint(limit.min_tokens, limit.max_tokens)]))
+                          for text, limit in zip(texts, limits, strict=True)])
     started = time.perf_counter()
     scenes = list(generator.scenes(timelines, settings["SEED"]))
     seconds = time.perf_counter() - started

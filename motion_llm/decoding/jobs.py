@@ -21,7 +21,8 @@ from templates import MotionTemplate, MotionVocabulary
 
 log = logging.getLogger(__name__)
 
-JOINING = 8  # tokens, or steps, behind the motion before, which may not jump (docs/scenes.md)
+JOINING, JOINING_SECONDS = 8, 1.0  # tokens, or steps, that may not jump behind the motion before (docs/scenes.md); the
+# seconds count where the tokens' rate is known
 MOST_TEXT_TOKENS = 64  # of a caption that is generated
 
 
@@ -84,6 +85,13 @@ class JobMaker:
         return self.template.render("t2m", text=text, before=request.before or (), participant_id=participant_id,
                                     answer=False).ids
 
+    def _joining(self, request: MotionRequest) -> int:
+        """The first tokens, or steps, that may not jump; 0 for a model that does not know motion without a caption."""
+        if not request.before or not self.settings.get("CAPTION_DROPOUT"):
+            return 0
+        rate = self.settings.get("TOKENS_PER_SECOND")
+        return JOINING if rate is None else max(1, round(JOINING_SECONDS * rate))
+
     def room(self, request: MotionRequest) -> int:
         """The most tokens, or steps, that an answer of text to motion can have. Raises GenerationError without any."""
         return self._room(len(self._prompt(request, self.taken_for(request) or request.text)), 1)
@@ -112,7 +120,7 @@ class JobMaker:
         log.debug("%r: %d to %d tokens, about %g, from %s", text, limits.min_tokens, limits.max_tokens,
                   limits.soft_target, limits.source)
         codes = self._allowed_codes(request, text)
-        joining = JOINING * in_step if request.before and self.settings.get("CAPTION_DROPOUT") else 0
+        joining = self._joining(request) * in_step
         unconditional = self._prompt(request, "") if sampling.guidance != 1 or joining else ()
         step = self._rest_of_step(request, start)
         fixed = (*start, *step * (limits.max_tokens - len(start) // in_step)) if any(step) else start

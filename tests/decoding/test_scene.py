@@ -69,6 +69,14 @@ def test_the_first_tokens_of_a_segment_do_not_jump(generator):
     assert (below[JOINING:] > -math.log(LEAST_LIKELY)).any()
 
 
+@pytest.mark.parametrize("rate, tokens", [(5, 5), (20, 20), (0.3, 1), (None, JOINING)])
+def test_joining_takes_a_second(generator, monkeypatch, rate, tokens):
+    monkeypatch.setitem(generator.settings, "TOKENS_PER_SECOND", rate)
+    request = generator._jobs.resolved(MotionRequest(text=TURN, before="1 2"))
+    assert generator._job(request, (0,))[0].joining == tokens
+    assert generator._job(MotionRequest(text=TURN), (0,))[0].joining == 0
+
+
 def test_a_model_that_knows_no_motion_without_caption_joins_without_that(generator, monkeypatch):
     monkeypatch.setitem(generator.settings, "CAPTION_DROPOUT", 0.0)
     request = MotionRequest(text=TURN, before="1 2", guidance=1)
