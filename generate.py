@@ -227,14 +227,17 @@ class MotionGenerator(CodecFigures):
     def stream(self, request: MotionRequest | str | Sequence[Segment | str], seed: int | None = None, **fields
                ) -> Iterator[int | tuple[int | None, ...]]:
         """The codes of one answer, or of a timeline's scene, each as soon as it is decoded; of several streams, a step
-        of their own codes at a time, None for those that are absent. fields: more fields of MotionRequest, as in
-        `generate` or `compose`. Raises GenerationError before the first one."""
+        of their own codes at a time, None for those that are absent. fields: more fields of MotionRequest for a
+        sentence, or those of `compose` for a timeline. Raises GenerationError before the first one."""
         self._require_decoder("stream")
         if not isinstance(request, str | MotionRequest):
             if fields.get("best_of", 1) != 1:
                 raise GenerationError("stream gives the tokens of one scene: no best_of")
             return self._shown(self._scene_codes(self._plan(request, fields), self._seed(seed)))
-        request = MotionRequest(text=request, **fields) if isinstance(request, str) else replace(request, **fields)
+        if isinstance(request, str):
+            request = MotionRequest(text=request, **fields)
+        elif fields:
+            raise GenerationError(f"{', '.join(fields)} was given beside a request: put it into the request")
         if request.num_samples * request.best_of != 1 or request.task == "m2t":
             raise GenerationError("stream gives the tokens of one motion: no num_samples, best_of or m2t")
         return self._shown(self._codes(self._jobs.resolved(request), self._seed(seed)))

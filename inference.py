@@ -27,10 +27,11 @@ from motion_llm.decoding.request import (
     WITH_LOST_TOKENS,
     GenerationError,
     MotionRequest,
+    checked_number,
     motion_of_text,
     with_lost_span,
 )
-from motion_llm.decoding.scene import SHARED, Segment, Span
+from motion_llm.decoding.scene import MOST_SEGMENTS, SHARED, Segment, Span
 from motion_llm.decoding.timeline import read_timeline
 from motion_llm.json_files import read_text
 from motion_llm.motion.bvh import SCALE
@@ -164,6 +165,7 @@ def _segments(args: argparse.Namespace) -> list[Segment] | None:
                          "own into a --timeline")
     if args.task != "t2m" or args.prompts_file is not None:
         raise ValueError(f"{flag} is for t2m, and without --prompts_file")
+    checked_number("num_samples", args.num_samples, 1, MOST_SEGMENTS, whole=True)
     if args.timeline is None:
         if args.prompt is None:
             raise ValueError("--then is what happens behind --prompt, which was not given")

@@ -158,11 +158,22 @@ def _captions(generator, training: Training | None, rows: Sequence[EvaluationRow
                           f"clips, with a chrF of {values[MODEL]:.1f} of 100 to those of the data{baselines}.")
 
 
+def _captions_that_fit(generator, rows: Sequence[EvaluationRow]) -> list[str] | None:
+    """The clips' captions, if each fits the model beside each of the clips: clips are also asked with others'."""
+    template, captions = generator.template, [row.text_query for row in rows]
+    text_tokens = max(len(template.encode_text(caption)) for caption in captions)
+    longest = template.length("edit", text_tokens, max(len(row.codes) for row in rows))
+    return captions if longest <= generator.settings["MAX_SEQ_LEN"] else None
+
+
 def _lost_tokens(generator, rows: Sequence[EvaluationRow], task: str, seed: int, scores: TaskScores,
                  streams: Streams = ONE_STREAM) -> None:
     """Score the share of a clip's lost tokens, a third of them, that are filled in correctly; a mean over clips."""
-    # A gap is what people edit by words.
-    captions = [row.text_query for row in rows] if task == "inbetween" and "edit" in generator.tasks else None
+    captions = None
+    if task == "inbetween" and "edit" in generator.tasks:  # a gap is what people edit by words
+        captions = _captions_that_fit(generator, rows)
+        if captions is None:
+            scores.notes.append("gaps were not filled in by words: a clip and its caption do not fit MAX_SEQ_LEN")
     filled = lost_tokens.fill_in(generator, [row.codes for row in rows], [_participant(generator, row) for row in rows],
                                  task, seed, streams, captions)
     name = METRIC_OF[task]

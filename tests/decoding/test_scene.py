@@ -111,6 +111,18 @@ def test_a_stream_gives_the_codes_of_the_scene(generator):
         generator.stream(timeline, best_of=2)
 
 
+def test_a_stream_takes_a_request_as_it_is(tiny_run, generator):
+    """Its lost tokens were read already, and are not read again."""
+    from generate import MotionGenerator
+
+    multitask = MotionGenerator(tiny_run / "stage2_multitask")
+    codes = list(multitask.stream(MotionRequest("denoise", motion="5 ? 7"), seed=0))
+    assert len(codes) == 3 and (codes[0], codes[2]) == (5, 7)
+    assert len(list(generator.stream(WALK, tokens=4))) == 4
+    with pytest.raises(GenerationError, match="tokens was given beside a request"):
+        generator.stream(MotionRequest(text=WALK), tokens=4)
+
+
 def test_scenes_are_decoded_together_and_differ(generator):
     made = list(generator.scenes([[WALK, SIT], [WALK], [WALK, SIT, TURN]], seed=2))
     assert [len(one.spans) for one in made] == [2, 1, 3]
@@ -203,6 +215,7 @@ def test_then_is_what_happens_next_and_a_stream_prints_tokens_alone(tiny_run, ca
     (["--prompt", WALK, "--timeline", "x.json"], "--timeline has all sentences of a scene"),
     (["--timeline", "x.json", "--task", "m2t"], "--timeline is for t2m"),
     (["--timeline", "missing.json"], "missing.json"),
+    (["--prompt", WALK, "--then", SIT, "--num_samples", "0"], "num_samples is 0, expected an integer from 1"),
     (["--prompt", WALK, "--then", " "], "the prompt is ' ', expected a sentence"),
     (["--prompt", WALK, "--then", SIT, "--stream", "--best_of", "2"], "--stream prints one motion"),
 ])

@@ -111,6 +111,19 @@ def test_tokens_put_right_are_counted_by_clip():
     assert shares == {MODEL: [0.5, 1, 0.75], REPEATING: [0.5, 1, 0.75], COPYING: [1, 1, 1]}
 
 
+@pytest.mark.parametrize("positions, told", [(16, True), (15, False)])
+def test_gaps_are_filled_by_words_where_every_clip_and_caption_fit(positions, told):
+    """The longest caption has 4 words, the longest clip 6 tokens that stand twice in an edit."""
+    rows = [row(0, "walks ahead slowly now", [1] * 6), row(1, "bows", [2, 3] * 3)]
+    generator = Generator([(1,) * 6] * (6 if told else 2), positions, ("denoise", "inbetween", "edit"))
+    generator.template = SimpleNamespace(length=lambda task, text, motion: text + 2 * motion, encode_text=str.split)
+    scores = scores_by({"denoising_accuracy_gap"})
+    _lost_tokens(generator, rows, "inbetween", 0, scores)
+    assert [request.text for request in generator.requests] == [None, None] + told * [
+        "walks ahead slowly now", "bows", "bows", "walks ahead slowly now"]
+    assert bool(scores.notes) != told and ("model_with_caption" in scores.table) == told
+
+
 def test_figures_come_into_the_table_beside_what_is_there():
     scores = TaskScores()
     rows = [row(0, "jumps", [3, 4], ("jumps",))]
