@@ -6,6 +6,7 @@ is trained under a softmax over the codes and <MOT_END> alone, so it is decoded 
 
 import logging
 import secrets
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -37,7 +38,7 @@ from motion_llm.decoding.request import (
     checked_number,
 )
 from motion_llm.decoding.scene import Scene, Segment
-from motion_llm.decoding.scene_plan import Plan, going_on, planned, scene_of, seed_of
+from motion_llm.decoding.scene_plan import Plan, going_on, part_after_part, planned, scene_of, seed_of
 from motion_llm.decoding.scoring import Scorer
 from motion_llm.network.cached import decoding_network
 from motion_llm.network.caption_states import CaptionStates
@@ -280,15 +281,14 @@ class MotionGenerator(CodecFigures):
         return plan
 
     def _scenes(self, plans: Sequence[Plan], seed: int) -> Iterator[Scene]:
-        results: list[list[MotionResult]] = [[] for _ in plans]
-        in_step = self.vocabulary.streams.count
-        for part in range(max((len(plan.requests) for plan in plans), default=0)):
-            live = [i for i, plan in enumerate(plans) if part < len(plan.requests)]
-            requests = [going_on(plans[i].requests[part], results[i][-1].codes if part else (), in_step) for i in live]
-            for i, result in zip(live, self._answers_to(requests, seed_of(seed, part)), strict=True):
-                results[i].append(result)
-        for plan, parts in zip(plans, results, strict=True):
-            yield scene_of(plan, parts, self.vocabulary.streams, self.settings.get("TOKENS_PER_SECOND"))
+        for results in deque(self._part_after_part(plans, seed), maxlen=1):  # the last: all parts
+            yield from map(self._scene, plans, results)
+
+    def _part_after_part(self, plans: Sequence[Plan], seed: int) -> Iterator[list[list[MotionResult]]]:
+        return part_after_part(plans, self._answers_to, seed, self.vocabulary.streams.count)
+
+    def _scene(self, plan: Plan, results: Sequence[MotionResult]) -> Scene:
+        return scene_of(plan, results, self.vocabulary.streams, self.settings.get("TOKENS_PER_SECOND"))
 
     def _scene_codes(self, plan: Plan, seed: int) -> Iterator[int]:
         """The flat codes of a scene as they are decoded; those of the last part alone are kept."""

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, takewhile
+from os.path import commonprefix
 
 import numpy as np
 import torch
@@ -397,13 +398,20 @@ class Decoder:
         device = self.network.device
         sequences = [[*prompt, *alphabet.ids_of(torch.as_tensor(answer[:-1], dtype=torch.long)).tolist()]
                      for prompt, answer in zip(prompts, answers, strict=True)]
-        ids = torch.zeros(len(prompts), max(map(len, sequences)), dtype=torch.long)
+        ids = torch.zeros(len(prompts), max(map(len, sequences)), dtype=torch.long, device=device)
         for row, sequence in enumerate(sequences):
             ids[row, :len(sequence)] = torch.tensor(sequence)
+        # What all prompts begin with is computed once: of the captions of one motion it is nearly everything.
+        shared = min(len(commonprefix(prompts)), min(map(len, prompts)) - 1) if len(prompts) > 1 else 0
         with self.network.borrow(len(prompts), ids.shape[1]) as network:
-            hidden = network(ids.to(device), torch.zeros(len(prompts), dtype=torch.long, device=device))
-        answer_hidden = [hidden[row, len(prompt) - 1:len(prompt) - 1 + len(answer)]
-                         for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))]
+            if shared:
+                network(ids[:1, :shared], torch.zeros(1, dtype=torch.long, device=device))
+                for row in range(1, len(prompts)):
+                    network.copy_row(0, row, shared)
+            hidden = network(ids[:, shared:], torch.full((len(prompts),), shared, device=device))
+        ends = [len(prompt) - 1 - shared for prompt in prompts]
+        answer_hidden = [hidden[row, end:end + len(answer)]
+                         for row, (end, answer) in enumerate(zip(ends, answers, strict=True))]
         targets = torch.tensor([index for answer in answers for index in answer], device=device)
         places = torch.cat([torch.arange(len(answer), device=device) for answer in answers])
         scores = alphabet.in_place(alphabet.scores(torch.cat(answer_hidden)), places)

@@ -5,7 +5,7 @@ request). So a scene may be longer than the model's positions, and one of ten ti
 long and the same memory. A segment that does not fit the model is decoded in several parts of the same sentence.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -77,6 +77,19 @@ def going_on(request: MotionRequest, codes: Sequence[int], in_step: int) -> Moti
 def seed_of(seed: int, part: int) -> int:
     """The seed of a part of a scene, so that parts of the same sentence differ."""
     return int(np.random.SeedSequence([seed, part]).generate_state(1)[0])
+
+
+def part_after_part(plans: Sequence[Plan], answers_to: Callable[[list[MotionRequest], int], Iterable[MotionResult]],
+                    seed: int, in_step: int) -> Iterator[list[list[MotionResult]]]:
+    """What each plan's parts gave so far, each time that all plans have one more, or are at their end. answers_to: of
+    resolved requests, which are decoded together, and a seed."""
+    results: list[list[MotionResult]] = [[] for _ in plans]
+    for part in range(max((len(plan.requests) for plan in plans), default=0)):
+        live = [i for i, plan in enumerate(plans) if part < len(plan.requests)]
+        requests = [going_on(plans[i].requests[part], results[i][-1].codes if part else (), in_step) for i in live]
+        for i, result in zip(live, answers_to(requests, seed_of(seed, part)), strict=True):
+            results[i].append(result)
+        yield results
 
 
 def scene_of(plan: Plan, results: Sequence[MotionResult], streams: Streams, rate: float | None) -> Scene:

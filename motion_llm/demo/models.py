@@ -11,7 +11,6 @@ from motion_llm.dataset.lengths import LengthLimits
 from motion_llm.decoding.loop import Answer, Job
 from motion_llm.decoding.request import MotionRequest, MotionResult, check_size
 from motion_llm.decoding.scene import Scene, Segment
-from motion_llm.decoding.scene_plan import going_on, scene_of, seed_of
 from motion_llm.network.folder import MOTION_CONFIG, read_motion_config
 
 
@@ -49,13 +48,9 @@ class SteppedGenerator(MotionGenerator):
         plan = self._plan(timeline, fields)
 
         def run() -> Iterator[Scene | None]:
-            results: list[MotionResult] = []
-            for part, request in enumerate(plan.requests):
-                before = results[-1].codes if part else ()
-                request = going_on(request, before, self.vocabulary.streams.count)
-                results += self._answers_to([request], seed_of(seed, part))
+            for (results,) in self._part_after_part([plan], seed):
                 yield from [None] * len(results[-1].codes)
-            yield scene_of(plan, results, self.vocabulary.streams, self.settings.get("TOKENS_PER_SECOND"))
+            yield self._scene(plan, results)
 
         return Whole(run)
 

@@ -268,11 +268,13 @@ def test_given_tokens_are_returned_and_only_the_others_are_scored(parts):
         assert answer.log_probability == pytest.approx(values.sum() - values[fixed].sum(), abs=1e-4)
 
 
-def test_log_probabilities_are_those_of_the_restricted_softmax_in_any_batch(parts):
-    decoder, alphabet, network, vocabulary = parts("qwen3")
-    prompts = [[5, 6, 7], [9] * 11, [4, 4]]
+@pytest.mark.parametrize("name", ["qwen3", "gemma3"])
+@pytest.mark.parametrize("prompts", [[[5, 6, 7], [9] * 11, [4, 4]], [[5, 6, 7, 8], [5, 6, 7, 8], [5, 6]],
+                                     [[4], [4], [4]], [[*range(3, 30)], [*range(3, 29), 7], [*range(3, 12)]]])
+def test_log_probabilities_are_those_of_the_restricted_softmax_in_any_batch(parts, name, prompts):
+    decoder, alphabet, network, vocabulary = parts(name)
     answers = [[1, 2, CODES], [CODES], [3, 3, 3, 3, 5, 6, CODES]]
-    log_probabilities = decoder(2).log_probabilities(prompts, answers, alphabet)
+    log_probabilities = decoder(3).log_probabilities(prompts, answers, alphabet)
     for prompt, answer, values in zip(prompts, answers, log_probabilities, strict=True):
         ids = torch.tensor([prompt + [vocabulary.first_motion_id + place for place in answer[:-1]]])
         with torch.no_grad():
