@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -91,9 +92,11 @@ def test_scenes_are_measured_and_checked(run_with_codec, capsys):
     figures = bench_scenes.run(argparse.Namespace(model_path=str(run_with_codec / "stage3_t2m_sft"), count=3,
                                                   segments=4), {"SEED": 0})
     assert figures["scenes"] == 3 and len(figures["shown"]) == 4 and all(0 <= share <= 1 for share in figures["shown"])
-    assert set(figures["seams"]) == {"jerk", "speed", "jerk_95"} and all(v > 0 for v in figures["seams"].values())
+    assert set(figures["seams"]) == {"jerk", "speed", "jerk_95", "drift_jerk", "drift_speed"}
+    assert all(value > 0 for value in figures["seams"].values())
     text = bench_scenes.format_figures(figures)
     assert "3 scenes of 4 segments" in text and "at seams, over real clips: jerk" in text
+    assert "in last segments, over first ones: jerk" in text
 
 
 def test_a_jump_is_a_peak_within_reach_and_not_beyond():
@@ -104,6 +107,20 @@ def test_a_jump_is_a_peak_within_reach_and_not_beyond():
     jerk, speed = bench_scenes.peaks(motion, [30, 40, 44, 5])
     assert (jerk > 0).tolist() == [True, True, False, False] and speed.tolist() == pytest.approx([30, 30, 0, 0])
     assert bench_scenes.peaks(motion, []).shape == (2, 0)
+
+
+def test_a_figure_that_speeds_up_drifts():
+    """A second at 30 frames a second, a frame a code; its place is the cube of the time, so its jerk never changes."""
+    joints = np.zeros((30, 1, 3))
+    joints[:, 0, 0] = (np.arange(30) / 30) ** 3
+    generator = SimpleNamespace(motion=lambda _: Motion(joints, 30.0, Skeleton(("a",), (-1,), np.zeros((1, 3)))),
+                                vocabulary=SimpleNamespace(streams=SimpleNamespace(count=1)),
+                                codec=SimpleNamespace(window=1))
+    spans = [SimpleNamespace(start=0, end=10), SimpleNamespace(start=10, end=30)]
+    scene = SimpleNamespace(codes=range(30), spans=spans)
+    figures = bench_scenes.seams_over_real(generator, [scene], [range(30)])
+    assert figures["drift_jerk"] == pytest.approx(1)
+    assert figures["drift_speed"] == pytest.approx((29 / 17) ** 2, rel=0.1)
 
 
 @pytest.mark.parametrize("broken, changes", [
