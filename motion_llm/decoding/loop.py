@@ -51,7 +51,7 @@ class Alphabet:
     @classmethod
     def of_head(cls, network, ids: torch.Tensor) -> "Alphabet":
         """For most ids: multiplies the whole head and drops the other ids' scores."""
-        return cls(network.config, ids, Product(network.get_output_embeddings()), ids)
+        return cls(network.config, ids, Product(network.get_output_embeddings(), kept=True), ids)
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -1,14 +1,15 @@
 """The network's forward pass for decoding: the base's own arithmetic, with a preallocated cache of keys and values.
 
 `model.generate` copies the whole cache at every token, and each of its layers takes some forty small operations. Here a
-layer takes seventeen: query, key and value are one product, and so are gate and up. On a CPU with bfloat16 the weights
-are packed for the processor beforehand (oneDNN), and activations are float32, which is faster there than bfloat16 and
-more exact. The tests compare every kind of base with transformers.
+layer takes seventeen: query, key and value are one product, and so are gate and up. On a CPU the weights are packed for
+the processor beforehand (oneDNN); beside bfloat16 weights activations are float32, which is faster there than bfloat16
+and more exact. The tests compare every kind of base with transformers.
 """
 
 import contextlib
 import copy
 import logging
+import platform
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -31,9 +32,14 @@ KNOWN = PLAIN + FOUR_NORMS + PARALLEL
 PACKED_FOR = 32  # rows of x that oneDNN packs the weights for; other numbers of rows work as well
 
 
-def packs_bfloat16() -> bool:
-    """Whether oneDNN can pack bfloat16 weights for this processor; it cannot without AVX-512."""
-    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+def packs(dtype: torch.dtype) -> bool:
+    """Whether oneDNN packs weights for this processor: bfloat16 needs AVX-512; float32 was measured on x86 alone, where
+    2 to 16 rows of x take two thirds of the time (docs/log.md)."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    if dtype == torch.float32:
+        return platform.machine().lower() in ("x86_64", "amd64")
+    return dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def kind_of(module) -> str:
@@ -42,14 +48,15 @@ def kind_of(module) -> str:
 
 
 class Product:
-    """x W^T + b of linear layers with the same input x, in one product: x (N, I) -> (N, O) in float32 or W's dtype."""
+    """x W^T + b of linear layers with the same input x, in one product: x (N, I) -> (N, O) in float32 or W's dtype.
+    kept: the layers keep their weights, so packing takes more memory; float32 is then not packed."""
 
-    def __init__(self, *layers):
+    def __init__(self, *layers, kept: bool = False):
         weight = torch.cat([layer.weight for layer in layers]) if len(layers) > 1 else layers[0].weight
         biases = [layer.bias for layer in layers]
         self.bias = None if biases[0] is None else torch.cat(biases)
         self.dtype = weight.dtype
-        packable = weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and packs_bfloat16()
+        packable = weight.device.type == "cpu" and packs(self.dtype) and not (kept and self.dtype == torch.float32)
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), PACKED_FOR) if packable else None
         self.weight = None if packable else weight
         self.values, self.bytes = weight.numel(), weight.numel() * weight.element_size()

@@ -109,14 +109,16 @@ def test_a_copied_row_continues_like_its_source(unsloth, network_class):
     torch.testing.assert_close(hidden[0, 0], expected[1, 9], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("packs", [True, False])
-def test_the_weights_are_not_kept_twice(unsloth, monkeypatch, packs):
+def test_the_weights_are_not_kept_twice(unsloth, monkeypatch, packs, dtype):
     """With weights packed by oneDNN, where the processor supports it, and without."""
-    if packs and not cached_module.packs_bfloat16():
-        pytest.skip("oneDNN packs no bfloat16 weights on this processor")
-    monkeypatch.setattr(cached_module, "packs_bfloat16", lambda: packs)
-    network = random_network("Llama", dtype=torch.bfloat16)
-    CachedNetwork(network, 64)
+    if packs and not cached_module.packs(dtype):
+        pytest.skip(f"oneDNN packs no {dtype} weights on this processor")
+    monkeypatch.setattr(cached_module, "packs", lambda _: packs)
+    network = random_network("Llama", dtype=dtype)
+    products = [product for layer in CachedNetwork(network, 64).layers for product in layer.products]
+    assert all((product.packed is not None, product.weight is None) == (packs, packs) for product in products)
     assert all(parameter.is_meta for parameter in network.get_decoder().layers.parameters())
 
 
