@@ -9,7 +9,7 @@ import secrets
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 
@@ -42,7 +42,7 @@ from motion_llm.decoding.scene_plan import Plan, going_on, part_after_part, plan
 from motion_llm.decoding.scoring import Scorer
 from motion_llm.network.cached import decoding_network
 from motion_llm.network.caption_states import CaptionStates
-from motion_llm.network.folder import CODEC_FOLDER, read_motion_config
+from motion_llm.network.folder import CODEC_FOLDER, read_motion_config, stages_beside
 from motion_llm.network.known_bases import UnknownToFastLoading
 from motion_llm.serving.vllm_engine import VllmEngine
 from motion_llm.streams import ABSENT, MASKED
@@ -76,7 +76,7 @@ class MotionGenerator(CodecFigures):
             raise GenerationError(f"engine {engine!r} is unknown; there are {', '.join(ENGINES)}")
         content = read_motion_config(model_path)
         self.tasks = content["tasks"]
-        self.model_path = Path(model_path)
+        self.model_path, self._device = Path(model_path), device
         super().__init__(self.model_path / CODEC_FOLDER)
         self.settings = content["settings"]
         self.decoder = self.vllm = None
@@ -181,6 +181,17 @@ class MotionGenerator(CodecFigures):
                                 best_of=best_of, **fields)
         result = self.answer([request], 0 if seed is None and not temperature else seed)[0]
         return Caption(result.text, result.score, result.others)
+
+    @cached_property
+    def judge(self) -> "MotionGenerator":
+        """What says how likely a motion is given a caption: the last stage of the run that was trained for text to
+        motion, where that lies beside this one, since it knows most about captions."""
+        later = [folder for folder, content in stages_beside(self.model_path, read_motion_config(self.model_path))
+                 if "t2m" in content["tasks"] and folder.name > self.model_path.resolve().name]
+        if not later:
+            return self
+        log.info("captions are compared by %s", later[-1])
+        return MotionGenerator(later[-1], device=self._device)
 
     @property
     def candidates(self) -> int:
@@ -471,7 +482,7 @@ class MotionGenerator(CodecFigures):
             person = None if request.participant_id is None else str(request.participant_id)
             decoded = {result.text: result.log_probability for result in results}
             (text, share), *others = self._scorer.ranked_captions(results[0].codes, list(decoded), request.best_of,
-                                                                  person)
+                                                                  person, self.judge._scorer)
             return replace(results[0], text=text, log_probability=decoded.get(text), score=share, others=tuple(others))
         scores = self.caption_scores(results, request.participant_id)
         return max((replace(result, score=score) for result, score in zip(results, scores, strict=True)),

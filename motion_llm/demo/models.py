@@ -11,7 +11,7 @@ from motion_llm.dataset.lengths import LengthLimits
 from motion_llm.decoding.loop import Answer, Job
 from motion_llm.decoding.request import MotionRequest, MotionResult, check_size
 from motion_llm.decoding.scene import Scene, Segment
-from motion_llm.network.folder import MOTION_CONFIG, read_motion_config
+from motion_llm.network.folder import read_motion_config, stages_beside
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,8 @@ class Models:
         own = self.main.model_path
         if task in self.main.tasks:
             return own
-        beside = sorted(path.parent.name for path in own.resolve().parent.glob(f"*/{MOTION_CONFIG}"))
-        return next((own.parent / name for name in beside
-                     if task in read_motion_config(own.resolve().parent / name)["tasks"]), None)
+        beside = stages_beside(own, read_motion_config(own))
+        return next((folder for folder, content in beside if task in content["tasks"]), None)
 
     def generator_for(self, task: str) -> SteppedGenerator:
         """The generator that answers a task; the model's own, which refuses it in the words of the command line, where
@@ -117,5 +116,7 @@ class Models:
         folder = self.folder_for(task) or self.main.model_path
         with self._lock:
             if folder not in self._loaded:
-                self._loaded[folder] = SteppedGenerator(folder, device=self.device)
+                made = self._loaded[folder] = SteppedGenerator(folder, device=self.device)
+                if "t2m" in self.main.tasks and folder.name < self.main.model_path.resolve().name:
+                    made.judge = self.main  # the last stage, which is in memory already
             return self._loaded[folder]

@@ -23,7 +23,7 @@ from motion_llm.evaluation.metric_names import METRICS, MODEL, NEAREST_TOLD, RAN
 from motion_llm.evaluation.progress import with_bar
 from motion_llm.evaluation.rows import EvaluationInputs, EvaluationRow, Training
 from motion_llm.evaluation.stream_clips import ONE_STREAM, written
-from motion_llm.network.folder import MOTION_CONFIG, read_motion_config
+from motion_llm.network.folder import stages_beside
 from motion_llm.streams import Streams
 
 log = logging.getLogger(__name__)
@@ -103,11 +103,9 @@ def stage_for(task: str, model_path: Path, motion_config: Mapping) -> Path | Non
     own_folder = model_path.resolve()
     if task in motion_config["tasks"]:
         return own_folder
-    for path in sorted(own_folder.parent.glob(f"*/{MOTION_CONFIG}"), reverse=True):
-        content = read_motion_config(path.parent) if path.parent.name < own_folder.name else {"tasks": ()}
-        if task in content["tasks"] and content.get("data_fingerprint") == motion_config.get("data_fingerprint"):
-            return path.parent
-    return None
+    earlier = [folder for folder, content in stages_beside(own_folder, motion_config)
+               if folder.name < own_folder.name and task in content["tasks"]]
+    return earlier[-1] if earlier else None
 
 
 def _clips(generator, rows: Sequence[EvaluationRow], task: str, seed: int, in_step: int = 1) -> list[EvaluationRow]:

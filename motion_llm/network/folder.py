@@ -1,7 +1,7 @@
 """motion_config.json in a model's folder, and checks of model names; without the slow imports that a model needs."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from motion_llm.json_files import check_form, read_json, write_json
@@ -77,6 +77,18 @@ def read_motion_config(folder: str | Path) -> dict:
         raise ModelError(f"{folder / MOTION_CONFIG} is damaged: history losses has {str(wrong[0])[:60]}, expected an "
                          "update and its loss")
     return content
+
+
+def stages_beside(folder: str | Path, motion_config: Mapping) -> Iterator[tuple[Path, dict]]:
+    """(folder, motion_config.json) of each other finished stage of a stage's run, in the run's order; none of other
+    data, and no exports. Raises ModelError for a damaged one."""
+    own = Path(folder).resolve()
+    for path in sorted(own.parent.glob(f"*/{MOTION_CONFIG}")):
+        if path.parent != own:
+            content = read_motion_config(path.parent)
+            same_data = content.get("data_fingerprint") == motion_config.get("data_fingerprint")
+            if same_data and "turns" not in content:
+                yield path.parent, content
 
 
 def stage_history(folder: str | Path) -> dict:

@@ -3,6 +3,8 @@
 generate.py is imported inside the fixtures, as it needs Unsloth, which must be imported before transformers.
 """
 
+import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -61,20 +63,44 @@ def test_the_log_probability_of_a_caption_is_that_of_its_tokens_one_by_one(multi
 
 def test_captions_that_do_not_fit_beside_the_motion_are_not_compared(multitask, monkeypatch):
     monkeypatch.setattr(Scorer, "near_captions", lambda self, codes, count: ["bows " * 200])
-    assert multitask._scorer.ranked_captions(MOTION, ["jumps " * 200], 1, None) == [("jumps " * 200, 1.0)]
-    assert [text for text, _ in multitask._scorer.ranked_captions(MOTION, ["jumps"], 1, None)] == ["jumps"]
+    scorer = multitask._scorer
+    assert scorer.ranked_captions(MOTION, ["jumps " * 200], 1, None, scorer) == [("jumps " * 200, 1.0)]
+    assert [text for text, _ in scorer.ranked_captions(MOTION, ["jumps"], 1, None, scorer)] == ["jumps"]
 
 
 def test_the_chosen_caption_explains_the_motion_best(multitask, monkeypatch):
-    """The scores are put in by hand: the motion's likelihood given each caption, and the caption's own."""
+    """The scores are put in by hand: the motion's likelihood given each caption, from the judge alone, and the
+    caption's own."""
     motions, priors = {"a": -10.0, "b": -6.0, "c": -7.0}, {"a": -1.0, "b": -4.0, "c": -2.0}
     monkeypatch.setattr(Scorer, "near_captions", lambda self, codes, count: ["c", "b"][:count])
-    monkeypatch.setattr(Scorer, "motions", lambda self, rows: [motions[row["text_query"]] for row in rows])
+    judge = SimpleNamespace(motions=lambda rows: [motions[row["text_query"]] for row in rows])
     monkeypatch.setattr(Scorer, "texts", lambda self, rows: [priors[row["text_query"]] for row in rows])
-    ranked = multitask._scorer.ranked_captions(MOTION, ["a", "a", " ", "b"], 2, None)
+    ranked = multitask._scorer.ranked_captions(MOTION, ["a", "a", " ", "b"], 2, None, judge)
     assert [text for text, _ in ranked] == ["c", "b", "a"]
     scores = np.exp([-9.0, -10.0, -11.0])
     assert [share for _, share in ranked] == pytest.approx((scores / scores.sum()).tolist())
+
+
+def test_the_last_stage_of_the_run_judges_and_neither_an_export_nor_other_data_does(tiny_run, tmp_path):
+    from generate import MotionGenerator
+
+    def stage(name: str, **changes) -> None:
+        shutil.copytree(tiny_run / "stage3_t2m_sft", tmp_path / name)
+        path = tmp_path / name / "motion_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    shutil.copytree(tiny_run / "stage2_multitask", tmp_path / "stage2_multitask")
+    alone = MotionGenerator(tmp_path / "stage2_multitask")
+    assert alone.judge is alone
+    stage("stage3_t2m_sft")
+    stage("stage4", data_fingerprint="other")
+    stage("stage5", tasks=["m2t"])
+    (tmp_path / "vllm").mkdir()
+    content = json.loads((tiny_run / "stage3_t2m_sft" / "motion_config.json").read_text()) | {"turns": {}}
+    (tmp_path / "vllm" / "motion_config.json").write_text(json.dumps(content))
+    generator = MotionGenerator(tmp_path / "stage2_multitask")
+    assert generator.judge.model_path == tmp_path / "stage3_t2m_sft"
+    assert generator.judge.judge is generator.judge
 
 
 def test_a_caption_says_how_sure_it_is_and_what_else_it_could_be(multitask):

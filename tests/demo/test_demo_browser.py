@@ -39,6 +39,7 @@ def visit(browser, served):  # noqa: F811
     def open_page(width: int, height: int, colours: str = "light"):
         contexts.append(browser.new_context(viewport={"width": width, "height": height}, color_scheme=colours,
                                             accept_downloads=True))
+        contexts[-1].set_default_timeout(120_000)  # milliseconds; a busy machine takes half a minute for the page
         page = contexts[-1].new_page()
         page.on("console", lambda message: told.append(message.text))
         page.on("pageerror", lambda error: told.append(str(error)))
@@ -57,10 +58,10 @@ def visit(browser, served):  # noqa: F811
 def answered(page, sentence: str = "a person bows") -> None:
     page.fill("#sentence textarea", sentence)
     page.click("#generate")
-    page.wait_for_selector("#earlier input", timeout=60_000)
-    page.wait_for_function("() => document.querySelector('#status').innerText.includes('seed')", timeout=60_000)
+    page.wait_for_selector("#earlier input")
+    page.wait_for_function("() => document.querySelector('#status').innerText.includes('seed')")
     frame = page.frame_locator("iframe.figures")
-    frame.locator("canvas").nth(1).wait_for(timeout=60_000)
+    frame.locator("canvas").nth(1).wait_for()
     page.wait_for_timeout(300)
 
 
@@ -76,7 +77,7 @@ def test_nothing_is_cut_and_everything_has_a_name(visit, width, height, colours)
     assert figures.evaluate("document.documentElement.dataset.error ?? null") is None
     assert figures.evaluate("Number(document.documentElement.dataset.drawn)") == 2
     assert figures.evaluate("document.documentElement.dataset.theme") == colours
-    for name in ("Motion to text", "Continue and fill"):
+    for name in ("Scene", "Motion to text", "Continue and fill"):
         page.get_by_role("tab", name=name).click()
         page.wait_for_timeout(300)
         assert page.evaluate(PROBLEMS) == []
@@ -101,7 +102,7 @@ def test_a_file_is_downloaded_and_the_history_goes_back(visit):
     first = page.locator("#tokens textarea, #tokens input").input_value()
     page.fill("#sentence textarea", "a person kicks")
     page.click("#generate")
-    page.get_by_label("2. a person kicks").wait_for(timeout=60_000)
+    page.get_by_label("2. a person kicks").wait_for()
     page.get_by_label("1. a person bows").check()
     page.wait_for_function("(first) => document.querySelector('#tokens textarea, #tokens input').value === first",
                            arg=first)
@@ -113,7 +114,7 @@ def test_a_closed_tab_leaves_the_queue(visit, served):  # noqa: F811
     page.get_by_label("Variants (1 to 24)").first.fill("24")
     page.fill("#sentence textarea", "a person runs")
     page.click("#generate")
-    page.wait_for_function("() => document.querySelector('#status').innerText.includes('decoded')", timeout=60_000)
+    page.wait_for_function("() => document.querySelector('#status').innerText.includes('decoded')")
     page.context.close()
     for _ in range(100):
         if not worker._open:
