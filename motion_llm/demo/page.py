@@ -66,9 +66,9 @@ class Page:
                             sentence = self._sentence_form()
                         with gr.Tab("Scene"):
                             scene = self._scene_form()
-                        with gr.Tab("Motion to text"):
+                        with gr.Tab("Describe"):
                             describe = self._describe_form()
-                        with gr.Tab("Continue and fill"):
+                        with gr.Tab("Edit"):
                             goes_on = self._continue_form()
                     self.earlier = gr.Radio([], label="Earlier answers", elem_id="earlier", visible=False)
                 with gr.Column(elem_id="answer", scale=1, min_width=300):

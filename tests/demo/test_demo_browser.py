@@ -77,7 +77,7 @@ def test_nothing_is_cut_and_everything_has_a_name(visit, width, height, colours)
     assert figures.evaluate("document.documentElement.dataset.error ?? null") is None
     assert figures.evaluate("Number(document.documentElement.dataset.drawn)") == 2
     assert figures.evaluate("document.documentElement.dataset.theme") == colours
-    for name in ("Scene", "Motion to text", "Continue and fill"):
+    for name in ("Scene", "Describe", "Edit"):
         page.get_by_role("tab", name=name).click()
         page.wait_for_timeout(300)
         assert page.evaluate(PROBLEMS) == []
