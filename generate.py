@@ -173,9 +173,9 @@ class MotionGenerator(CodecFigures):
 
     def caption(self, motion_tokens: str | Sequence[int], participant_id: str | int | None = None,
                 seed: int | None = None, temperature: float = 0, best_of: int | None = None, **fields) -> Caption:
-        """A caption for a motion, with how sure it is and the runners-up. best_of: captions that the model says, and
-        captions of training clips with similar codes, among which the likeliest is chosen; None for CANDIDATES. With 1
-        it is what the model says first."""
+        """A caption for a motion, with how sure it is and the runners-up. best_of: how many captions are compared, the
+        one that the model says and those of training clips with similar codes; None for CANDIDATES. With 1 it is what
+        the model says."""
         best_of = self.candidates if best_of is None else best_of
         request = MotionRequest("m2t", motion=motion_tokens, participant_id=participant_id, temperature=temperature,
                                 best_of=best_of, **fields)
@@ -334,28 +334,19 @@ class MotionGenerator(CodecFigures):
 
     def _answers(self, requests, jobs: list[tuple[Job, LengthLimits | None]], samples: Iterator[tuple[int, int]],
                  seed: int) -> Iterator[MotionResult]:
-        """jobs: of each request. samples: (request, sample) in the order of the results, each decoded best_of times."""
+        """jobs: of each request. samples: (request, sample) in the order of the results; motions are decoded best_of
+        times each."""
         while part := list(islice(samples, SAMPLES_AT_ONCE)):
-            tries = [(index, self._try(requests[index], jobs[index][0], i, (seed, index, sample)))
-                     for index, sample in part for i in range(requests[index].best_of)]
+            tries = [(index, replace(jobs[index][0], random_key=(seed, index, sample * requests[index].tries + i)))
+                     for index, sample in part for i in range(requests[index].tries)]
             decoded = self._decode(requests, jobs, tries, seed)
             finished: dict[int, MotionResult] = {}
             start = 0
             for index, _ in part:
-                places = range(start, start := start + requests[index].best_of)
+                places = range(start, start := start + requests[index].tries)
                 while not all(place in finished for place in places):
                     finished.update([next(decoded)])
                 yield self._best([finished.pop(place) for place in places], requests[index])
-
-    @staticmethod
-    def _try(request: MotionRequest, job: Job, number: int, key: tuple[int, int, int]) -> Job:
-        """The job of one of best_of tries. key: (seed, request, sample). Of captions that are asked for greedily only
-        the first one is greedy, as all would be the same."""
-        seed, index, sample = key
-        job = replace(job, random_key=(seed, index, sample * request.best_of + number))
-        if request.task == "m2t" and number and job.sampling.greedy:
-            return replace(job, sampling=replace(job.sampling, temperature=1.0))
-        return job
 
     def _decode(self, requests, jobs, tries: list[tuple[int, Job]], seed: int) -> Iterator[tuple[int, MotionResult]]:
         """(place in tries, its result), in the order in which they end. tries: (request, job)."""
@@ -480,10 +471,11 @@ class MotionGenerator(CodecFigures):
             return results[0]
         if request.task == "m2t":
             person = None if request.participant_id is None else str(request.participant_id)
-            decoded = {result.text: result.log_probability for result in results}
-            (text, share), *others = self._scorer.ranked_captions(results[0].codes, list(decoded), request.best_of,
-                                                                  person, self.judge._scorer)
-            return replace(results[0], text=text, log_probability=decoded.get(text), score=share, others=tuple(others))
+            (said,) = results
+            (text, share), *others = self._scorer.ranked_captions(said.codes, said.text, request.best_of, person,
+                                                                  self.judge._scorer)
+            return replace(said, text=text, log_probability=said.log_probability if text == said.text else None,
+                           score=share, others=tuple(others))
         scores = self.caption_scores(results, request.participant_id)
         return max((replace(result, score=score) for result, score in zip(results, scores, strict=True)),
                    key=lambda result: result.score)

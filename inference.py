@@ -115,7 +115,7 @@ def _parser() -> Parser:
     parser.add_argument("--per_prompt_vocab", action="store_true", help="only codes seen in training with the sentence")
     parser.add_argument("--num_samples", type=int, default=1, help="clips for each sentence. Default: 1")
     parser.add_argument("--best_of", type=int, help="decode this many for each clip and keep the one that fits the "
-                        f"sentence best; of m2t, choose among as many captions. Default: 1, for m2t {CANDIDATES}")
+                        f"sentence best; of m2t, compare so many captions. Default: 1, for m2t {CANDIDATES}")
     parser.add_argument("--as_written", action="store_true", help="ask a sentence with new words as it is, not as the "
                                                                   "nearest training caption")
     parser.add_argument("--stream", action="store_true", help="print the tokens of one clip as they are decoded")

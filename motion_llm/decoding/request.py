@@ -31,7 +31,7 @@ FLAGS = {"text": "text (--prompt)", "motion": "motion (--motion_tokens)", "end":
          "before": "before"}
 MOTIONS = ("motion", "end", "before")  # fields of a request that are motions
 LEAST_TEMPERATURE = 0.01  # below it the scores divided by it overflow, and the likeliest code is certain anyway
-CANDIDATES = 8  # captions that motion to text chooses among, and as many of training clips
+CANDIDATES = 16  # captions that motion to text chooses among, its own and those of training clips
 MOST_TOKENS = 1_000_000
 MOST_CALL_TOKENS = 20_000_000  # of all answers together; hours on a CPU
 
@@ -154,11 +154,11 @@ class MotionRequest:
     or seconds. All of them count the whole answer, its given tokens included. max_new_tokens: a cap, lowered to what
     fits the model. guidance: the weight of classifier-free guidance by the caption; 1 is off. keep_given: denoise
     changes lost tokens alone. per_prompt_vocab: only codes seen in training with the caption. num_samples: the number
-    of answers. best_of: decode this many for each answer and keep the best; for m2t, choose among as many captions and
-    as many of training clips with similar codes. streams: of a model with several, those that the answer has; None for
-    all. tokens, and all numbers of tokens, are then steps, and a motion has the form of the dataset's motion_tokens.
-    as_written: ask the sentence as it is, also where it has words that no training caption has; it is otherwise asked
-    as the nearest training caption.
+    of answers. best_of: decode this many for each answer and keep the best; for m2t, compare so many captions, the one
+    that is decoded and those of training clips with similar codes. streams: of a model with several, those that the
+    answer has; None for all. tokens, and all numbers of tokens, are then steps, and a motion has the form of the
+    dataset's motion_tokens. as_written: ask the sentence as it is, also where it has words that no training caption
+    has; it is otherwise asked as the nearest training caption.
 
     Raises GenerationError for a request that no model can answer.
     """
@@ -197,6 +197,11 @@ class MotionRequest:
             raise GenerationError(f"guidance makes a motion follow its caption, and {self.task} was given none")
         if self.best_of > 1 and self.text is None and self.task != "m2t":
             raise GenerationError(f"best_of ranks motions by their caption, and {self.task} was given none")
+
+    @property
+    def tries(self) -> int:
+        """How often each answer is decoded."""
+        return 1 if self.task == "m2t" else self.best_of
 
     def _check_contents(self) -> None:
         needed, possible = TAKES[self.task]

@@ -88,16 +88,16 @@ class Scorer:
 
     # ---- captions of a motion
 
-    def ranked_captions(self, codes: Sequence[int], said: Sequence[str], near: int, participant_id: str | None,
-                        judge: "Scorer") -> list[tuple[str, float]]:
-        """(caption, share), the likeliest first; shares sum to 1. The candidates are what motion to text said and the
-        `near` training captions whose clips use the most similar codes; each counts by the motion's likelihood given
-        it, says the judge, which may be of a stage that knows text to motion better, and by its own under motion to
-        text."""
-        texts = list(dict.fromkeys(filter(str.strip, [*said, *self.near_captions(codes, near)])))
+    def ranked_captions(self, codes: Sequence[int], said: str, count: int, participant_id: str | None, judge: "Scorer"
+                        ) -> list[tuple[str, float]]:
+        """(caption, share), the likeliest first; shares sum to 1. At most `count` are compared: what motion to text
+        said, and the training captions whose clips use the most similar codes. Each counts by the motion's likelihood
+        given it, says the judge, which may be of a stage that knows text to motion better, and by its own under motion
+        to text."""
+        texts = list(dict.fromkeys(filter(str.strip, [said, *self.near_captions(codes, count - 1)])))
         texts = [text for text in texts if self._fits(text, codes, "m2t")]
         if not texts:  # the motion nearly fills the model, or nothing was said
-            return [(said[0], 1.0)]
+            return [(said, 1.0)]
         rows = [{"text_query": text, "codes": codes, "participant_id": participant_id} for text in texts]
         scores = np.array(judge.motions(rows)) + PRIOR_WEIGHT * np.array(self.texts(rows))
         shares = np.exp(scores - np.logaddexp.reduce(scores))

@@ -64,18 +64,18 @@ def test_the_log_probability_of_a_caption_is_that_of_its_tokens_one_by_one(multi
 def test_captions_that_do_not_fit_beside_the_motion_are_not_compared(multitask, monkeypatch):
     monkeypatch.setattr(Scorer, "near_captions", lambda self, codes, count: ["bows " * 200])
     scorer = multitask._scorer
-    assert scorer.ranked_captions(MOTION, ["jumps " * 200], 1, None, scorer) == [("jumps " * 200, 1.0)]
-    assert [text for text, _ in scorer.ranked_captions(MOTION, ["jumps"], 1, None, scorer)] == ["jumps"]
+    assert scorer.ranked_captions(MOTION, "jumps " * 200, 2, None, scorer) == [("jumps " * 200, 1.0)]
+    assert [text for text, _ in scorer.ranked_captions(MOTION, "jumps", 2, None, scorer)] == ["jumps"]
 
 
 def test_the_chosen_caption_explains_the_motion_best(multitask, monkeypatch):
     """The scores are put in by hand: the motion's likelihood given each caption, from the judge alone, and the
     caption's own."""
     motions, priors = {"a": -10.0, "b": -6.0, "c": -7.0}, {"a": -1.0, "b": -4.0, "c": -2.0}
-    monkeypatch.setattr(Scorer, "near_captions", lambda self, codes, count: ["c", "b"][:count])
+    monkeypatch.setattr(Scorer, "near_captions", lambda self, codes, count: ["c", "a", " ", "b"][:count + 1])
     judge = SimpleNamespace(motions=lambda rows: [motions[row["text_query"]] for row in rows])
     monkeypatch.setattr(Scorer, "texts", lambda self, rows: [priors[row["text_query"]] for row in rows])
-    ranked = multitask._scorer.ranked_captions(MOTION, ["a", "a", " ", "b"], 2, None, judge)
+    ranked = multitask._scorer.ranked_captions(MOTION, "a", 4, None, judge)
     assert [text for text, _ in ranked] == ["c", "b", "a"]
     scores = np.exp([-9.0, -10.0, -11.0])
     assert [share for _, share in ranked] == pytest.approx((scores / scores.sum()).tolist())
@@ -104,8 +104,8 @@ def test_the_last_stage_of_the_run_judges_and_neither_an_export_nor_other_data_d
 
 
 def test_a_caption_says_how_sure_it_is_and_what_else_it_could_be(multitask):
-    caption = multitask.caption(MOTION, best_of=4)
-    assert caption == multitask.caption(MOTION, best_of=4)
+    caption = multitask.caption(MOTION, best_of=6)
+    assert caption == multitask.caption(MOTION, best_of=6)
     assert caption.share >= max(share for _, share in caption.others)
     assert caption.share + sum(share for _, share in caption.others) == pytest.approx(1)
     assert len({caption.text, *(text for text, _ in caption.others)}) == 1 + len(caption.others) > 4
