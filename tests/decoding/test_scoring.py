@@ -71,13 +71,13 @@ def test_captions_that_do_not_fit_beside_the_motion_are_not_compared(multitask, 
 def test_the_chosen_caption_explains_the_motion_best(multitask, monkeypatch):
     """The scores are put in by hand: the motion's likelihood given each caption, from the judge alone, and the
     caption's own."""
-    motions, priors = {"a": -10.0, "b": -6.0, "c": -7.0}, {"a": -1.0, "b": -4.0, "c": -2.0}
+    motions, priors = {"a": -10.0, "b": -6.0, "c": -7.0}, {"a": -1.0, "b": -8.0, "c": -2.0}
     monkeypatch.setattr(Scorer, "near_captions", lambda self, codes, count: ["c", "a", " ", "b"][:count + 1])
     judge = SimpleNamespace(motions=lambda rows: [motions[row["text_query"]] for row in rows])
     monkeypatch.setattr(Scorer, "texts", lambda self, rows: [priors[row["text_query"]] for row in rows])
     ranked = multitask._scorer.ranked_captions(MOTION, "a", 4, None, judge)
     assert [text for text, _ in ranked] == ["c", "b", "a"]
-    scores = np.exp([-9.0, -10.0, -11.0])
+    scores = np.exp([-7.6, -8.4, -10.3])
     assert [share for _, share in ranked] == pytest.approx((scores / scores.sum()).tolist())
 
 
