@@ -92,8 +92,8 @@ class Scorer:
                         ) -> list[tuple[str, float]]:
         """(caption, share), the likeliest first; shares sum to 1. At most `count` are compared: what motion to text
         said, and the training captions whose clips use the most similar codes. Each counts by the motion's likelihood
-        given it, says the judge, which may be of a stage that knows text to motion better, and, with PRIOR_WEIGHT, by its
-        own under motion to text."""
+        given it, says the judge, which may be of a stage that knows text to motion better, and, with PRIOR_WEIGHT, by
+        its own under motion to text."""
         texts = list(dict.fromkeys(filter(str.strip, [said, *self.near_captions(codes, count - 1)])))
         texts = [text for text in texts if self._fits(text, codes, "m2t")]
         if not texts:  # the motion nearly fills the model, or nothing was said
