@@ -26,7 +26,6 @@ from motion_llm.decoding.known_captions import KnownCaptions, Rewording
 from motion_llm.decoding.loop import Alphabet, Answer, Decoder, Job
 from motion_llm.decoding.request import (
     CANDIDATES,
-    MOST_TOKENS,
     SAMPLING_SETTINGS,
     TASKS,
     Caption,
@@ -57,7 +56,7 @@ __all__ = ["GenerationError", "LengthAwareMotionLogitsProcessor", "MotionGenerat
 log = logging.getLogger(__name__)
 
 ENGINES = ("own", "vllm")
-LOOP_TOKENS, LOOP_CONTEXT = 4, 8  # tokens that close a loop, and of each end that these are made from
+LOOP_TOKENS, LOOP_TRIES, LOOP_CONTEXT = (4, 2, 8), 8, 8  # tokens that close a loop; those of each end that they join
 SAMPLES_AT_ONCE = 4_096  # bounds the memory of a call with many
 
 
@@ -217,17 +216,22 @@ class MotionGenerator(CodecFigures):
                                 **fields)
         return self.answer([request], seed)[0].motion_tokens
 
-    def looped(self, result: MotionResult, seed: int | None = None, tokens: int = LOOP_TOKENS,
-               participant_id: str | int | None = None) -> MotionResult:
-        """The motion with `tokens` more, or steps, that lead from its end back to its start, so that it can be played
-        again and again: an in-between from its last LOOP_CONTEXT tokens to its first ones."""
+    def looped(self, result: MotionResult, seed: int | None = None, participant_id: str | int | None = None
+               ) -> MotionResult:
+        """The motion with a few tokens more, or steps, that lead from its end back to its start, so that it can be
+        played again and again: the smoothest of LOOP_TRIES in-betweens of each of LOOP_TOKENS, from its last
+        LOOP_CONTEXT tokens to its first ones, or none. Without a codec that would show which, the first one."""
         streams, context = self.vocabulary.streams, LOOP_CONTEXT * self.vocabulary.streams.count
         end, start = result.codes[-context:], result.codes[:context]
-        length = (len(end) + len(start)) // streams.count + checked_number("tokens", tokens, 1, MOST_TOKENS, whole=True)
-        request = MotionRequest("inbetween", motion=streams.written(end), end=streams.written(start), tokens=length,
-                                participant_id=participant_id)
-        between = self.answer([request], seed)[0].codes[len(end):-len(start)]
-        codes = (*result.codes, *between)
+        requests = [MotionRequest("inbetween", motion=streams.written(end), end=streams.written(start),
+                                  tokens=(len(end) + len(start)) // streams.count + tokens, num_samples=LOOP_TRIES,
+                                  participant_id=participant_id) for tokens in LOOP_TOKENS]
+        codes, *others = [(*result.codes, *way.codes[len(end):-len(start)]) for way in self.answer(requests, seed)]
+        if self.codec_folder.is_dir():
+            codes = min([result.codes, codes, *others],
+                        key=lambda codes: self.closing_jerk(codes, len(result.codes) // streams.count))
+            if codes == result.codes:
+                log.info("the motion's end meets its start better than behind every way back that was tried")
         return replace(result, motion_tokens=streams.written(codes), codes=codes)
 
     def continue_motion(self, start: str | Sequence[int], text: str | None = None,

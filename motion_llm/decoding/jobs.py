@@ -21,7 +21,7 @@ from templates import MotionTemplate, MotionVocabulary
 
 log = logging.getLogger(__name__)
 
-JOINING, JOINING_SECONDS = 8, 1.0  # tokens, or steps, that may not jump behind the motion before (docs/scenes.md); the
+JOINING, JOINING_SECONDS = 6, 0.8  # tokens, or steps, that may not jump behind the motion before (docs/scenes.md); the
 # seconds count where the tokens' rate is known
 MOST_TEXT_TOKENS = 64  # of a caption that is generated
 

@@ -2,6 +2,7 @@
 its end meets its start. Commands offer the first three by `add_finishing_flags`.
 """
 
+import math
 from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass
 
@@ -71,9 +72,7 @@ def seam_of(motion: Motion) -> Seam:
     the seam. A loop without a visible seam has the motion's own. Raises MotionError for less than four frames."""
     if len(motion) < 4:
         raise MotionError(f"{len(motion)} frames: expected four or more for a seam")
-    joints = motion.joints.astype(float)
-    still, travels = staying(joints)
-    layout = Layout.of(motion.skeleton, travelling_centre(motion.skeleton.parents, still[None], travels[None]))
+    joints, layout = motion.joints.astype(float), _layout(motion)
     heading, centre = heading_of(joints, layout), joints[:, layout.centre] * (1, 0, 1)
     turn = (heading[1] - heading[0] + heading[-1] - heading[-2]) / 2
     steps = turned(np.diff(centre, axis=0)[[0, -1]], -heading[[0, -2]])  # as seen from the frames where they begin
@@ -85,6 +84,22 @@ def seam_of(motion: Motion) -> Seam:
     rate = motion.fps
     return Seam(float(speed[2] * rate), float(own_speed * rate), float(jerk.mean() * rate**3),
                 float(own_jerk * rate**3))
+
+
+def closing_jerk(motion: Motion, frame: int) -> float:
+    """How roughly a loop is closed that goes back to its start from `frame` on: the mean jerk, in metres a second
+    cubed, of the seam, or of the third differences that cross `frame`, if that is more. Infinite for less than four
+    frames."""
+    if len(motion) < 4:
+        return math.inf
+    around = motion.joints[max(0, frame - 3):frame + 3, _layout(motion).body].astype(float)
+    begun = np.linalg.norm(np.diff(around, 3, axis=0), axis=-1).mean() if frame < len(motion) else 0
+    return max(seam_of(motion).jerk, float(begun) * motion.fps**3)
+
+
+def _layout(motion: Motion) -> Layout:
+    still, travels = staying(motion.joints.astype(float))
+    return Layout.of(motion.skeleton, travelling_centre(motion.skeleton.parents, still[None], travels[None]))
 
 
 def add_finishing_flags(parser: ArgumentParser) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from motion_llm.motion.codec import MotionCodec
 from motion_llm.motion.files import read_motion
+from motion_llm.motion.finishing import closing_jerk
 from motion_llm.motion.skeleton import Motion, MotionError
 from motion_llm.streams import Value
 from motion_llm.viewer.figure import Clip
@@ -39,6 +40,11 @@ class CodecFigures:
             return self.codec.streams.written(self.codec.encode(motion))
         except MotionError as error:
             raise MotionError(f"{name}, for the codec in {self.codec_folder}: {error}") from None
+
+    def closing_jerk(self, codes: Sequence[int], start: int) -> float:
+        """How roughly a loop of flat codes is closed that goes back to its start from step `start` on, see
+        finishing.py."""
+        return closing_jerk(self.motion(codes), start * self.codec.window)
 
     def clip(self, codes: Sequence[int], caption: str = "", note: str = "") -> Clip:
         """Flat codes as a moving figure; its note is `note`, the number of tokens and the seconds."""

@@ -69,8 +69,8 @@ def test_the_first_tokens_of_a_segment_do_not_jump(generator):
     assert (below[JOINING:] > -math.log(LEAST_LIKELY)).any()
 
 
-@pytest.mark.parametrize("rate, tokens", [(5, 5), (20, 20), (0.3, 1), (None, JOINING)])
-def test_joining_takes_a_second(generator, monkeypatch, rate, tokens):
+@pytest.mark.parametrize("rate, tokens", [(5, 4), (20, 16), (0.3, 1), (None, JOINING)])
+def test_joining_takes_less_than_a_second(generator, monkeypatch, rate, tokens):
     monkeypatch.setitem(generator.settings, "TOKENS_PER_SECOND", rate)
     request = generator._jobs.resolved(MotionRequest(text=TURN, before="1 2"))
     assert generator._job(request, (0,))[0].joining == tokens

@@ -2,6 +2,7 @@
 and the flags that offer the first three."""
 
 import json
+import math
 from argparse import ArgumentParser
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from codec import main
 from motion_llm.motion.bvh import read_bvh, write_bvh
 from motion_llm.motion.codec import MotionCodec
 from motion_llm.motion.feet import WEIGHTED, contacts_of, foot_sliding, held, limited, scale_of, with_clean_feet
-from motion_llm.motion.finishing import add_finishing_flags, finished, in_place, seam_of, trimmed
+from motion_llm.motion.finishing import add_finishing_flags, closing_jerk, finished, in_place, seam_of, trimmed
 from motion_llm.motion.kinematics import forward_kinematics, local_positions, matrices_of
 from motion_llm.motion.legs import legs_of, with_feet_at
 from motion_llm.motion.skeleton import Motion, MotionError, Skeleton
@@ -315,6 +316,18 @@ def test_a_seam_does_not_depend_on_place_and_heading_and_needs_four_frames():
     assert seam_of(posed(np.zeros((4, 3)))) == pytest.approx(seam_of(posed(np.zeros((9, 3)))))
     with pytest.raises(MotionError, match="3 frames: expected four or more for a seam"):
         seam_of(walk(3))
+
+
+def test_a_loop_is_closed_as_roughly_as_at_the_worse_of_its_two_places():
+    """A figure that stands, with a jump of 0.1 m, that is a jerk of 0.1 and -0.2 and 0.1 m over three frames."""
+    jump, jerk = np.zeros((12, 3)), 0.4 / 3 * FPS**3
+    jump[5:, 1] = 0.1
+    seam = seam_of(posed(jump)).jerk
+    assert seam == pytest.approx(jerk) and closing_jerk(posed(jump), 12) == pytest.approx(seam)
+    there_and_back = np.zeros((12, 3))
+    there_and_back[5:9, 1] = 0.1
+    assert [closing_jerk(posed(there_and_back), frame) for frame in (2, 5, 12)] == pytest.approx([0, jerk, 0])
+    assert closing_jerk(walk(3), 2) == math.inf
 
 
 def options(*flags: str):
