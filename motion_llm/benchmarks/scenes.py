@@ -3,7 +3,7 @@
 Whether a segment shows its caption is judged by a classifier of the training clips (evaluation/recogniser.py), for
 captions with several clips. Where the model's folder has a codec, the joints at each seam are compared with those of
 real clips: the largest jerk and speed within REACH of a seam, over the same within REACH of a place in a training clip;
-and those in the middle of last segments with those of first ones, which differ where a long scene drifts.
+and those in the middle of the segments of a scene's two halves, which differ where a long scene drifts.
 """
 
 import random
@@ -92,7 +92,7 @@ def check(timeline: Sequence, scene, generator) -> None:
 
 def seams_over_real(generator, scenes: Sequence, real: Sequence) -> dict[str, float]:
     """jerk, speed: the mean at seams over the mean in real clips; jerk_95: the same of the 95th percentiles.
-    drift_jerk, drift_speed: the mean in the middle of last segments over that of first ones."""
+    drift_jerk, drift_speed: the mean in the middle of the segments of the second half over that of the first half."""
     in_step, window = generator.vocabulary.streams.count, generator.codec.window
     motions = [generator.motion(scene.codes) for scene in scenes]
     seams = [peaks(motion, [span.start * window for span in scene.spans[1:]])
@@ -100,9 +100,10 @@ def seams_over_real(generator, scenes: Sequence, real: Sequence) -> dict[str, fl
     places = [peaks(generator.motion(codes), range(window, len(codes) // in_step * window, 2 * window))
               for codes in real]
     (jerk, speed), (real_jerk, real_speed) = (np.concatenate(both, axis=1) for both in (seams, places))
-    middles = [peaks(motion, [(span.start + span.end) * window // 2 for span in (scene.spans[0], scene.spans[-1])])
-               for motion, scene in zip(motions, scenes, strict=True)]  # (2, 2): jerk and speed, first and last
-    drift = np.divide(*np.mean(middles, axis=0).T[::-1])
+    middles = np.mean([peaks(motion, [(span.start + span.end) * window // 2 for span in scene.spans])
+                       for motion, scene in zip(motions, scenes, strict=True)], axis=0)  # (2, segments)
+    half = middles.shape[1] // 2
+    drift = middles[:, -half:].mean(1) / middles[:, :half].mean(1)
     return {"jerk": float(jerk.mean() / real_jerk.mean()), "speed": float(speed.mean() / real_speed.mean()),
             "jerk_95": float(np.quantile(jerk, 0.95) / np.quantile(real_jerk, 0.95)),
             "drift_jerk": float(drift[0]), "drift_speed": float(drift[1])}
@@ -127,6 +128,6 @@ def format_figures(figures: Mapping) -> str:
         seams = figures["seams"]
         lines.append(f"at seams, over real clips: jerk {seams['jerk']:.2f} (95th percentile {seams['jerk_95']:.2f}), "
                      f"speed {seams['speed']:.2f}")
-        lines.append(f"in last segments, over first ones: jerk {seams['drift_jerk']:.2f}, speed "
+        lines.append(f"in the second half of the segments, over the first: jerk {seams['drift_jerk']:.2f}, speed "
                      f"{seams['drift_speed']:.2f}")
     return "\n".join(lines)

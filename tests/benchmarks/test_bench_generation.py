@@ -96,7 +96,7 @@ def test_scenes_are_measured_and_checked(run_with_codec, capsys):
     assert all(value > 0 for value in figures["seams"].values())
     text = bench_scenes.format_figures(figures)
     assert "3 scenes of 4 segments" in text and "at seams, over real clips: jerk" in text
-    assert "in last segments, over first ones: jerk" in text
+    assert "in the second half of the segments, over the first: jerk" in text
 
 
 def test_a_jump_is_a_peak_within_reach_and_not_beyond():
