@@ -135,7 +135,12 @@ def _take_files(args: argparse.Namespace, model_path: str) -> None:
     figures = CodecFigures(Path(model_path) / CODEC_FOLDER)
     for name, tokens in files:
         if (path := getattr(args, name)) is not None:
-            setattr(args, tokens, figures.encode(path, scale=args.scale, fps=args.fps, up=args.up))
+            setattr(args, tokens, figures.encode(path, **_hints(args)))
+
+
+def _hints(args: argparse.Namespace) -> dict:
+    """What motion files leave open."""
+    return {"scale": args.scale, "fps": args.fps, "up": args.up}
 
 
 def _read_tokens(args: argparse.Namespace) -> None:
@@ -333,7 +338,11 @@ def run(args: argparse.Namespace) -> Iterator[str]:
         if _shows_motion(args):
             shown.append(result)
     if _shows_motion(args):
-        _write(args, generator.clips(shown))
+        clips = generator.clips(shown)
+        if args.motion is not None and args.span is not None:  # outside of the span it stays as it was recorded
+            clips = [replace(clip, motion=generator.spliced(args.motion, result.codes, **_hints(args)))
+                     for clip, result in zip(clips, shown, strict=True)]
+        _write(args, clips)
 
 
 def _write(args: argparse.Namespace, clips: list[Clip]) -> None:

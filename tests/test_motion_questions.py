@@ -8,6 +8,9 @@ from walker import walk
 import inference
 from motion_llm.motion.bvh import write_bvh
 from motion_llm.motion.codec import MotionCodec
+from motion_llm.motion.features import features_of
+from motion_llm.motion.files import read_motion
+from motion_llm.motion.kinematics import resampled
 from motion_llm.motion.skeleton import Motion, MotionError, Skeleton
 from motion_llm.viewer.codec_figures import CodecFigures
 
@@ -52,6 +55,19 @@ def test_a_span_in_seconds_is_made_anew_and_the_rest_stays(ask, clip, codec_fold
     (line,) = ask("stage2_multitask", "--task", "denoise", "--bvh", clip, "--span", "0.8:1.6", "--seed", 1)
     answer = line.split()
     assert answer[:6] == given[:6] and answer[12:] == given[12:] and len(answer) == len(given)
+
+
+def test_a_file_with_a_span_made_anew_stays_elsewhere_as_it_was_recorded(ask, clip, codec_folder, tmp_path):
+    ask("stage2_multitask", "--task", "denoise", "--bvh", clip, "--span", "0.8:1.6", "--seed", 1, "--output",
+        tmp_path / "edited.bvh")
+    codec = CodecFigures(codec_folder).codec
+    recorded, edited = resampled(read_motion(clip), codec.fps), read_motion(tmp_path / "edited.bvh")
+    body = list(codec.layout.body)
+    assert len(edited) == len(recorded) and edited.fps == pytest.approx(codec.fps, rel=1e-3)
+    away = np.linalg.norm(edited.joints - recorded.joints, axis=-1)[:, body]
+    assert away[:24].max() < 0.002 < 0.02 < away[24:48].max()
+    poses = [features_of(motion, codec.layout)[48:, 3:] for motion in (edited, recorded)]
+    assert poses[0] == pytest.approx(poses[1], abs=0.002)
 
 
 def test_two_files_are_joined(ask, clip, codec_folder):

@@ -7,6 +7,7 @@ from motion_llm.motion.codec import MotionCodec
 from motion_llm.motion.files import read_motion
 from motion_llm.motion.finishing import closing_jerk
 from motion_llm.motion.skeleton import Motion, MotionError
+from motion_llm.motion.splicing import spliced
 from motion_llm.streams import Value
 from motion_llm.viewer.figure import Clip
 
@@ -40,6 +41,11 @@ class CodecFigures:
             return self.codec.streams.written(self.codec.encode(motion))
         except MotionError as error:
             raise MotionError(f"{name}, for the codec in {self.codec_folder}: {error}") from None
+
+    def spliced(self, motion: Motion | str | Path, codes: Sequence[int], **hints) -> Motion:
+        """A motion, or that of a file, with what flat codes change of its own; the rest is as recorded (splicing.py).
+        hints: as in `encode`."""
+        return spliced(motion if isinstance(motion, Motion) else read_motion(motion, **hints), codes, self.codec)
 
     def closing_jerk(self, codes: Sequence[int], start: int) -> float:
         """How roughly a loop of flat codes is closed that goes back to its start from step `start` on, see
