@@ -39,6 +39,8 @@ def test_near_captions_share_codes_and_rare_codes_count_more():
     assert scorer.near_captions([1, 3, 0], 2) == ["runs", "walks"]
     assert set(scorer.near_captions([1], 9)) == {"walks", "runs", "bows"}
     assert scorer_of({"unknown": ()}).near_captions([1], 3) == []
+    half = scorer_of({"walks": (0, 1), "runs": (0, 2), "bows": (3, 7)})  # each shares one of two codes, or none
+    assert half.near_captions([0, 7], 3) == ["bows", "walks", "runs"]
 
 
 def test_codes_that_are_absent_or_that_no_caption_has_do_not_count():
@@ -72,10 +74,10 @@ def test_the_chosen_caption_explains_the_motion_best(multitask, monkeypatch):
     """The scores are put in by hand: the motion's likelihood given each caption, from the judge alone, and the
     caption's own."""
     motions, priors = {"a": -10.0, "b": -6.0, "c": -7.0}, {"a": -1.0, "b": -8.0, "c": -2.0}
-    monkeypatch.setattr(Scorer, "near_captions", lambda self, codes, count: ["c", "a", " ", "b"][:count + 1])
+    monkeypatch.setattr(Scorer, "near_captions", lambda self, codes, count: ["c", "a", " ", "b", "d"][:count])
     judge = SimpleNamespace(motions=lambda rows: [motions[row["text_query"]] for row in rows])
     monkeypatch.setattr(Scorer, "texts", lambda self, rows: [priors[row["text_query"]] for row in rows])
-    ranked = multitask._scorer.ranked_captions(MOTION, "a", 4, None, judge)
+    ranked = multitask._scorer.ranked_captions(MOTION, "a", 5, None, judge)
     assert [text for text, _ in ranked] == ["c", "b", "a"]
     scores = np.exp([-7.6, -8.4, -10.3])
     assert [share for _, share in ranked] == pytest.approx((scores / scores.sum()).tolist())
