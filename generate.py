@@ -56,7 +56,8 @@ __all__ = ["GenerationError", "LengthAwareMotionLogitsProcessor", "MotionGenerat
 log = logging.getLogger(__name__)
 
 ENGINES = ("own", "vllm")
-LOOP_TOKENS, LOOP_TRIES, LOOP_CONTEXT = (4, 2, 8), 8, 8  # tokens that close a loop; those of each end that they join
+LOOP_TOKENS, LOOP_TRIES = (4, 2, 8), 8  # tokens that close a loop, and how often each number of them is tried
+LOOP_CONTEXT = 8  # tokens of each end that these are made from
 SAMPLES_AT_ONCE = 4_096  # bounds the memory of a call with many
 
 

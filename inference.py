@@ -238,6 +238,8 @@ def _check_early(args: argparse.Namespace, model_path: str, content: dict, count
                          f"{', '.join(WRITERS)}")
     if args.loop and (args.task == "m2t" or args.stream or args.then is not None or args.timeline is not None):
         raise ValueError("--loop is for one motion at a time: not for m2t, --stream, --then and --timeline")
+    if args.loop and args.motion is not None and args.span is not None:
+        raise ValueError("--loop adds tokens, and --span leaves a file as it was recorded elsewhere: give one of them")
     if args.loop and args.trim:
         raise ValueError("--loop and --trim: a loop's ends meet, and --trim cuts them off; give one of them")
     if args.loop and "inbetween" not in content["tasks"]:

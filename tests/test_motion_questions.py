@@ -84,6 +84,7 @@ def test_two_files_are_joined(ask, clip, codec_folder):
     (["--task", "m2t", "--bvh", "OTHER"], "other.bvh, for the codec in "),
     (["--task", "denoise", "--bvh", "CLIP", "--span", "2:1"], "the span is '2:1', expected START:END in seconds"),
     (["--task", "denoise", "--bvh", "CLIP", "--span", "1:9"], "the motion has 3.1 seconds (23 tokens)"),
+    (["--task", "denoise", "--bvh", "CLIP", "--span", "1:2", "--loop"], "--loop adds tokens, and --span leaves a file"),
     (["--task", "denoise", "--bvh", "CLIP", "--span", "one"], "the span is 'one', expected START:END"),
     (["--prompt", "a", "--span", "1:2"], "--span is for --task denoise"),
     (["--prompt", "a", "--bvh", "CLIP"], "motion (--motion_tokens) was given, which t2m"),
