@@ -4,6 +4,7 @@ import html
 import re
 import secrets
 import tempfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -149,8 +150,11 @@ def figures_html(clips: Sequence[Clip], at: float = 0) -> str:
     viewer = page([replace(clip, note=f"{i}: {clip.note}") if several else clip for i, clip in enumerate(clips, 1)])
     start = f"<script>setTime({at:.2f});</script>"
     viewer = viewer.replace("</body>", f"{start}\n</body>")
-    return (f'<iframe class="figures" title="Moving figures: {len(clips)}" sandbox="allow-scripts" '
-            f'srcdoc="{html.escape(viewer)}"></iframe>')
+    # Gradio keeps an element whose tag stays and changes its attributes, and a frame that is still loading its last
+    # srcdoc drops a new one: so other figures are another element.
+    drawing = f"figures-{zlib.crc32(viewer.encode()):08x}"
+    return (f'<{drawing}><iframe class="figures" title="Moving figures: {len(clips)}" sandbox="allow-scripts" '
+            f'srcdoc="{html.escape(viewer)}"></iframe></{drawing}>')
 
 
 def tokens_html(answer: Answer) -> str:

@@ -8,6 +8,9 @@ pytest.importorskip("gradio", reason="no tests of the demo's page: Gradio is mis
 from chromium import browser  # noqa: E402, F401, a fixture
 from test_page import served  # noqa: E402, F401, a fixture
 
+from motion_llm.demo.page import Page  # noqa: E402
+from motion_llm.demo.questions import figures_html  # noqa: E402
+
 # What a person would see to be wrong, as a list of texts.
 PROBLEMS = """() => {
   const found = [], root = document.documentElement;
@@ -81,6 +84,20 @@ def test_nothing_is_cut_and_everything_has_a_name(visit, width, height, colours)
         page.get_by_role("tab", name=name).click()
         page.wait_for_timeout(300)
         assert page.evaluate(PROBLEMS) == []
+
+
+def test_figures_that_come_while_the_last_are_being_drawn_are_shown(visit, monkeypatch):
+    def two_answers_at_once(self, make, answers, request):
+        clip = self.models.main.clip((1, 2, 3), make().request.text)
+        for count in (1, 2):
+            yield {self.figures: figures_html([clip] * count)}
+
+    monkeypatch.setattr(Page, "_follow", two_answers_at_once)
+    page = visit(1280, 720)
+    for sentence in ("a person bows", "a person kicks", "a person jumps", "a person waves", "a person sits"):
+        page.fill("#sentence textarea", sentence)  # a browser dropped the second in one of three tries
+        page.click("#generate")
+        page.frame_locator("iframe[title='Moving figures: 2']").get_by_text(sentence).nth(1).wait_for()
 
 
 def test_the_figures_need_no_scrolling_on_a_laptop(visit):

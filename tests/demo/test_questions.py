@@ -132,7 +132,7 @@ EVIL = 'a ${1+1} {{value}} <b>"bow"</b> </script><script>alert(1)</script>'
 def test_a_caption_is_text_everywhere(models, questions):
     clips = [models.main.clip((1, 2, 3), EVIL), models.main.clip((3, 4), EVIL)]
     frame = questions.figures_html(clips, 1.5)
-    assert frame.count("<") == 2  # the frame alone; the page inside it is an attribute's value
+    assert frame.count("<") == 4  # the frame and what holds it; the page inside it is an attribute's value
     inside = html.unescape(re.search(r'srcdoc="([^"]*)"', frame)[1])
     assert "alert(1)</script>" not in inside and "setTime(1.50)" in inside
     assert '"note": "2: 2 tokens' in inside
