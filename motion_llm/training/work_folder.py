@@ -12,6 +12,7 @@ from motion_llm.motion.codec import codec_fingerprint
 from motion_llm.network.folder import CODEC_FOLDER, read_motion_config
 from motion_llm.saving import clear_leftovers, locked, remove
 from motion_llm.training.going_on import changeable_limits
+from motion_llm.training.processes import process_count
 
 SETTINGS_FILE, METRICS_FILE, DATA_FOLDER, WORK_FOLDER = "settings.json", "metrics.json", "prepared_data", "checkpoints"
 STAGE_FOLDERS = ("stage1_mlm", "stage2_multitask", "stage3_t2m_sft")
@@ -23,7 +24,7 @@ RUN_FILES = (EVALUATION_FOLDER, JUDGE_FOLDER, DATA_FOLDER, WORK_FOLDER, *STAGE_F
 # Of settings.json; those of earlier versions lack what is marked by "?".
 FORM = {"settings": {"DATA_JSON_PATH?": str, "STAGE2_MIX?": {str: float}, "STAGE3_MIX?": {str: float}},
         "data_fingerprint": str,
-        "data_rows?": range(2**53)}
+        "data_rows?": range(2**53), "processes?": range(1, 2**20)}
 OR_NULL = {"codec_fingerprint": str}
 SIZE = range(1, 2_000_000)  # of a codebook; settings.json has one, or one for each stream
 
@@ -82,7 +83,7 @@ def _check_earlier_run(run: Run, earlier: Mapping, differences: Callable) -> Non
     if not finished and not list((run.folder / WORK_FOLDER).glob("*/checkpoint-*")):
         return  # nothing was trained yet, so nothing depends on the settings
     # CODEBOOK_SIZE None, with the size taken from the data, and the same size set or from a codec are no difference.
-    before = earlier["settings"]
+    before, of_processes = _same_updates(earlier["settings"], earlier.get("processes"), run.settings)
     limits = changeable_limits(before, run.settings, run.folder, STAGE_FOLDERS)
     changed = differences(before | {"CODEBOOK_SIZE": earlier.get("codebook_size")} | {
         name: run.settings[name] for name in limits}, {**run.settings, "CODEBOOK_SIZE": run.report.streams.setting()})
@@ -90,7 +91,7 @@ def _check_earlier_run(run: Run, earlier: Mapping, differences: Callable) -> Non
         changed.append(f"the data: {earlier['settings'].get('DATA_JSON_PATH')} with {earlier.get('data_rows')} rows "
                        f"before, {run.settings['DATA_JSON_PATH']} with {len(run.report.rows)} rows of other content "
                        "now")
-    changed += _codec_difference(run, earlier)
+    changed += of_processes + _codec_difference(run, earlier)
     if changed:
         shown = [line[:400] for line in changed[:10]] + [f"and {len(changed) - 10} more"] * (len(changed) > 10)
         lines = "\n  ".join(shown)
@@ -105,6 +106,22 @@ def _check_earlier_run(run: Run, earlier: Mapping, differences: Callable) -> Non
     if missing := [name for name in planned[:len(finished)] if name not in finished]:
         raise PipelineError(f"{run.folder} has {', '.join(finished)}, but {missing[0]}, which came before, is gone: "
                             "put it back, remove them too, or give --fresh")
+
+
+def _same_updates(before: Mapping, processes: int | None, now: Mapping) -> tuple[Mapping, list[str]]:
+    """The settings of an earlier start by so many processes (None: not known), and a line if an update of this start
+    would see other examples because of their number. Where BATCH_TRAIN makes up for it, there is no difference."""
+    count = process_count()
+    if processes in (None, count) or "BATCH_TRAIN" not in before:
+        return before, []
+    same = before | {"BATCH_TRAIN": now["BATCH_TRAIN"]}
+    whole = before["BATCH_TRAIN"] * processes
+    if whole == now["BATCH_TRAIN"] * count:
+        return same, []
+    ways = f"torchrun --nproc_per_node {processes}" if processes > 1 else "one process, without torchrun,"
+    batch = f", or give --batch_train {whole // count}" if whole % count == 0 else ""
+    return same, [f"the examples of a batch: {processes} x {before['BATCH_TRAIN']} before (processes x BATCH_TRAIN), "
+                  f"{count} x {now['BATCH_TRAIN']} now; go on by {ways}{batch}"]
 
 
 def _codec_difference(run: Run, earlier: Mapping) -> list[str]:
@@ -132,7 +149,8 @@ def claim_work_folder(run: Run, fresh: bool) -> None:
         clear_leftovers(run.folder / name)
     write_json(run.folder / SETTINGS_FILE, {
         "settings": run.settings, "data_fingerprint": run.report.fingerprint, "data_rows": len(run.report.rows),
-        "codebook_size": run.report.streams.setting(), "codec_fingerprint": fingerprint})
+        "codebook_size": run.report.streams.setting(), "codec_fingerprint": fingerprint,
+        "processes": process_count()})
 
 
 def working_in(folder: Path):

@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,23 @@ def test_the_models_are_the_same_but_for_rounding(two_processes, tiny_run):
     together, alone = (load_file(run / STAGES[2] / "adapter_model.safetensors") for run in (two_processes[0], tiny_run))
     difference = sum((together[name] - alone[name]).abs().sum() for name in together)
     assert difference < 0.02 * sum(value.abs().sum() for value in together.values())
+
+
+def test_one_process_goes_on_with_twice_the_batch_and_no_other(two_processes, tiny_run, tiny_arguments, tmp_path):
+    folder = shutil.copytree(two_processes[0], tmp_path / "out")
+    shutil.rmtree(folder / STAGES[2])
+    command = [sys.executable, str(ROOT / "train_pipeline.py"), *tiny_arguments, "--work_dir", str(folder)]
+    environment = os.environ | {"UNSLOTH_FORCE_CPU": "1", "OMP_NUM_THREADS": "1"}
+    go_on = partial(subprocess.run, capture_output=True, text=True, env=environment, timeout=300)
+    refused = go_on([*command, "--batch_train", "2"])
+    assert refused.returncode == 1 and not (folder / STAGES[2]).exists()
+    assert ("the examples of a batch: 2 x 2 before (processes x BATCH_TRAIN), 1 x 2 now; go on by torchrun "
+            "--nproc_per_node 2, or give --batch_train 4") in refused.stderr
+    done = go_on([*command, "--batch_train", "4"])
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stderr.count("is finished: ") == 2  # stages 1 and 2 are not trained again
+    losses = [[loss for _, loss in history(run, STAGES[2])["losses"]] for run in (folder, tiny_run)]
+    assert losses[0] == pytest.approx(losses[1], rel=2e-3)
 
 
 def test_only_the_first_process_prints(two_processes):
