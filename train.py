@@ -216,7 +216,7 @@ def _trainer(model, planned: Sequence[Stage], place: int, rows, heldout, work: P
     batches = EpochBatches(*lengths, drawer, options.batch_size, arguments.world_size, arguments.process_index,
                            row_motions(rows), math.ceil(passes_made(earlier)) if earlier else 0)
     steps = StepOptions(options.lr, options.lr_new_rows, 0.0 if last else LR_BETWEEN, options.eval_batch, tokens,
-                        earlier is not None, best_mean(earlier))
+                        best_mean(earlier))
     evaluations = 1 if clock.seconds is None else max(1, round(EVALUATIONS * clock.seconds / 60 / options.minutes))
     ahead = [StageAhead(stage.epochs, batches.count * _positions(model, stage, lengths), stage.t2m)
              for stage in planned[place:]]

@@ -45,8 +45,9 @@ def test_a_batch_of_eight_trains_as_four_accumulated_batches_of_two_do(tiny_base
     # Plain gradient descent: Adam would turn a rounding error in a gradient of nearly zero into a full step.
     monkeypatch.setattr(torch.optim, "AdamW", lambda groups, **_: torch.optim.SGD(groups))
     data = rows(8)
-    whole, _ = trained(tiny_base, tmp_path / "whole", data, {}, batch_size=8, grad_accum=1, lr=1.0, lr_new_rows=1.0)
-    parts, _ = trained(tiny_base, tmp_path / "parts", data, {}, batch_size=2, grad_accum=4, lr=1.0, lr_new_rows=1.0)
+    rates = dict(lr=20.0, lr_new_rows=20.0)  # of which the only update has a twentieth, as it is the first
+    whole, _ = trained(tiny_base, tmp_path / "whole", data, {}, batch_size=8, grad_accum=1, **rates)
+    parts, _ = trained(tiny_base, tmp_path / "parts", data, {}, batch_size=2, grad_accum=4, **rates)
     start, _ = trained(tiny_base, tmp_path / "start", data, {}, lr=0.0, lr_new_rows=0.0)
     moved = {name: value - start.trainable_state()[name] for name, value in whole.trainable_state().items()}
     assert max(value.abs().max() for value in moved.values()) > 0.01
@@ -109,13 +110,14 @@ def test_a_held_out_loss_that_rises_in_the_first_pass_is_no_turn(tiny_base, tmp_
     assert "turned up" not in caplog.text
 
 
-def test_a_stage_of_minutes_warms_up_by_updates_and_a_longer_stage_as_it_did(tiny_base, tmp_path):
-    from motion_llm.training.schedule import WARMUP_UPDATES, factor_after_updates
+def test_a_short_stage_warms_up_by_updates_and_a_long_one_by_its_share():
+    from motion_llm.training.schedule import WARMUP_UPDATES, learning_rate_factor
 
-    assert factor_after_updates(0, 0.0, 0.0) == pytest.approx(1 / WARMUP_UPDATES)
-    assert factor_after_updates(WARMUP_UPDATES - 1, 0.0, 0.0) == 1
-    assert factor_after_updates(4, 0.5, 0.3) == pytest.approx(0.5 * 0.65)
-    assert factor_after_updates(10_000, 1.0, 0.3) == pytest.approx(0.3)
+    assert learning_rate_factor(0, 0.0, 0.0, 0.0) == pytest.approx(1 / WARMUP_UPDATES)  # by minutes: no time is over
+    assert learning_rate_factor(0, 0.33, 0.33, 0.3) == pytest.approx(1 / WARMUP_UPDATES * 0.769)  # of three updates
+    assert learning_rate_factor(WARMUP_UPDATES - 1, 0.5, 0.5, 0.3) == pytest.approx(0.65)
+    assert learning_rate_factor(100, 0.015, 0.015, 0.0) == pytest.approx(0.5 * 0.985)
+    assert learning_rate_factor(10_000, 1.0, 1.0, 0.3) == pytest.approx(0.3)
 
 
 def test_the_first_updates_foretell_what_the_run_will_come_to(tiny_base, tmp_path, caplog):
@@ -131,7 +133,7 @@ def test_a_loss_that_is_no_number_stops_with_what_to_change(tiny_base, tmp_path)
     from train import TrainingError
 
     with pytest.raises(TrainingError, match="the loss is .* lower LR and LR_NEW_ROWS"):
-        trained(tiny_base, tmp_path, rows(40), {}, epochs=10, batch_size=4, lr_new_rows=1e38)
+        trained(tiny_base, tmp_path, rows(40), {}, epochs=10, batch_size=4, lr_new_rows=3e38)
 
 
 def test_memory_that_runs_out_is_reported_with_the_settings_to_change(tiny_base, tmp_path, monkeypatch):
@@ -435,7 +437,8 @@ def test_a_stage_of_minutes_ends_in_time_with_its_learning_rate_at_zero(tiny_bas
     from motion_llm.training import stage_trainer
 
     rates = []
-    monkeypatch.setattr(stage_trainer, "factor_after_updates", lambda _, share, end: rates.append(share) or 1 - share)
+    monkeypatch.setattr(stage_trainer, "learning_rate_factor",
+                        lambda step, share, *_: rates.append(share) or 1 - share)
     data = rows(24)
     model, result = trained(tiny_base, tmp_path, data, {"seen": data[:6]}, minutes=0.1, epochs=1)
     assert 5 < result.seconds < 9
@@ -470,14 +473,8 @@ def test_an_incomplete_checkpoint_is_ignored_with_a_line(tiny_base, tmp_path, ca
 
 
 def test_the_learning_rate_warms_up_and_ends_at_zero_only_in_the_last_stage(tiny_base, tmp_path, monkeypatch):
-    from motion_llm.training.schedule import WARMUP, learning_rate_factor
     from motion_llm.training.stage_trainer import StageTrainer
 
-    assert learning_rate_factor(WARMUP / 2, 0.0) == pytest.approx(0.5)
-    assert learning_rate_factor(WARMUP, 0.3) == pytest.approx(1.0)
-    assert learning_rate_factor((1 + 3 * WARMUP) / 4, 0.3) == pytest.approx(0.825)  # a quarter of the way down
-    assert learning_rate_factor(1.0, 0.3) == pytest.approx(0.3)
-    assert learning_rate_factor(1.0, 0.0) == pytest.approx(0.0)
     rates = {}
     create = StageTrainer.create_scheduler
 

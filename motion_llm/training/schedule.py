@@ -3,8 +3,8 @@
 import time
 from collections.abc import Sequence
 
-WARMUP = 0.03  # share of a stage that is bounded by epochs
-WARMUP_UPDATES = 10  # of a stage of minutes, where a share of the time may be less than one update, and when going on
+WARMUP = 0.03  # share of a stage, and at least
+WARMUP_UPDATES = 20  # so many updates: of a short stage the share may be less than one
 LR_BETWEEN = 0.3  # learning rate over its peak at the end of a stage that another stage follows
 NOISE_LEFT = 1 / 6  # of HISTORY_NOISE, when training ends
 
@@ -46,18 +46,13 @@ def share_of_minutes(minutes: float | None, used: float, epochs: Sequence[int]) 
     return max((60 * minutes - used) * epochs[0] / sum(epochs), 1.0)
 
 
-def learning_rate_factor(share: float, end: float) -> float:
-    """The learning rate over its peak when `share` of a stage is over: a linear warm-up, then a linear fall from 1 to
-    `end` (as Bergsma et al. 2025 advise)."""
-    if share < WARMUP:
-        return share / WARMUP
-    return fall(share - WARMUP, 1 - WARMUP, end)
-
-
-def factor_after_updates(updates: int, share: float, end: float) -> float:
-    """The same with a warm-up of WARMUP_UPDATES; updates: made before the present one. A stage that goes on comes back
-    to the rate at which a stage as long as both parts would be by then: the full one would undo what was learned."""
-    return min(1.0, (updates + 1) / WARMUP_UPDATES) * fall(share, 1.0, end)
+def learning_rate_factor(updates: int, part: float, whole: float, end: float) -> float:
+    """The learning rate over its peak: a linear warm-up, then a linear fall from 1 to `end` (as Bergsma et al. 2025
+    advise). updates: made before the present one. part, whole: the shares of this part of the stage and of the whole
+    stage that are over with it. They differ where a stage goes on: it comes back to the rate at which a stage as long
+    as both parts would be by then, as the full one would undo what was learned."""
+    warm_up = min(1.0, (updates + 1) / WARMUP_UPDATES, part / WARMUP if updates else 1.0)
+    return warm_up * fall(whole, 1.0, end)
 
 
 def fall(part: float, whole: float, end: float) -> float:

@@ -33,7 +33,7 @@ from motion_llm.training.checkpoints import (
     whole_checkpoints,
 )
 from motion_llm.training.forecast import FIRST_SECONDS, FIRST_UPDATES
-from motion_llm.training.schedule import Clock, factor_after_updates, learning_rate_factor
+from motion_llm.training.schedule import Clock, learning_rate_factor
 
 log = logging.getLogger(__name__)
 
@@ -44,15 +44,14 @@ FIRST_PASSES = 2  # before so many are made, a held-out NLL that rises says noth
 @dataclass(frozen=True)
 class StepOptions:
     """lr, lr_new_rows: peaks. lr_end: both learning rates over their peaks at the end of the stage. eval_batch in
-    examples. micro_tokens: positions (padding included) that go through the network at once in training. goes_on: from
-    a finished stage, whose best held-out NLL is best_before."""
+    examples. micro_tokens: positions (padding included) that go through the network at once in training. best_before:
+    the best held-out NLL of the finished stage that goes on."""
 
     lr: float
     lr_new_rows: float
     lr_end: float
     eval_batch: int
     micro_tokens: int
-    goes_on: bool = False
     best_before: float = math.inf
 
 
@@ -107,11 +106,8 @@ class StageTrainer(Trainer):
     def create_scheduler(self, num_training_steps: int, optimizer=None):
         """The learning rates as a function of the number of updates, or of the clock in a stage of minutes."""
         def factor(step: int) -> float:
-            by_updates = self.clock.seconds is None
-            share = (step + 1) / num_training_steps if by_updates else self.clock.share
-            if by_updates and not self.options.goes_on:
-                return learning_rate_factor(share, self.options.lr_end)
-            return factor_after_updates(step, self.clock.of_whole(share), self.options.lr_end)
+            share = (step + 1) / num_training_steps if self.clock.seconds is None else self.clock.share
+            return learning_rate_factor(step, share, self.clock.of_whole(share), self.options.lr_end)
 
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
         return self.lr_scheduler

@@ -36,16 +36,15 @@ def test_what_is_left_to_train_of_a_finished_stage(before, now, passes, used, ex
 
 
 def test_a_stage_that_goes_on_comes_back_to_the_rate_of_a_stage_as_long_as_both_parts():
-    from motion_llm.training.schedule import WARMUP_UPDATES, Clock, factor_after_updates, noise_left
+    from motion_llm.training.schedule import Clock, learning_rate_factor, noise_left
     from train import _share_made
 
     assert _share_made(None, 6, None) == 0
     made = _share_made({"passes": 6, "nll": [], "seconds": 100.0}, 2, None)
     assert made == 0.75 and _share_made({"passes": 6, "nll": [], "seconds": 100.0}, 2, 300.0) == 0.25
     clock = Clock(None, made)
-    assert factor_after_updates(WARMUP_UPDATES, clock.of_whole(0.0), 0.0) == pytest.approx(0.25)
-    assert factor_after_updates(WARMUP_UPDATES, clock.of_whole(0.5), 0.0) == pytest.approx(0.125)
-    assert factor_after_updates(WARMUP_UPDATES, clock.of_whole(1.0), 0.0) == pytest.approx(0.0)
+    assert [learning_rate_factor(100, part, clock.of_whole(part), 0.0) for part in (0.1, 0.5, 1.0)] == pytest.approx(
+        [0.225, 0.125, 0.0])
     assert noise_left(True, clock.of_whole(0.0)) == pytest.approx(noise_left(True, 0.75))
     assert Clock(None).of_whole(0.3) == 0.3
 
@@ -79,7 +78,7 @@ def test_more_epochs_train_the_last_stage_further(finished, tiny_arguments, capl
     steps = [check["step"] for check in history["nll"]]
     assert steps == [steps[0] * k for k in (1, 2, 3, 4, 5)]
     assert history["seconds"] > before["seconds"]
-    assert 0.3 * config.LR < max(rates) < 3 / 5 * config.LR  # two passes of five were made
+    assert 0.15 * config.LR < max(rates) < 0.3 * config.LR  # two passes of five were made; 27 updates, 20 to warm up
     second = load_file(finished / LAST / "adapter_model.safetensors")
     assert any((first[name] != second[name]).any() for name in first)
     assert not list((finished / "checkpoints").iterdir())
