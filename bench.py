@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import config
+from motion_llm.benchmarks import bases as bench_bases
 from motion_llm.benchmarks import codec as bench_codec
 from motion_llm.benchmarks import curve as bench_curve
 from motion_llm.benchmarks import data as bench_data
@@ -36,6 +37,7 @@ COMMANDS = {
     "data": (bench_data, "how a large dataset is prepared: time and memory"),
     "curve": (bench_curve, "held-out NLL against minutes of a finished run, as a picture"),
     "codec": (bench_codec, "what a codec makes of motions: joint error, drift, jerk, seams, sliding"),
+    "bases": (bench_bases, "whether tokenizers as they are published go through everything"),
     "vllm": (bench_vllm, "how fast an exported model decodes on vLLM, in the environment that has it"),
     "faults": (bench_faults, "damaged files, kills, odd flags: whether every answer is right or a clear refusal"),
     "wordings": (bench_wordings, "words and combinations of action and style that were never trained"),

@@ -12,6 +12,7 @@ edit by words. Text to motion may go on from codes, which then stand left of the
 """
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -124,8 +125,9 @@ class TurnMarkers:
 def turn_markers(tokenizer) -> TurnMarkers:
     """The markers in the tokenizer's chat template; a base without one gets bos and a line break.
 
-    They are taken from a second user turn, because a default system prompt comes before the first.
-    Raises ValueError for a base with neither an end-of-turn nor an end-of-text token.
+    They are taken from a second user turn, because a default system prompt comes before the first. Raises ValueError
+    for a base with neither an end-of-turn nor an end-of-text token, and for a chat template whose dialogues the markers
+    do not make again.
     """
     def ids(text: str) -> tuple[int, ...]:
         return tuple(tokenizer.encode(text, add_special_tokens=False))
@@ -134,19 +136,57 @@ def turn_markers(tokenizer) -> TurnMarkers:
     if tokenizer.chat_template is None:
         user, assistant, close = bos if _adds_bos(tokenizer) else "", "\n", tokenizer.eos_token or ""
     else:
-        first, reply, second = "firstquestion", "firstreply", "secondquestion"
-        turns = [{"role": "user", "content": first}, {"role": "assistant", "content": reply}]
-        close = tokenizer.apply_chat_template(turns, tokenize=False).split(reply)[1]
-        turns.append({"role": "user", "content": second})
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        user = text.split(reply)[1].split(second)[0].removeprefix(close)
-        assistant = text.split(first)[1].split(reply)[0]
-        if bos and text.startswith(bos) and not user.startswith(bos):
+        user, assistant, close, before = _turns_of_chat(tokenizer)
+        if bos and before.startswith(bos) and not user.startswith(bos):
             user = bos + user
     end_ids = ids(close) or ids(tokenizer.eos_token or "")
     if not end_ids:
         raise ValueError("the base model has neither an end-of-turn nor an end-of-text token: change MODEL_NAME")
     return TurnMarkers(ids(user), ids(assistant), end_ids[0])
+
+
+def _turns_of_chat(tokenizer) -> tuple[str, str, str, str]:
+    """As text: what opens a user's turn, what leads from it to the reply, what closes the reply, and all that stands
+    before the first user's text."""
+    first, reply, second, other = "firstquestion", "firstreply", "secondquestion", "secondreply"
+    turns = [{"role": role, "content": text} for role, text in (
+        ("user", first), ("assistant", reply), ("user", second), ("assistant", other), ("user", first))]
+    text = _chat(tokenizer, turns, add_generation_prompt=True)
+    before, assistant = text.split(first)[0], text.split(first)[1].split(reply)[0]
+    between = text.split(reply)[1].split(second)[0]
+    end = close = _chat(tokenizer, turns[:2]).split(reply)[1]
+    if not between.startswith(end):
+        # The template goes on after a last reply, asked or not (Llama 3: the next reply's header; Phi 3: the end of the
+        # text). A turn opens as the first one does, and what is left of the text between two turns closes the reply.
+        pieces, opening = (_pieces(tokenizer, part) for part in (between, before))
+        common = 0
+        while common < min(len(pieces), len(opening)) and pieces[-1 - common] == opening[-1 - common]:
+            common += 1
+        close = "".join(pieces[:len(pieces) - common])
+    user = between.removeprefix(close)
+    dialogue = f"{user}{second}{assistant}{other}{close}{user}{first}{assistant}"
+    if end and not close or not before.endswith(user) or not text.endswith(dialogue):
+        raise ValueError(f"the chat template of the base model cannot be taken apart: a dialogue ends in "
+                         f"{text.partition(reply)[2]!r}, and of its markers {user!r}, {assistant!r} and {close!r} it "
+                         "would not: change MODEL_NAME")
+    return user, assistant, close, before
+
+
+def _chat(tokenizer, turns: list[dict], **options) -> str:
+    """Raises ValueError where the chat template is broken, or refuses a plain dialogue."""
+    from jinja2 import TemplateError  # here, as bases without a chat template do not need it
+
+    try:
+        return tokenizer.apply_chat_template(turns, tokenize=False, **options)
+    except TemplateError as error:
+        raise ValueError(f"the chat template of the base model cannot be rendered ({error}): change MODEL_NAME"
+                         ) from error
+
+
+def _pieces(tokenizer, text: str) -> list[str]:
+    """The text, cut before and behind each added token."""
+    added = sorted((token.content for token in tokenizer.added_tokens_decoder.values()), key=len, reverse=True)
+    return [piece for piece in re.split(f"({'|'.join(map(re.escape, added))})", text) if piece]
 
 
 def _adds_bos(tokenizer) -> bool:

@@ -1,9 +1,13 @@
-"""templates.py: every task in four families of bases, token by token; ids of new tokens; captions are plain text."""
+"""templates.py: every task in the families of bases, token by token; ids of new tokens; captions are plain text."""
 
 import json
+import re
 
 import numpy as np
 import pytest
+from tiny import CHATML as CHATML_TEMPLATE
+from tiny import LLAMA as LLAMA_TEMPLATE
+from tiny import REPLY as REPLY_TEMPLATE
 from tiny import SYSTEM_PROMPT, tiny_tokenizer
 
 import model
@@ -16,7 +20,7 @@ from templates import (
     turn_markers,
 )
 
-KINDS = ["chatml", "qwen", "gemma", "bare"]
+KINDS = ["chatml", "qwen", "gemma", "llama3", "llama32", "bare"]
 TEXT, CODES, NOISY = "a person walks forward", [2, 0, 3], [MASKED, 0, 1]
 MOTION = "<motion_2> <motion_0> <motion_3> <MOT_END>"
 CHATML = {
@@ -28,9 +32,21 @@ CHATML = {
                 " <|im_end|> Ċ <|im_start|> assistant Ċ <MOT_BEGIN>", MOTION),
     "lm": ("<|im_start|> user Ċ <MOTION_LM> <PID_ana> <|im_end|> Ċ <|im_start|> assistant Ċ <MOT_BEGIN>", MOTION),
 }
+HEADER = "<|start_header_id|> %s <|end_header_id|> Ċ Ċ"
+QUESTION, REPLY = f"<|begin_of_text|> {HEADER % 'user'}", f"<|eot_id|> {HEADER % 'assistant'}"
+LLAMA = {
+    "t2m": (f"{QUESTION} <T2M> <PID_ana> a Ġperson Ġwalks Ġforward {REPLY} <MOT_BEGIN>", MOTION),
+    "m2t": (f"{QUESTION} <M2T> <PID_ana> <MOT_BEGIN> <motion_2> <motion_0> <motion_3> <MOT_END> {REPLY}",
+            "a Ġperson Ġwalks Ġforward <|eot_id|>"),
+    "denoise": (f"{QUESTION} <DENOISE> <PID_ana> <MOT_BEGIN> <MOTION_MASK> <motion_0> <motion_1> <MOT_END> {REPLY}"
+                " <MOT_BEGIN>", MOTION),
+    "lm": (f"{QUESTION} <MOTION_LM> <PID_ana> {REPLY} <MOT_BEGIN>", MOTION),
+}
 RENDERED = {  # kind -> task -> (prompt, answer)
     "chatml": CHATML,
     "qwen": CHATML,
+    "llama3": LLAMA,
+    "llama32": LLAMA,
     "gemma": {
         "t2m": ("<bos> <start_of_turn> user Ċ <T2M> <PID_ana> a Ġperson Ġwalks Ġforward"
                 " <end_of_turn> Ċ <start_of_turn> model Ċ <MOT_BEGIN>", MOTION),
@@ -144,6 +160,35 @@ def test_a_base_that_adds_no_bos_and_has_no_chat_template_gets_none():
     tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     tokens = tokenizer.convert_ids_to_tokens(render(template_of(tokenizer), "t2m", answer=False).ids)
     assert tokens == "<T2M> <PID_ana> a Ġperson Ġwalks Ġforward Ċ <MOT_BEGIN>".split()
+
+
+@pytest.mark.parametrize("template, problem", [
+    (LLAMA_TEMPLATE % ("{{ '<|start_header_id|>system<|end_header_id|>\n\nx<|eot_id|>' }}", REPLY_TEMPLATE),
+     "and of its markers '<|eot_id|><|start_header_id|>user"),  # what closes the system's turn may open the user's
+    ("{% for message in messages %}{{ loop.index ~ message['content'] }}{% endfor %}",
+     "of its markers '3', '2' and ''"),
+])
+def test_a_chat_template_that_cannot_be_taken_apart_is_refused(template, problem):
+    tokenizer = tiny_tokenizer("llama3")
+    tokenizer.chat_template = template
+    with pytest.raises(ValueError, match=f"^the chat template .* cannot be taken apart: .*{re.escape(problem)}"):
+        turn_markers(tokenizer)
+
+
+@pytest.mark.parametrize("template", ["{% for message in %}", "{{ raise_exception('no users') }}"])
+def test_a_chat_template_that_cannot_be_rendered_is_refused(template):
+    tokenizer = tiny_tokenizer("llama3")
+    tokenizer.chat_template = template
+    with pytest.raises(ValueError, match="^the chat template of the base model cannot be rendered"):
+        turn_markers(tokenizer)
+
+
+def test_an_end_of_text_behind_the_last_reply_is_no_part_of_a_turn():
+    tokenizer = tiny_tokenizer("chatml")
+    whole = turn_markers(tokenizer)
+    behind = "{% if not add_generation_prompt %}{{ '<|endoftext|>' }}{% endif %}"  # as Phi 3 has it
+    tokenizer.chat_template = CHATML_TEMPLATE + behind
+    assert turn_markers(tokenizer) == whole
 
 
 def test_a_base_with_no_end_of_turn_and_no_end_of_text_is_refused():

@@ -133,7 +133,19 @@ def load_tokenizer(model_name: str):
     if Path(source).is_dir():
         _disable_hub()
     with reading_base(source):
+        check_text_only(source, model_name)
         return AutoTokenizer.from_pretrained(source)
+
+
+def check_text_only(source: str, model_name: str) -> None:
+    """Raises ModelError for a base that takes images or sound as well: its tokenizer is a processor, its language model
+    a part of another network."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(source)
+    if config.get_text_config() is not config:
+        raise ModelError(f"{model_name} ({type(config).__name__.removesuffix('Config')}) takes more than text: use a "
+                         "base of text alone, such as unsloth/Qwen3-1.7B")
 
 
 class reading_base:
@@ -224,6 +236,7 @@ def load_base(config: ModelConfig, device: str | None):
     # On a CPU eager attention is faster than SDPA for sequences as short as motions (docs/log.md).
     attention = {} if torch.cuda.is_available() and device != "cpu" else {"attn_implementation": "eager"}
     with contextlib.redirect_stdout(sys.stderr), reading_base(source), broken_weights_as_model_error(source):
+        check_text_only(source, config.model_name)
         network, tokenizer = fast_language_model.from_pretrained(
             source, max_seq_length=config.max_seq_len, load_in_4bit=config.load_in_4bit,
             use_gradient_checkpointing=False, dtype=None if config.dtype == "auto" else getattr(torch, config.dtype),

@@ -68,6 +68,18 @@ def test_a_full_disk_while_the_base_is_made_names_its_folder(cache, monkeypatch)
     assert list(cache.iterdir()) == []
 
 
+def test_a_base_that_takes_images_as_well_is_refused_before_its_weights_are_read(unsloth, tiny_base, tmp_path):
+    from transformers import Gemma3Config
+
+    from model import ModelConfig, build
+
+    folder = shutil.copytree(tiny_base(), tmp_path / "gemma-3-4b-it")
+    Gemma3Config().save_pretrained(folder)
+    for read in (base.load_tokenizer, lambda name: build(ModelConfig(name, 128, 4, 8, "float32"), 8, [])):
+        with pytest.raises(ModelError, match=r"gemma-3-4b-it \(Gemma3\) takes more than text: use a base"):
+            read(str(folder))
+
+
 # A base's own files, which no digest protects
 
 
