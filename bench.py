@@ -52,11 +52,25 @@ def machine() -> dict:
     if Path("/proc/cpuinfo").is_file():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), name)
-    facts = {"processor": name, "threads": torch.get_num_threads(), "cores": os.cpu_count(),
-             "python": platform.python_version(), "torch": torch.__version__}
+    facts = {"processor": name, "features": processor_features(), "threads": torch.get_num_threads(),
+             "cores": os.cpu_count(), "python": platform.python_version(), "torch": torch.__version__}
     if torch.cuda.is_available():
         facts["gpu"] = torch.cuda.get_device_name()
     return facts
+
+
+def processor_features() -> str:
+    """The widest vectors that torch uses on this processor, and what it has for products of small numbers."""
+    import torch
+
+    flags: set[str] = set()
+    if Path("/proc/cpuinfo").is_file():
+        lines = Path("/proc/cpuinfo").read_text().lower().splitlines()
+        flags = next((set(line.partition(":")[2].split()) for line in lines if line.startswith(("flags", "features"))),
+                     flags)
+    small = sorted(flags & {"avx512_bf16", "amx_bf16", "avx512_vnni", "bf16", "i8mm"})
+    return " ".join([torch.backends.cpu.get_cpu_capability(), *small]) + (
+        "" if {"avx512_bf16", "amx_bf16", "bf16"} & set(small) else ", no bfloat16")
 
 
 def _parser() -> Parser:
@@ -79,9 +93,11 @@ def main() -> int:
 def run(args: argparse.Namespace) -> None:
     module = COMMANDS[args.command][0]
     figures = module.run(args, config.resolve(config.given(args)))
-    print(printable(module.format_figures(figures)))
+    facts = machine()
+    where = f"{facts['processor']}, {facts['features']}, {facts['threads']} threads, torch {facts['torch']}"
+    print(printable(f"{module.format_figures(figures)}\n\n{where}{', ' * ('gpu' in facts)}{facts.get('gpu', '')}"))
     if args.output:
-        write_json(args.output, {"command": sys.argv[1:], "machine": machine(), "figures": figures})
+        write_json(args.output, {"command": sys.argv[1:], "machine": facts, "figures": figures})
 
 
 if __name__ == "__main__":

@@ -60,8 +60,8 @@ HELDOUT_MAX = 100
 # unsloth/Qwen3-1.7B, or a folder. Change it to a larger model if you have a GPU, and lower LR with it.
 MODEL_NAME = "smollm2-135m"
 
-# Number format of the frozen weights: auto (bfloat16 where the machine is good at it, else float32),
-# bfloat16, float32 or float16. Change it only if auto chooses badly for your machine.
+# Number format of the frozen weights: auto (what the machine multiplies faster, bfloat16 or float32; on a GPU
+# without bfloat16 float16), bfloat16, float32 or float16. Change it only if auto chooses badly for your machine.
 DTYPE = "auto"
 
 # True: the frozen weights are kept in 4 bits (bitsandbytes), for models that do not fit otherwise. Slower, and a

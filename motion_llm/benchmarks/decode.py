@@ -1,9 +1,9 @@
 """`python bench.py decode`: the decoding speed of this project, of `model.generate` under the same constraints, and of
 vLLM.
 
-All decode clips of one exact length from the model's own captions, so that every row does the same work. The first two
-take turns, round by round, and the median round counts. The machine's limits are measured in the same run: with one row
-the limit is reading the weights, with many it is multiplying by them.
+All decode clips of one exact length from the model's own captions, without guidance, so that every row does the same
+work. The first two take turns, round by round, and the median round counts. The machine's limits are measured in the
+same run: with one row the limit is reading the weights, with many it is multiplying by them.
 """
 
 import json
@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from motion_llm.benchmarks.train import matrix_peak
@@ -33,6 +33,8 @@ MIXED_LONGEST = 4  # in the mixed load: the longest clip's tokens, in multiples 
 def add_arguments(parser) -> None:
     parser.add_argument("--model_path", help="a trained stage's folder. Default: WORK_DIR/stage3_t2m_sft")
     parser.add_argument("--clip_tokens", type=int, default=48, metavar="N", help="tokens of each clip. Default: 48")
+    parser.add_argument("--batches", type=int, nargs="+", default=list(BATCHES), metavar="N",
+                        help=f"clips at once, several. Default: {' '.join(map(str, BATCHES))}")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="rounds of measurement. Default: 3")
     parser.add_argument("--mixed", type=int, default=500, metavar="N",
                         help="clips of mixed lengths that are decoded at the end, 0 for none. Default: 500")
@@ -42,8 +44,9 @@ def add_arguments(parser) -> None:
 
 def run(args, settings: Mapping) -> dict:
     """Figures by batch size. Raises ModelError, GenerationError, ValueError."""
-    if args.clip_tokens < 4 or args.rounds < 1 or args.mixed < 0:
-        raise ValueError("expected --clip_tokens of 4 or more, --rounds of 1 or more, --mixed of 0 or more")
+    if args.clip_tokens < 4 or min(args.rounds, *args.batches) < 1 or args.mixed < 0:
+        raise ValueError("expected --clip_tokens of 4 or more, --rounds and --batches of 1 or more, --mixed of 0 or "
+                         "more")
     from model import start_unsloth  # imports torch, which takes seconds
 
     start_unsloth()
@@ -55,17 +58,17 @@ def run(args, settings: Mapping) -> dict:
 
     def ours(count: int) -> None:
         generator.decoder.slots = count
-        generator.answer([MotionRequest(text=captions[i % len(captions)], tokens=args.clip_tokens)
+        generator.answer([MotionRequest(text=captions[i % len(captions)], tokens=args.clip_tokens, guidance=1)
                           for i in range(count)], seed=0)
 
     def model_generate(count: int) -> None:
         baseline([captions[i % len(captions)] for i in range(count)], args.clip_tokens)
 
-    batches = _in_turn({OURS: ours, BASELINE: model_generate}, args.rounds, args.clip_tokens)
+    batches = _in_turn({OURS: ours, BASELINE: model_generate}, args.batches, args.rounds, args.clip_tokens)
     machine = {"bytes_per_second": memory_bandwidth(generator.decoder.network.device),
-               "gflops": matrix_peak(settings)["gflops"]}
+               "gflops": matrix_peak(generator.decoder.network.embed.weight.dtype)["gflops"]}
     size = _size(generator)
-    for count in BATCHES:
+    for count in args.batches:
         batch = batches[str(count)]
         for name in (OURS, BASELINE):
             steps = batch[name]["tokens_per_second"] / count
@@ -90,7 +93,7 @@ def _vllm(path: str, settings: Mapping, args) -> dict:
         log.info("  vLLM: its start takes a minute")
         output = Path(folder) / "figures.json"
         _run(
-            [str(VLLM_PYTHON), str(ROOT / "bench.py"), "vllm", "--folder", served, "--batch", *map(str, BATCHES),
+            [str(VLLM_PYTHON), str(ROOT / "bench.py"), "vllm", "--folder", served, "--batch", *map(str, args.batches),
              "--tokens", str(args.clip_tokens), "--repeats", str(args.rounds), *["--compile"] * args.compile_vllm,
              "--temperature", str(settings["GEN_TEMPERATURE"]), "--top_p", str(settings["GEN_TOP_P"]),
              "--output", str(output)])
@@ -144,13 +147,13 @@ class _ModelGenerate:
             input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config), 5)
 
 
-def _in_turn(decoders: Mapping[str, Callable[[int], None]], rounds: int, tokens: int) -> dict:
+def _in_turn(decoders: Mapping[str, Callable[[int], None]], sizes: Sequence[int], rounds: int, tokens: int) -> dict:
     """batch size -> name of a decoder -> tokens per second, of the median round and of all rounds."""
     for decode in decoders.values():
-        decode(BATCHES[0])
-    seconds = {str(count): {name: [] for name in decoders} for count in BATCHES}
+        decode(sizes[0])
+    seconds = {str(count): {name: [] for name in decoders} for count in sizes}
     for number in range(rounds):
-        for count in BATCHES:
+        for count in sizes:
             for name, decode in decoders.items():
                 started = time.perf_counter()
                 decode(count)
@@ -221,7 +224,7 @@ def _mixed(generator, baseline: _ModelGenerate, captions: list[str], args) -> di
     lengths = [shortest + (7919 * i) % (MIXED_LONGEST * shortest - shortest + 1) for i in range(args.mixed)]
     texts = [captions[i % len(captions)] for i in range(args.mixed)]
     generator.decoder.slots = batch
-    requests = [MotionRequest(text=text, tokens=count) for text, count in zip(texts, lengths, strict=True)]
+    requests = [MotionRequest(text=text, tokens=count, guidance=1) for text, count in zip(texts, lengths, strict=True)]
     started = time.perf_counter()
     generator.answer(requests, seed=0)
     ours, started = time.perf_counter() - started, time.perf_counter()

@@ -60,17 +60,25 @@ def run(args, settings: Mapping) -> dict:
             for row in (report.rows[place] for place in split.train)]
     participants = sorted({row["participant_id"] for row in rows} - {None})
     from model import start_unsloth  # imports torch, which takes seconds
+    from motion_llm.network.arithmetic import cpu_arithmetic
 
     start_unsloth()
     with _base(args.random_init) as folder:
         settings = dict(settings) | ({"MODEL_NAME": folder} if folder else {})
-        peak = matrix_peak(settings)
+        dtype = training_dtype(settings)
+        peak = matrix_peak(dtype)
         figures = {"ours": _measure(_our_recipe(settings, rows, report.codebook_size, participants), args.minutes)}
         if not args.only_ours:
-            figures["usual"] = _measure(_usual_recipe(settings, rows, report.codebook_size), args.minutes)
-    peak["gflops"] = max(peak["gflops"], matrix_peak(settings)["gflops"])
-    for recipe in figures.values():
-        recipe["share_of_peak"] = recipe["gflops"] / peak["gflops"]
+            figures["usual"] = _measure(_usual_recipe(settings, rows, report.codebook_size, dtype), args.minutes)
+            fastest = training_dtype(settings | {"DTYPE": "auto"})
+            if fastest != dtype:  # only where DTYPE was set
+                figures["usual_fastest"] = _measure(_usual_recipe(settings, rows, report.codebook_size, fastest),
+                                                    args.minutes)
+        peak["gflops"] = max(peak["gflops"], matrix_peak(dtype)["gflops"])
+        for recipe in figures.values():
+            recipe["share_of_peak"] = recipe["gflops"] / peak["gflops"]
+        if peak["device"] == "cpu":
+            peak["arithmetic"] = str(cpu_arithmetic(*_sizes(settings)))
     return {"base": args.random_init or settings["MODEL_NAME"], "data": settings["DATA_JSON_PATH"],
             "rows": len(rows), "peak": peak, **figures}
 
@@ -102,23 +110,28 @@ def _base(architecture: str | None) -> Iterator[str | None]:
         shutil.rmtree(folder)
 
 
+def _sizes(settings: Mapping) -> tuple[int, int]:
+    """The hidden and the intermediate size of the base."""
+    from motion_llm.network.base import base_source, text_config  # imports torch, which takes seconds
+
+    config = text_config(base_source(settings["MODEL_NAME"]), settings["MODEL_NAME"])
+    return config.hidden_size, config.intermediate_size
+
+
 def training_dtype(settings: Mapping):
-    """The torch dtype that a model is loaded in. "auto" is bfloat16 only where the processor has instructions for it:
-    elsewhere bfloat16 products are a hundred times slower than float32."""
+    """The torch dtype of the frozen weights by DTYPE, as training has it."""
     import torch
-    from unsloth import is_bfloat16_supported
 
-    if settings["DTYPE"] != "auto":
-        return getattr(torch, settings["DTYPE"])
-    return torch.bfloat16 if is_bfloat16_supported() else torch.float16 if torch.cuda.is_available() else torch.float32
+    from motion_llm.network.base import weights_dtype  # imports torch, which takes seconds
+
+    return weights_dtype(settings["DTYPE"], *_sizes(settings), not torch.cuda.is_available())
 
 
-def matrix_peak(settings: Mapping) -> dict:
-    """The best rate of square matrix products in the precision of training, in 10^9 operations a second."""
+def matrix_peak(dtype) -> dict:
+    """The best rate of square matrix products in this torch dtype, in 10^9 operations a second."""
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = training_dtype(settings)
     best = 0.0
     for side in PRODUCTS:
         a, b = (torch.randn(side, side, dtype=dtype, device=device) for _ in range(2))
@@ -254,8 +267,8 @@ def _our_recipe(settings: Mapping, rows, codebook_size: int, participants) -> _R
                    f"{settings['LORA_R']} and new rows, {fused}")
 
 
-def _usual_recipe(settings: Mapping, rows, codebook_size: int) -> _Recipe:
-    """The usual recipe, at the batch size of USUAL_BATCHES that is fastest in short trials."""
+def _usual_recipe(settings: Mapping, rows, codebook_size: int, dtype) -> _Recipe:
+    """The usual recipe in this torch dtype, at the batch size of USUAL_BATCHES that is fastest in short trials."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -264,7 +277,6 @@ def _usual_recipe(settings: Mapping, rows, codebook_size: int) -> _Recipe:
 
     source = base_source(settings["MODEL_NAME"])
     tokenizer = AutoTokenizer.from_pretrained(source)
-    dtype = training_dtype(settings)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = AutoModelForCausalLM.from_pretrained(source, dtype=dtype).to(device)
     tokenizer.add_tokens(new_tokens(Streams.one(codebook_size), []), special_tokens=True)
@@ -300,8 +312,9 @@ def _usual_recipe(settings: Mapping, rows, codebook_size: int) -> _Recipe:
     best = max(speeds, key=speeds.get)
     trials = ", ".join(f"{size}: {speed:.2f}" for size, speed in speeds.items())
     return _Recipe(network, lambda: batches(best), step, network.get_output_embeddings().weight.shape[0],
-                   f"batches of {best} clips (clips/s in short trials: {trials}), system prompt of {PROMPT_TOKENS} "
-                   "tokens, codes spelled with spaces between, loss over the whole vocabulary, LoRA rank "
+                   f"{str(dtype).removeprefix('torch.')}, batches of {best} clips (clips/s in short trials: {trials}), "
+                   f"system prompt of {PROMPT_TOKENS} tokens, codes spelled with spaces between, loss over the whole "
+                   "vocabulary, LoRA rank "
                    f"{settings['LORA_R']} and both embedding matrices")
 
 
@@ -335,14 +348,16 @@ def format_figures(figures: Mapping) -> str:
     lines = [f"{figures['base']} on {figures['data']}, {figures['rows']} training clips, text to motion; peak of "
              f"matrix products {peak['gflops']:,.0f} GFLOP/s ({peak['dtype']}, {peak['device']})", "", head,
              "-" * len(head)]
-    titles = {"ours": "ours", "usual": "usual recipe"}
+    titles = {"ours": "ours", "usual": "usual recipe", "usual_fastest": "at its fastest"}
     for name in (name for name in titles if name in figures):
         recipe = figures[name]
         lines.append(f"{titles[name]:<14}{recipe['clips_per_second']:>9.2f}{recipe['tokens_per_second']:>10,.0f}"
                      f"{recipe['share_of_peak']:>9.0%}{recipe['peak_bytes'] / 1e9:>6.2f} GB"
                      f"{recipe['trainable'] / 1e6:>9.1f} M{recipe['tokens_per_clip']:>13.0f}")
-    if "usual" in figures:
-        ratio = figures["ours"]["clips_per_second"] / figures["usual"]["clips_per_second"]
-        lines += ["", f"ours makes {ratio:.1f} times as many clips a second"]
+    ratios = [f"{figures['ours']['clips_per_second'] / figures[name]['clips_per_second']:.1f} times as many clips a "
+              f"second as the {'usual recipe ' * (name != 'usual')}{titles[name]}"
+              for name in titles if name != "ours" and name in figures]
+    lines += ["", f"ours makes {', '.join(ratios)}"] if ratios else []
+    lines += [f"arithmetic: {peak['arithmetic']}"] if "arithmetic" in peak else []
     lines += [f"{titles[name]}: {figures[name]['choices']}" for name in titles if name in figures]
     return "\n".join(lines)

@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from motion_llm.json_files import read_json
+from motion_llm.network.arithmetic import cpu_arithmetic
 from motion_llm.network.folder import BUNDLED_MODEL, ModelError, check_model_name
 from motion_llm.network.known_bases import read_base_config
 from motion_llm.saving import locked, saving_folder
@@ -34,7 +35,7 @@ class ModelConfig:
     max_seq_len: int
     lora_r: int
     lora_alpha: int
-    dtype: str = "auto"  # of the frozen weights; auto: bfloat16 where the processor has it, else float32
+    dtype: str = "auto"  # of the frozen weights; auto: see weights_dtype()
     seed: int = 0
     load_in_4bit: bool = False  # the frozen weights, by bitsandbytes
 
@@ -133,19 +134,30 @@ def load_tokenizer(model_name: str):
     if Path(source).is_dir():
         _disable_hub()
     with reading_base(source):
-        check_text_only(source, model_name)
+        text_config(source, model_name)
         return AutoTokenizer.from_pretrained(source)
 
 
-def check_text_only(source: str, model_name: str) -> None:
-    """Raises ModelError for a base that takes images or sound as well: its tokenizer is a processor, its language model
-    a part of another network."""
+def text_config(source: str, model_name: str):
+    """The base's configuration. Raises ModelError for one that takes images or sound as well: its tokenizer is a
+    processor, its language model a part of another network."""
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(source)
     if config.get_text_config() is not config:
         raise ModelError(f"{model_name} ({type(config).__name__.removesuffix('Config')}) takes more than text: use a "
                          "base of text alone, such as unsloth/Qwen3-1.7B")
+    return config
+
+
+def weights_dtype(dtype: str, width: int, inner: int, on_cpu: bool) -> torch.dtype:
+    """Of the frozen weights, for DTYPE `dtype`. auto: on a CPU what it multiplies faster, on a GPU bfloat16 where it
+    has that, else float16, which on a CPU means auto. width, inner: the hidden and the intermediate size."""
+    if on_cpu and dtype in ("auto", "float16"):
+        return cpu_arithmetic(width, inner).dtype
+    if dtype != "auto":
+        return getattr(torch, dtype)
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
 
 class reading_base:
@@ -233,14 +245,18 @@ def load_base(config: ModelConfig, device: str | None):
     if Path(source).is_dir():
         _disable_hub()
     transformers.utils.logging.disable_progress_bar()
+    on_cpu = device == "cpu" or not torch.cuda.is_available()
     # On a CPU eager attention is faster than SDPA for sequences as short as motions (docs/log.md).
-    attention = {} if torch.cuda.is_available() and device != "cpu" else {"attn_implementation": "eager"}
+    attention = {"attn_implementation": "eager"} if on_cpu else {}
     with contextlib.redirect_stdout(sys.stderr), reading_base(source), broken_weights_as_model_error(source):
-        check_text_only(source, config.model_name)
+        sizes = text_config(source, config.model_name)
+        width, inner = sizes.hidden_size, getattr(sizes, "intermediate_size", sizes.hidden_size)
+        dtype = weights_dtype(config.dtype, width, inner, on_cpu)
+        if on_cpu and config.dtype == "auto":
+            log.info("  arithmetic: %s", cpu_arithmetic(width, inner))
         network, tokenizer = fast_language_model.from_pretrained(
             source, max_seq_length=config.max_seq_len, load_in_4bit=config.load_in_4bit,
-            use_gradient_checkpointing=False, dtype=None if config.dtype == "auto" else getattr(torch, config.dtype),
-            **attention)
+            use_gradient_checkpointing=False, dtype=dtype, **attention)
     if config.load_in_4bit and not getattr(network, "is_loaded_in_4bit", False):  # Unsloth fell back to 16 bits
         raise ModelError("LOAD_IN_4BIT is True, but bitsandbytes cannot do it on this machine: set it to False")
     if tokenizer.pad_token_id is None:

@@ -8,7 +8,6 @@ names; the tests compare both bit by bit for every kind of base.
 
 import math
 import os
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,13 @@ from safetensors import safe_open
 from torch.nn import functional
 
 from motion_llm.json_files import read_json
-from motion_llm.network.base import ModelConfig, base_source, broken_weights_as_model_error, read_weights
+from motion_llm.network.base import (
+    ModelConfig,
+    base_source,
+    broken_weights_as_model_error,
+    read_weights,
+    weights_dtype,
+)
 from motion_llm.network.folder import ModelError
 from motion_llm.network.known_bases import ATTENTION, MLP, BaseConfig, UnknownToFastLoading
 
@@ -40,22 +45,11 @@ def base_folder(model_name: str) -> Path:
     return Path(config).parent
 
 
-def dtype_of(config: ModelConfig) -> torch.dtype:
-    """The dtype that Unsloth gives the weights on this processor."""
-    if os.environ.get("UNSLOTH_CPU_BF16") or os.environ.get("UNSLOTH_CPU_FROZEN_BF16"):
-        raise UnknownToFastLoading("Unsloth's settings of bfloat16 in the environment")
-    if config.dtype in ("float32", "bfloat16"):
-        return getattr(torch, config.dtype)
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="ignore").lower().splitlines()
-    except OSError:
-        lines = []
-    flags = next((set(line.partition(":")[2].split()) for line in lines if line.startswith(("flags", "features"))),
-                 None)
-    if not flags:
-        raise UnknownToFastLoading("a processor without /proc/cpuinfo")
-    names = {"x86_64": {"amx_bf16", "avx512_bf16"}, "aarch64": {"bf16"}}.get(platform.machine().lower(), set())
-    return torch.bfloat16 if flags & names else torch.float32
+def dtype_of(config: ModelConfig, base: BaseConfig) -> torch.dtype:
+    """The dtype that load_base() gives the weights."""
+    if os.environ.get("UNSLOTH_CPU_FROZEN_BF16"):
+        raise UnknownToFastLoading("Unsloth's setting UNSLOTH_CPU_FROZEN_BF16 in the environment")
+    return weights_dtype(config.dtype, base.hidden_size, base["intermediate_size"], on_cpu=True)
 
 
 class Tensors:
@@ -255,13 +249,13 @@ def merged_network(config: ModelConfig, folder: Path, adapter_path: Path, new_id
     """
     if config.load_in_4bit or (folder / "adapter_config.json").is_file():
         raise UnknownToFastLoading("a base in 4 bits, or one that is an adapter itself")
-    base_config, base, dtype = BaseConfig(folder), Tensors.of_base(folder), dtype_of(config)
+    base_config, base = BaseConfig(folder), Tensors.of_base(folder)
     if base_config.max_position_embeddings < config.max_seq_len:
         raise UnknownToFastLoading(f"fewer positions than {config.max_seq_len}")
     shapes, base_rows = _checked_shapes(base_config, base)
     width = base_config.hidden_size
     adapter = read_weights(adapter_path, _adapter_shapes(shapes, config.lora_r, len(new_ids), width))
-    merger = Merger(base, adapter, config.lora_alpha / config.lora_r, dtype, new_ids)
+    merger = Merger(base, adapter, config.lora_alpha / config.lora_r, dtype_of(config, base_config), new_ids)
     return MergedNetwork(base_config, merger, max(tokens, base_rows))
 
 
@@ -271,7 +265,7 @@ def untrained_network(config: ModelConfig, folder: Path) -> MergedNetwork:
         raise UnknownToFastLoading("a base in 4 bits, or one that is an adapter itself")
     base_config, base = BaseConfig(folder), Tensors.of_base(folder)
     _, base_rows = _checked_shapes(base_config, base)
-    return MergedNetwork(base_config, Unmerged(base, dtype_of(config)), base_rows)
+    return MergedNetwork(base_config, Unmerged(base, dtype_of(config, base_config)), base_rows)
 
 
 def _checked_shapes(config: BaseConfig, base: Tensors) -> tuple[dict[str, tuple[int, ...]], int]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 # clips have to be shown more often, and all of them twice.
 NEEDED_CLIPS, NEEDED_PASSES = 4_000, 2.0
 FIRST_UPDATES, FIRST_SECONDS = 10, 30.0  # after this many updates, or so long, the speed is known
+LONG = 10  # minutes; a run of epochs that takes longer is told how to end in that time
 STILL_FALLS = 0.02  # of the held-out NLL, from one evaluation to the last: then it has not levelled off
 
 
@@ -33,21 +34,25 @@ class StageAhead:
 @dataclass(frozen=True)
 class Forecast:
     """passes: of text to motion, at the end. needed: see passes_needed. minutes: of training in all. more: what to set
-    for the needed passes, as flags; None if it is enough."""
+    for the needed passes, as flags; None if it is enough. in_less: the passes that LONG minutes would make; None if
+    the run takes no longer, or its minutes were set."""
 
     passes: float
     needed: float
     minutes: float
     more: str | None
+    in_less: float | None = None
 
     def sentence(self, clips: int, speed: float) -> str:
         """speed: clips a second."""
         start = (f"{speed:.3g} clips a second: about {self.passes:.2g} passes of text to motion over {clips:,} clips "
                  f"in {max(1, round(self.minutes))} minutes")
+        less = "" if self.in_less is None else (f"; --max_minutes {LONG} ends in that time, with {self.in_less:.2g} "
+                                                "passes")
         if self.more is None:
-            return f"{start} ({self.needed:.2g} are usually enough)"
+            return f"{start} ({self.needed:.2g} are usually enough){less}"
         return (f"{start}, but about {self.needed:.2g} are usually needed before a model follows its captions: "
-                f"{self.more} would do")
+                f"{self.more} would do{less}")
 
 
 def foretell(clips: int, made: float, used: float, ahead: Sequence[StageAhead], speed: float, minutes: float | None,
@@ -57,14 +62,15 @@ def foretell(clips: int, made: float, used: float, ahead: Sequence[StageAhead], 
     epochs. Evaluations are not in it."""
     epochs = sum(stage.epochs for stage in ahead)
     needed = passes_needed(clips)
+    # In a second each stage makes speed / positions passes, and with minutes it gets epochs / all epochs of the time.
+    a_second = sum(stage.epochs / epochs * speed / stage.positions * stage.t2m for stage in ahead)
     if minutes is None:
         passes = made + sum(stage.epochs * stage.t2m for stage in ahead)
         total = (used + sum(stage.epochs * stage.positions for stage in ahead) / speed) / 60
+        in_less = None if used or total <= LONG else 60 * LONG * a_second
         return Forecast(passes, needed, total, None if passes >= needed - 1e-6 else
-                        _more_epochs(last, (needed - passes) / max(ahead[-1].t2m, 0.01)))
+                        _more_epochs(last, (needed - passes) / max(ahead[-1].t2m, 0.01)), in_less)
     left = max(60 * minutes - used, 1.0)
-    # In a second each stage makes speed / positions passes, and it gets epochs / all epochs of the time.
-    a_second = sum(stage.epochs / epochs * speed / stage.positions * stage.t2m for stage in ahead)
     passes = made + left * a_second
     wanted = round_up((used + (needed - made) / max(a_second, 1e-9)) / 60)
     return Forecast(passes, needed, minutes, None if passes >= needed - 1e-6 else f"--max_minutes {wanted}")

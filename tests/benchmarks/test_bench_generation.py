@@ -19,7 +19,6 @@ from motion_llm.motion.skeleton import Motion, Skeleton
 
 
 def test_both_ways_of_decoding_are_measured(tiny_run, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(bench_decode, "BATCHES", (1, 3))
     monkeypatch.setattr(bench_decode, "READ_BYTES", 2**22)
     monkeypatch.setattr(bench_train, "PRODUCTS", (512,))
     # vLLM is measured in its own environment; this stand-in writes figures as `bench.py vllm` does.
@@ -33,7 +32,7 @@ def test_both_ways_of_decoding_are_measured(tiny_run, tmp_path, capsys, monkeypa
     monkeypatch.setattr(bench_decode, "VLLM_PYTHON", stand_in)
     out = tmp_path / "figures.json"
     assert run_script(bench, "decode", "--model_path", str(tiny_run / "stage3_t2m_sft"), "--clip_tokens", "8",
-                      "--rounds", "2", "--mixed", "5", "--output", str(out)) == 0
+                      "--batches", "1", "3", "--rounds", "2", "--mixed", "5", "--output", str(out)) == 0
     printed = capsys.readouterr().out
     assert "model.generate" in printed and "first token after" in printed and "5 clips of mixed lengths" in printed
     assert "vLLM 0.0, batch 1: 1 tokens/s, ours " in printed and "first token after 2000 ms" in printed

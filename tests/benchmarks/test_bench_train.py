@@ -8,6 +8,7 @@ from conftest import TINY_SETTINGS, run_script
 
 import bench
 from motion_llm.benchmarks import train as bench_train
+from motion_llm.network import arithmetic
 
 
 def test_both_recipes_are_measured_and_compared(tiny_arguments, tmp_path, capsys, monkeypatch):
@@ -59,12 +60,26 @@ def test_no_minutes_are_refused(capsys):
     assert "--minutes is 0, expected a number above 0" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("supported", "setting", "name"), [(True, "auto", "bfloat16"), (False, "auto", "float32"),
-                                                           (False, "bfloat16", "bfloat16")])
-def test_the_peak_is_measured_in_the_precision_of_training(monkeypatch, unsloth, supported, setting, name):
-    """A processor without bfloat16 multiplies it a hundred times slower, so "auto" does not train in it there."""
-    import unsloth as package
-
-    monkeypatch.setattr(package, "is_bfloat16_supported", lambda: supported)
+@pytest.mark.parametrize(("faster", "setting", "rows"), [
+    ("bfloat16", "auto", {"usual": "bfloat16"}), ("float32", "auto", {"usual": "float32"}),
+    ("float32", "bfloat16", {"usual": "bfloat16", "usual_fastest": "float32"})])
+def test_the_usual_recipe_runs_in_the_precision_of_ours_and_in_its_fastest(
+        tiny_arguments, tmp_path, monkeypatch, capsys, faster, setting, rows):
+    """A processor without bfloat16 multiplies it many times slower, so "auto" does not train in it there."""
+    rates = {"float32": 10.0, "bfloat16": 10.0, faster: 100.0}
+    monkeypatch.setattr(arithmetic, "_seconds", lambda dtype, *_: 1 / rates[str(dtype).removeprefix("torch.")])
+    arithmetic.cpu_arithmetic.cache_clear()
     monkeypatch.setattr(bench_train, "PRODUCTS", (8,))
-    assert bench_train.matrix_peak({"DTYPE": setting})["dtype"] == name
+    monkeypatch.setattr(bench_train, "_our_recipe", lambda *_: "float8")
+    monkeypatch.setattr(bench_train, "_usual_recipe", lambda settings, rows, size, dtype: str(dtype)[6:])
+    monkeypatch.setattr(bench_train, "_measure", lambda recipe, minutes: {
+        "choices": recipe, "gflops": 1.0, "clips_per_second": 2.0, "tokens_per_second": 3.0, "peak_bytes": 4,
+        "trainable": 5, "tokens_per_clip": 6.0})
+    out = tmp_path / "out.json"
+    assert run_script(bench, "train", *tiny_arguments, "--dtype", setting, "--output", str(out)) == 0
+    content = json.loads(out.read_text())
+    figures, printed = content["figures"], capsys.readouterr().out
+    assert {name: figures[name]["choices"] for name in ("usual", "usual_fastest") if name in figures} == rows
+    assert figures["peak"]["dtype"] == rows["usual"]
+    assert f"arithmetic: {faster}, as this processor" in printed and content["machine"]["features"] in printed
+    arithmetic.cpu_arithmetic.cache_clear()

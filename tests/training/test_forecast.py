@@ -71,6 +71,15 @@ def test_a_stage_without_text_to_motion_has_no_advice():
     assert advice([(history(1, 60, [3.0]), 0.0)], 5, (1, 1)) == (0.0, None)
 
 
+def test_a_run_of_more_than_ten_minutes_is_told_at_its_start_how_to_end_in_ten():
+    ahead = [StageAhead(1, 1_000, 0.0), StageAhead(3, 2_000, 1.0)]  # 7,000 positions
+    long = foretell(400, 0.0, 0.0, ahead, 5.0, None, (3, 3))
+    assert long.minutes == pytest.approx(7_000 / 5 / 60) and long.in_less == pytest.approx(600 * 0.75 * 5 / 2_000)
+    assert long.sentence(400, 0.1).endswith("; --max_minutes 10 ends in that time, with 1.1 passes")
+    for used, speed, minutes in ((0.0, 12.0, None), (60.0, 5.0, None), (0.0, 5.0, 30)):
+        assert "ends in that time" not in foretell(400, 0.0, used, ahead, speed, minutes, (3, 3)).sentence(400, 0.1)
+
+
 def test_folders_of_before_count_by_their_last_evaluation():
     assert passes_made({"nll": [{"epoch": 1.0}, {"epoch": 2.5}]}) == 2.5 and passes_made({"nll": []}) == 0
 

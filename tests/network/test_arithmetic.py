@@ -1,0 +1,42 @@
+"""Which number format a processor is fastest with is measured, and bfloat16 has to be worth it."""
+
+import pytest
+import torch
+
+from motion_llm.network import arithmetic
+from motion_llm.network.arithmetic import Arithmetic, cpu_arithmetic
+from motion_llm.network.base import weights_dtype
+
+
+@pytest.mark.parametrize(("float32", "bfloat16", "chosen"), [
+    (180.0, 820.0, torch.bfloat16), (90.0, 3.0, torch.float32), (100.0, 120.0, torch.float32),
+    (100.0, 130.0, torch.bfloat16)])
+def test_bfloat16_is_taken_where_it_is_clearly_faster(float32, bfloat16, chosen):
+    assert Arithmetic(float32, bfloat16).dtype == chosen
+
+
+def test_what_was_measured_is_told_with_the_choice_first():
+    assert str(Arithmetic(90, 3.1)) == ("float32, as this processor makes 90 GFLOP/s of the model's products in it, "
+                                        "and 3.1 in bfloat16")
+    assert str(Arithmetic(180, 820)).startswith("bfloat16, as this processor makes 820 GFLOP/s")
+
+
+def test_both_are_measured_once_and_a_hopeless_one_is_not_repeated(monkeypatch):
+    calls = []
+    linear = arithmetic.functional.linear
+    monkeypatch.setattr(arithmetic.functional, "linear", lambda x, w: (calls.append(x.dtype), linear(x, w))[1])
+    cpu_arithmetic.cache_clear()
+    first = cpu_arithmetic(64, 96)
+    assert first is cpu_arithmetic(64, 96) and first.float32 > 0 and first.bfloat16 > 0
+    assert calls.count(torch.float32) == arithmetic.REPEATS + 1
+    assert calls.count(torch.bfloat16) in ({2} if 4 * first.bfloat16 < first.float32 else
+                                           range(2, arithmetic.REPEATS + 2))
+    cpu_arithmetic.cache_clear()
+
+
+def test_a_setting_is_taken_as_given_but_float16_on_a_cpu(monkeypatch):
+    monkeypatch.setattr("motion_llm.network.base.cpu_arithmetic", lambda *_: Arithmetic(1, 2))
+    assert weights_dtype("float32", 8, 8, on_cpu=True) == torch.float32
+    assert weights_dtype("auto", 8, 8, on_cpu=True) == torch.bfloat16
+    assert weights_dtype("float16", 8, 8, on_cpu=True) == torch.bfloat16
+    assert weights_dtype("float16", 8, 8, on_cpu=False) == torch.float16
