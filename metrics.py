@@ -46,9 +46,10 @@ def repetition_rate(clip: Codes) -> float | None:
     return sum(a == b for a, b in pairs) / len(pairs) if pairs else None
 
 
-def nearest_clips(clips: Sequence[Codes], training: Sequence[Codes]) -> list[tuple[int, float]]:
+def nearest_clips(clips: Sequence[Codes], training: Sequence[Codes], others: bool = False) -> list[tuple[int, float]]:
     """For each clip the index of the nearest training clip, the first one in a tie, and the normalised edit distance to
-    it. Raises ValueError without training clips."""
+    it. others: among training clips of other codes, if there are any, for clips that were trained on. Raises ValueError
+    without training clips."""
     if not training:
         raise ValueError("no training clips to search for the nearest")
     # As text, which is compared many times faster; each code gets a letter of its own, whatever its size.
@@ -60,9 +61,12 @@ def nearest_clips(clips: Sequence[Codes], training: Sequence[Codes]) -> list[tup
     places: dict[str, int] = {}
     for place, clip in enumerate(training):
         places.setdefault(spelled(clip), place)
-    choices = list(places)
-    matches = (process.extractOne(spelled(clip), choices, scorer=Levenshtein.normalized_distance) for clip in clips)
-    return [(places[text], distance) for text, distance, _ in matches]
+    choices, nearest = list(places), []
+    for clip in map(spelled, clips):
+        matches = process.extract(clip, choices, scorer=Levenshtein.normalized_distance, limit=1 + others)
+        text, distance, _ = next((match for match in matches if others and match[0] != clip), matches[0])
+        nearest.append((places[text], distance))
+    return nearest
 
 
 def novelty(clips: Sequence[Codes], training: Sequence[Codes]) -> list[float]:

@@ -182,7 +182,10 @@ def test_novelty_is_the_distance_to_the_nearest_training_clip():
 
 
 def test_the_nearest_of_several_as_near_is_the_first():
-    assert nearest_clips([[1, 2], [5, 6]], [[5, 6, 7], [1, 2], [1, 3], [1, 2]]) == [(1, 0), (0, pytest.approx(1 / 3))]
+    training = [[5, 6, 7], [1, 2], [1, 3], [1, 2]]
+    assert nearest_clips([[1, 2], [5, 6]], training) == [(1, 0), (0, pytest.approx(1 / 3))]
+    assert nearest_clips([[1, 2], [5, 6]], training, others=True) == [(2, 0.5), (0, pytest.approx(1 / 3))]
+    assert nearest_clips([[1, 2]], [[1, 2], [1, 2]], others=True) == [(0, 0)]
 
 
 def test_what_a_codec_could_decode_is_valid():

@@ -74,7 +74,7 @@ class Training:
     _clip_ids: set[str] = field(default_factory=set)
 
     def __post_init__(self):
-        self._nearest: dict[str, str] = {}
+        self._nearest: dict[tuple[str, int], list[str]] = {}
         self._index: CaptionIndex | None = None
 
     def fill(self, rows: Iterable[Row], count: int, caption_keys: Container[str], seed: int) -> "Training":
@@ -104,14 +104,24 @@ class Training:
         """Whether this clip was trained on: the same tokens, or the same clip_id."""
         return _digest(row.codes) in self._motions or (row.clip_id is not None and row.clip_id in self._clip_ids)
 
-    def nearest_caption(self, key: str) -> str:
-        """The key of the most similar training caption that has clips in memory: `key` itself if it has."""
-        if key in self.by_key:
-            return key  # the index sorts the words, so it may return the same words in another order
-        if key not in self._nearest:
-            self._index = self._index or CaptionIndex(list(self.by_key))
-            self._nearest[key] = self._index.nearest(key, 1)[0][0]
-        return self._nearest[key]
+    def of_nearest_caption(self, row: EvaluationRow) -> list[int]:
+        """The places of the clips of the most similar training caption that has some in memory. The row's own clip is
+        not among them, as one that was trained on would be found itself."""
+        for limit in (0, 1, 10, len(self.by_key)):
+            for key in self._nearest_captions(row.key, limit):
+                if places := [i for i in self.by_key[key] if self.clips[i] != row.codes]:
+                    return places
+        return list(range(len(self.clips)))  # all training clips are this one
+
+    def _nearest_captions(self, key: str, limit: int) -> list[str]:
+        """limit 0: the caption itself, if it has clips. (The index sorts the words, so of the same words in another
+        order it may find either.)"""
+        if not limit:
+            return [key] * (key in self.by_key)
+        self._index = self._index or CaptionIndex(list(self.by_key))
+        if (key, limit) not in self._nearest:
+            self._nearest[key, limit] = [near for near, _ in self._index.nearest(key, limit)]
+        return self._nearest[key, limit]
 
 
 def _digest(codes: np.ndarray) -> bytes:

@@ -291,8 +291,7 @@ def _score_all(judge: Judge, generated: Sequence[Sequence[Sequence[int]]],
     score(REAL, [ClipSet.of(judge, real)], (*FROM_REFERENCES, "dtw_joint_error"))
     score(ANOTHER, [ClipSet.of(judge, *_another(judge, rng)) for _ in range(samples)])
     if judge.training is not None:
-        clips, by_key = judge.training.clips, judge.training.by_key
-        near = [by_key[judge.training.nearest_caption(row.key)] for row in rows]
+        clips, near = judge.training.clips, [judge.training.of_nearest_caption(row) for row in rows]
         drawn = [[clips[places[rng.integers(len(places))]] for places in near] for _ in range(samples)]
         score(NEAREST, [ClipSet.of(judge, chosen) for chosen in drawn])
         once = judge.training.distinct

@@ -135,7 +135,7 @@ def _captions(generator, training: Training | None, rows: Sequence[EvaluationRow
     by_row = {MODEL: [result.text for result in with_bar(results, len(rows), "captions of motions")]}
     if training is not None:
         texts, rng = training.texts, np.random.default_rng(seed)
-        near = nearest_clips([row.codes for row in rows], training.clips)
+        near = nearest_clips([row.codes for row in rows], training.clips, others=True)
         by_row |= {NEAREST_TOLD: [texts[place] for place, _ in near],
                    RANDOM_TOLD: [texts[i] for i in rng.integers(len(texts), size=len(rows))]}
     references = [row.captions or (row.text_query,) for row in rows]

@@ -9,7 +9,14 @@ import pytest
 
 from motion_llm.dataset.report import DataError
 from motion_llm.dataset.rows import Row
-from motion_llm.evaluation.rows import EvaluationError, Training, clips_and_captions, evaluator_material, gather
+from motion_llm.evaluation.rows import (
+    EvaluationError,
+    EvaluationRow,
+    Training,
+    clips_and_captions,
+    evaluator_material,
+    gather,
+)
 
 
 def write(path: Path, rows: list[dict]) -> str:
@@ -184,6 +191,10 @@ def training(rows: list[tuple[str, list[int]]], seed=0, caption_keys=()) -> Trai
     return Training("print", "somewhere").fill(training_rows, len(rows), caption_keys, seed)
 
 
+def row_of(text: str, codes: list[int]) -> EvaluationRow:
+    return EvaluationRow(0, text, text, codes, None, None)
+
+
 def test_of_many_training_clips_a_sample_is_kept_but_all_are_known(monkeypatch):
     monkeypatch.setattr("motion_llm.evaluation.rows.MOST_CLIPS", 100)
     sample = training([(f"caption {i % 300}", [i, i]) for i in range(2000)], caption_keys={"caption 7"})
@@ -206,5 +217,13 @@ def test_an_evaluator_gets_held_out_clips_by_caption_and_by_clip():
 
 def test_the_most_similar_caption_is_the_caption_itself_where_it_was_trained():
     trained = training([("sits then bows", [1]), ("bows then sits", [2]), ("walks", [3])])
-    assert [trained.nearest_caption(key) for key in ("bows then sits", "sits then bows", "walks far")] == [
-        "bows then sits", "sits then bows", "walks"]
+    assert [trained.of_nearest_caption(row_of(key, [9])) for key in ("bows then sits", "sits then bows", "walks far")
+            ] == [[1], [0], [2]]
+
+
+def test_a_clip_that_was_trained_is_not_the_nearest_to_itself():
+    trained = training([("sits", [1]), ("sits", [2]), ("sits down", [3]), ("walks far", [4]), ("walks far", [4])])
+    assert trained.of_nearest_caption(row_of("sits", [1])) == [1]
+    assert trained.of_nearest_caption(row_of("sits down", [3])) == [0, 1]
+    assert trained.of_nearest_caption(row_of("walks far", [4])) == [2]
+    assert training([("walks", [4])]).of_nearest_caption(row_of("walks", [4])) == [0]

@@ -80,7 +80,7 @@ def test_any_caption_of_the_motion_is_right_and_others_are_not():
             row(1, "jumps", [3, 4], ("jumps",), "unseen", "stranger")]
     training = Training("print", "somewhere").fill(
         [Row(i, text, np.array(codes, np.int32)) for i, (text, codes) in enumerate(
-            [("walks ahead slowly now", [1, 2, 2]), ("jumps", [3, 4])])], 2, (), 0)
+            [("walks ahead slowly now", [1, 2, 2]), ("jumps", [3, 4, 4]), ("its own words", [3, 4])])], 3, (), 0)
     generator, scores = Generator(["He is on his way", "zzz"]), scores_by(CAPTION_METRICS)
     _captions(generator, training, rows, 0, scores)
     for name in CAPTION_METRICS:
