@@ -50,19 +50,24 @@ def constrained_scores(scores: torch.Tensor, tokens: torch.Tensor, bounds: Bound
     -inf, and the end's logit is shifted by slope * (tokens - target), at most MOST_END_SHIFT either way: ends are
     discouraged before the target and encouraged after it. Slope 0 leaves the model's own distribution.
 
-    tokens (B,): codes that each row has so far. Raises GenerationError for a score that is NaN.
+    tokens (B,): codes that each row has so far. A score that is NaN becomes 0, so that something can be drawn; see
+    raise_on_nan().
     """
-    if torch.isnan(scores.sum()) and torch.isnan(scores).any():  # infinities of both signs make the sum NaN, too
-        row = int(torch.isnan(scores).any(dim=1).nonzero()[0])
-        raise GenerationError(f"the model's scores are no numbers (NaN) for row {row} at token {int(tokens[row])}: its "
-                              "weights are broken, or DTYPE float16 overflows (try float32)")
-    scores.clamp_(-LARGEST, LARGEST)
+    scores.nan_to_num_(nan=0.0, posinf=LARGEST, neginf=-LARGEST).clamp_(-LARGEST, LARGEST)
     scores[:, -1] += ((tokens - bounds.target) * bounds.slope).clamp_(-MOST_END_SHIFT, MOST_END_SHIFT)
     if bounds.codes is not None:
         scores[:, :-1].masked_fill_(~bounds.codes, -torch.inf)
     scores[:, -1].masked_fill_(tokens < bounds.shortest, -torch.inf)
     scores[:, :-1].masked_fill_((tokens >= bounds.longest)[:, None], -torch.inf)
     return scores
+
+
+def raise_on_nan(broken: Sequence[bool], tokens: Sequence[int]) -> None:
+    """broken, tokens (B,): whether a row's scores are NaN, and the codes that it has so far. Raises GenerationError."""
+    for row, (is_broken, count) in enumerate(zip(broken, tokens, strict=True)):
+        if is_broken:
+            raise GenerationError(f"the model's scores are no numbers (NaN) for row {row} at token {int(count)}: its "
+                                  "weights are broken, or DTYPE float16 overflows (try float32)")
 
 
 class LengthAwareMotionLogitsProcessor:
@@ -90,6 +95,8 @@ class LengthAwareMotionLogitsProcessor:
         codes_so_far = input_ids.shape[1] - self.prompt_length
         tokens = torch.full((len(scores),), codes_so_far, device=scores.device)
         answer = scores[:, first:end + 1].to(torch.float32, copy=True)  # (B, K + 1)
+        if torch.isnan(answer).any():
+            raise_on_nan(torch.isnan(answer).any(dim=1).tolist(), tokens.tolist())
         restricted = torch.full_like(scores, -torch.inf, dtype=torch.float32)
         answer = constrained_scores(answer, tokens, bounds)
         if self.may_follow is not None:

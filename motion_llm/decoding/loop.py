@@ -16,7 +16,7 @@ import torch
 
 from model import scale_logits
 from motion_llm.dataset.lengths import LengthLimits
-from motion_llm.decoding.constraints import Bounds, constrained_scores
+from motion_llm.decoding.constraints import Bounds, constrained_scores, raise_on_nan
 from motion_llm.decoding.request import LEAST_TEMPERATURE, Sampling
 from motion_llm.network.cached import CachedNetwork, Product
 from motion_llm.streams import ABSENT, MASKED
@@ -131,8 +131,6 @@ def draw(scores: torch.Tensor, draws: Draws) -> torch.Tensor:
     distribution: what multinomial sampling does, with random numbers that belong to the row.
     """
     greedy = draws.temperature < LEAST_TEMPERATURE
-    if greedy.all():
-        return scores.argmax(dim=1)
     likeliest = scores.argmax(dim=1)
     scores = scores / draws.temperature.clamp(min=LEAST_TEMPERATURE)[:, None]
     # All rows are sorted, also those that need no order: what a row draws must not depend on the rows beside it.
@@ -174,6 +172,10 @@ class _Slots:
         integers = dict(dtype=torch.long, device=device)
         self.jobs, self.size = jobs, size
         self.live, self.owners, self.prompts = 0, [-1] * count, [()] * count
+        # Known without reading from a GPU, which would wait for it: how much each row has cached, whether any is drawn.
+        self.lengths: list[list[int]] = [[]] * count
+        self.greedy = all(job.sampling.temperature < LEAST_TEMPERATURE for job in jobs)
+        self.joins = any(job.joining for job in jobs)
         self.next_ids, self.tokens = (torch.zeros(count, **integers) for _ in range(2))
         # The network's rows for each slot: with guidance a second row, the same answer without the caption.
         self.width = 1 + any(job.unconditional_ids for job in jobs)
@@ -206,7 +208,8 @@ class _Slots:
         job = self.jobs[owner]
         self.owners[slot], self.prompts[slot] = owner, prompts
         self.next_ids[slot], self.tokens[slot] = prompts[0][-1], tokens
-        self.past[slot] = torch.tensor([len(prompt) - 1 for prompt in prompts])
+        self.lengths[slot] = [len(prompt) - 1 for prompt in prompts]
+        self.past[slot] = torch.tensor(self.lengths[slot])
         self.guidance[slot] = job.sampling.guidance if job.unconditional_ids else 1.0
         self.joining[slot] = job.joining
         self.fixed[slot] = FREE
@@ -227,10 +230,23 @@ class _Slots:
         """Move the last row into a finished row's slot; returns the slot that it leaves."""
         self.live -= 1
         if slot != self.live:
-            self.owners[slot], self.prompts[slot] = self.owners[self.live], self.prompts[self.live]
+            for by_slot in (self.owners, self.prompts, self.lengths):
+                by_slot[slot] = by_slot[self.live]
             for array in self._arrays():
                 array[slot] = array[self.live]
         return self.live
+
+    def span(self) -> tuple[int, int]:
+        """The lowest and the highest of past, in the slots that are in use."""
+        lengths = self.lengths[:self.live]
+        return min(map(min, lengths)), max(map(max, lengths))
+
+    def advance(self, next_ids: torch.Tensor) -> None:
+        """One more token in each slot that is in use."""
+        self.next_ids[:self.live] = next_ids
+        self.past[:self.live] += 1
+        self.tokens[:self.live] += 1
+        self.lengths[:self.live] = [[length + 1 for length in rows] for rows in self.lengths[:self.live]]
 
     def live_bounds(self) -> Bounds:
         bounds, live = self.bounds, self.live
@@ -342,19 +358,19 @@ class Decoder:
         for row, prompt in enumerate(prompts):
             ids[row, :len(prompt) - 1] = torch.tensor(prompt[:-1])
         past = torch.zeros(len(prompts), dtype=torch.long, device=self.network.device)
-        self.network(ids.to(self.network.device), past, first)
+        self.network(ids.to(self.network.device), past, first, (0, 0))
 
     def _step(self, slots: _Slots, alphabet: Alphabet) -> Iterator[tuple[int, int | None, float]]:
         live = slots.live
         ids = slots.next_ids[:live].repeat_interleave(slots.width)  # the rows of a slot are adjacent
-        hidden = self.network(ids[:, None], slots.past[:live].reshape(-1))[:, 0]
+        hidden = self.network(ids[:, None], slots.past[:live].reshape(-1), span=slots.span())[:, 0]
         scores, *without = alphabet.scores(hidden).view(live, slots.width, -1).unbind(1)  # (B, A) each
         tokens, end = slots.tokens[:live], len(alphabet) - 1
         changed = guided(scores, without[0], slots.guidance[:live, None]) if without else scores.clone()
         changed = alphabet.in_place(constrained_scores(changed, tokens, slots.live_bounds()), tokens)
-        if without and (joining := tokens < slots.joining[:live]).any():
-            changed = joined(changed, without[0], joining)
-        drawn = draw(changed, slots.live_draws())
+        if without and slots.joins:
+            changed = joined(changed, without[0], tokens < slots.joining[:live])
+        drawn = changed.argmax(dim=1) if slots.greedy else draw(changed, slots.live_draws())
         fixed = slots.fixed[:live].gather(1, tokens[:, None])[:, 0]
         free = fixed == FREE
         if alphabet.absent is not None:  # a motion without its first stream ends where its code would stand
@@ -362,17 +378,20 @@ class Decoder:
         chosen = torch.where(free, drawn, fixed)
         log_probabilities = torch.where(free, alphabet.log_probabilities(alphabet.in_place(scores, tokens), chosen),
                                         0.0)
-        slots.next_ids[:live] = alphabet.ids_of(chosen)
-        slots.past[:live] += 1
-        slots.tokens[:live] += 1
-        owners, indices = list(slots.owners), chosen.tolist()
-        for slot, (index, log_probability) in enumerate(zip(indices, log_probabilities.tolist(), strict=True)):
+        slots.advance(alphabet.ids_of(chosen))
+        # The only wait for a GPU in a step. Float64 holds all of them exactly.
+        broken, indices, values = torch.stack([torch.isnan(scores).any(dim=1).double(), chosen.double(),
+                                               log_probabilities.double()]).tolist()
+        if any(broken):
+            raise_on_nan(broken, (tokens - 1).tolist())
+        owners, indices = list(slots.owners), [int(index) for index in indices]
+        for slot, (index, log_probability) in enumerate(zip(indices, values, strict=True)):
             yield owners[slot], None if index == end else index, log_probability
         for slot in reversed(range(live)):  # from the last on, so that the row that moves in is not a finished one
             if indices[slot] == end:
                 last = slots.free(slot)
                 if last != slot:
-                    self._copy(slots, last, slot, slots.past[slot].tolist())
+                    self._copy(slots, last, slot, slots.lengths[slot])
 
     @torch.no_grad()
     def log_probabilities(self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]],
@@ -405,10 +424,10 @@ class Decoder:
         shared = min(len(commonprefix(prompts)), min(map(len, prompts)) - 1) if len(prompts) > 1 else 0
         with self.network.borrow(len(prompts), ids.shape[1]) as network:
             if shared:
-                network(ids[:1, :shared], torch.zeros(1, dtype=torch.long, device=device))
+                network(ids[:1, :shared], torch.zeros(1, dtype=torch.long, device=device), span=(0, 0))
                 for row in range(1, len(prompts)):
                     network.copy_row(0, row, shared)
-            hidden = network(ids[:, shared:], torch.full((len(prompts),), shared, device=device))
+            hidden = network(ids[:, shared:], torch.full((len(prompts),), shared, device=device), span=(shared, shared))
         ends = [len(prompt) - 1 - shared for prompt in prompts]
         answer_hidden = [hidden[row, end:end + len(answer)]
                          for row, (end, answer) in enumerate(zip(ends, answers, strict=True))]

@@ -18,6 +18,7 @@ import torch
 from torch.nn import functional
 
 from motion_llm.network.folder import ModelError
+from motion_llm.network.graphs import StepGraphs
 from motion_llm.network.merged import MergedNetwork
 
 log = logging.getLogger(__name__)
@@ -234,8 +235,10 @@ class CachedNetwork:
             if isinstance(layer, torch.nn.Module):
                 layer.to("meta")  # so that a base is not in memory twice
         self.norm = Norm(decoder.norm)
-        self.cache = None
-        self._caches: list[torch.Tensor] = []  # of finished decodings, at most one; every borrowed copy has this list
+        self.cache, self.graphs = None, None
+        self.graphed = self.device.type == "cuda"  # whether steps are CUDA graphs
+        # Of finished decodings, at most one, with its graphs; every borrowed copy has this list.
+        self._caches: list[tuple[torch.Tensor, StepGraphs | None]] = []
 
     def _rotations(self, decoder, config) -> dict[str, Rotation]:
         """One for all layers, or one for each kind of layer (Gemma 3)."""
@@ -257,46 +260,60 @@ class CachedNetwork:
         """The same weights with a cache for `slots` rows of `positions` positions, which is this borrower's alone."""
         network = copy.copy(self)
         try:
-            network.cache = self._caches.pop()  # atomic, so that two threads cannot have the same one
+            network.cache, network.graphs = self._caches.pop()  # atomic: two threads cannot have the same one
         except IndexError:
-            network.cache = None
+            network.cache = network.graphs = None
         network.reserve(slots, positions)
         try:
             yield network
         finally:
-            self._caches[:] = [network.cache]
+            self._caches[:] = [(network.cache, network.graphs)]
 
     def reserve(self, slots: int, positions: int) -> None:
         """Allocate the cache for `slots` rows of `positions` positions; cached values may be lost."""
         shape = (len(self.layers), 2, slots, self.groups, positions, self.width)
         if self.cache is None or self.cache.shape[2] < slots or self.cache.shape[4] < positions:
             self.cache = torch.zeros(shape, dtype=self.dtype, device=self.device)
+            self.graphs = StepGraphs(self._step, self.cache) if self.graphed else None
 
     def copy_row(self, source: int, target: int, positions: int) -> None:
         """Copy the first `positions` cached keys and values of row `source` to row `target`."""
         self.cache[:, :, target, :, :positions] = self.cache[:, :, source, :, :positions]
 
     @torch.no_grad()
-    def __call__(self, ids: torch.Tensor, past: torch.Tensor, first: int = 0) -> torch.Tensor:
+    def __call__(self, ids: torch.Tensor, past: torch.Tensor, first: int = 0, span: tuple[int, int] | None = None
+                 ) -> torch.Tensor:
         """ids (B, T) after past (B,) cached positions, of the rows from slot `first` on -> hidden states (B, T, D).
 
-        A row shorter than T is padded on the right; its hidden states there mean nothing.
+        A row shorter than T is padded on the right; its hidden states there mean nothing. span: the lowest and the
+        highest of past, where it is known: to read it from a GPU takes as long as waiting for all that is queued there.
+        The slots behind those of a single token (T = 1) must be free.
         """
-        (last,) = deque(self._states(ids, past, first), maxlen=1)
+        lowest, highest = span or (int(past.min()), int(past.max()))
+        if ids.shape[1] == 1 and not first and self.graphs is not None:
+            last = self.graphs(ids, past, highest + 1)
+        else:
+            (last,) = deque(self._states(ids, past, first, (lowest, highest)), maxlen=1)
         return self.norm(last).view(*ids.shape, -1)
+
+    def _step(self, ids: torch.Tensor, past: torch.Tensor, seen: int) -> torch.Tensor:
+        """The states (B, D) of one more token (B, 1), of shapes that do not depend on past. For StepGraphs."""
+        (last,) = deque(self._states(ids, past, 0, (-1, seen - 1)), maxlen=1)
+        return last
 
     @torch.no_grad()
     def states(self, ids: torch.Tensor, layers: Sequence[int]) -> list[torch.Tensor]:
         """ids (B, T), from the first position on -> hidden states (B, T, D) after each of so many layers, ascending."""
         self.reserve(*ids.shape)
-        after = self._states(ids, torch.zeros(len(ids), dtype=torch.long, device=self.device), 0)
+        after = self._states(ids, torch.zeros(len(ids), dtype=torch.long, device=self.device), 0, (0, 0))
         return [x.view(*ids.shape, -1) for count, x in zip(range(1, layers[-1] + 1), after, strict=False)
                 if count in layers]
 
-    def _states(self, ids: torch.Tensor, past: torch.Tensor, first: int) -> Iterator[torch.Tensor]:
-        """The hidden states (B * T, D) after each layer."""
+    def _states(self, ids: torch.Tensor, past: torch.Tensor, first: int, span: tuple[int, int]
+                ) -> Iterator[torch.Tensor]:
+        """The hidden states (B * T, D) after each layer. span: at most the lowest and at least the highest of past."""
         count, length = ids.shape
-        layout = self._layout(past, count, length)
+        layout = self._layout(past, count, length, span)
         x = self.embed(ids.reshape(-1)).to(self.dtype)
         if self.embedding_scale != 1:
             x = x * self.embedding_scale
@@ -304,11 +321,11 @@ class CachedNetwork:
             x = layer(x, cache, layout, self.rotations[layer.rotation])
             yield x
 
-    def _layout(self, past: torch.Tensor, count: int, length: int) -> PassLayout:
+    def _layout(self, past: torch.Tensor, count: int, length: int, span: tuple[int, int]) -> PassLayout:
         positions = (past[:, None] + torch.arange(length, device=self.device)).reshape(-1)  # (N,)
         rows = torch.arange(count, device=self.device).repeat_interleave(length)
-        seen = int(past.max()) + length
-        reads_all = length == 1 and int(past.min()) + 1 == seen  # every token reads all cached positions
+        seen = span[1] + length
+        reads_all = length == 1 and span[0] + 1 == seen  # every token reads all cached positions
         masks = {}
         for window in {layer.window for layer in self.layers}:
             inside = window is None or seen <= window
@@ -346,7 +363,8 @@ class PlainNetwork:
         self.ids[target, :positions] = self.ids[source, :positions]
 
     @torch.no_grad()
-    def __call__(self, ids: torch.Tensor, past: torch.Tensor, first: int = 0) -> torch.Tensor:
+    def __call__(self, ids: torch.Tensor, past: torch.Tensor, first: int = 0, span: tuple[int, int] | None = None
+                 ) -> torch.Tensor:
         count, length = ids.shape
         positions = past[:, None] + torch.arange(length, device=self.device)  # (B, T)
         rows = self.ids[first:first + count]
@@ -354,6 +372,18 @@ class PlainNetwork:
         hidden = self.network.get_decoder()(input_ids=rows[:, :int(positions.max()) + 1], use_cache=False)
         hidden = hidden.last_hidden_state
         return hidden.gather(1, positions[:, :, None].expand(-1, -1, hidden.shape[2]))
+
+
+def _single_step(cached: CachedNetwork, ids: torch.Tensor, past: torch.Tensor) -> torch.Tensor:
+    """One token, by a CUDA graph on a GPU; where that cannot be captured, graphs are switched off, with a warning."""
+    try:
+        return cached(ids, past)
+    except RuntimeError as error:
+        if cached.graphs is None:
+            raise
+        log.warning("decoding without CUDA graphs, which makes it several times slower for few clips: %s", error)
+        cached.graphed, cached.graphs = False, None
+        return cached(ids, past)
 
 
 @torch.no_grad()
@@ -377,7 +407,8 @@ def decoding_network(network, positions: int) -> CachedNetwork | PlainNetwork:
     cached = CachedNetwork(network, positions)
     cached.reserve(1, count)
     start, half = torch.zeros(1, dtype=torch.long, device=network.device), count // 2
-    result = torch.cat([cached(ids[:, :half], start), cached(ids[:, half:], start + half)], dim=1)
+    result = torch.cat([cached(ids[:, :half], start), cached(ids[:, half:-1], start + half),
+                        _single_step(cached, ids[:, -1:], start + count - 1)], dim=1)
     error = float((result.float() - expected).norm() / expected.norm())
     if not error <= TOLERANCE[network.dtype]:
         raise ModelError(f"the fast decoding's hidden states differ from the base's by {error:.1%}: a bug, please "

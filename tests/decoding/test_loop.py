@@ -4,6 +4,7 @@ loop.py is imported inside the tests: it imports transformers, which must follow
 """
 
 import contextlib
+import copy
 import math
 from dataclasses import replace
 
@@ -218,9 +219,10 @@ class Counting:
         with self.network.borrow(slots, positions) as network:
             yield Counting(network, self.passes)
 
-    def __call__(self, ids, past, first=0):
+    def __call__(self, ids, past, first=0, span=None):
+        assert span is None or span == (int(past.min()), int(past.max()))
         self.passes.append((first, *ids.shape))
-        return self.network(ids, past, first)
+        return self.network(ids, past, first, span)
 
 
 def test_finished_rows_leave_the_batch_and_new_ones_take_their_place(parts):
@@ -281,6 +283,28 @@ def test_log_probabilities_are_those_of_the_restricted_softmax_in_any_batch(part
             logits = network(input_ids=ids).logits[0, len(prompt) - 1:].float()
         restricted = torch.log_softmax(logits[:, vocabulary.first_motion_id:vocabulary.end_id + 1], dim=1)
         assert values == pytest.approx([float(restricted[i, place]) for i, place in enumerate(answer)], abs=1e-4)
+
+
+def test_answers_are_the_same_by_steps_of_fixed_shapes(parts, monkeypatch):
+    """As CUDA graphs make them, with a stand-in for the graph."""
+    from motion_llm.network import graphs
+
+    def captured(work):
+        result = work()
+        return lambda: result.copy_(work()), result
+
+    made, alphabet, *_ = parts("llama")
+    jobs = [*jobs_of(9, (1, 1, 0, 0), (0, 1, 0, 0)), guided(jobs_of()[0], 3.0), replace(jobs_of()[1], fixed=[2, 5, 1])]
+    expected = made(4).decode(jobs, alphabet)
+    network = copy.copy(made(4).network)
+    network._caches, network.cache, network.graphed = [], None, True
+    monkeypatch.setattr("motion_llm.network.cached.StepGraphs",
+                        lambda step, cache: graphs.StepGraphs(step, cache, captured))
+    answers = type(made(4))(network, 4).decode(jobs, alphabet)
+    assert network._caches[0][1]._graphs  # they were used
+    assert [answer.indices for answer in answers] == [answer.indices for answer in expected]
+    assert [answer.log_probability for answer in answers] == pytest.approx(
+        [answer.log_probability for answer in expected], abs=1e-4)
 
 
 def test_no_jobs_no_answers(parts):
