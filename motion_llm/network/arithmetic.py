@@ -15,9 +15,9 @@ from torch.nn import functional
 log = logging.getLogger(__name__)
 
 ROWS = 64  # positions: with fewer the memory is what is measured
-OPERATIONS = 1e8  # of a product, a part of the weight's rows: a millisecond of float32
-REPEATS = 15  # of which the fastest counts, as other programs disturb
-HOPELESS = 4.0  # times as slow as float32: then no more repeats
+OPERATIONS = 3e7  # of a product, a part of the weight's rows: less than a millisecond of float32
+ROUNDS = 20  # of which the fastest counts, as other programs disturb
+HOPELESS = 4.0  # times as slow as float32: then no more rounds
 WORTH = 1.3  # times as fast bfloat16 has to be: it is less exact
 
 
@@ -40,23 +40,24 @@ class Arithmetic:
 
 @cache
 def cpu_arithmetic(width: int, inner: int) -> Arithmetic:
-    """Measured once in a process. width, inner: the hidden and the intermediate size of the model."""
+    """Measured once in a process, in turn. width, inner: the hidden and the intermediate size of the model."""
     inner = max(1, min(inner, round(OPERATIONS / (2 * ROWS * width))))
-    float32 = _seconds(torch.float32, width, inner, float("inf"))
-    bfloat16 = _seconds(torch.bfloat16, width, inner, HOPELESS * float32)
+    products = {dtype: (torch.ones(ROWS, width, dtype=dtype), torch.ones(inner, width, dtype=dtype))
+                for dtype in (torch.float32, torch.bfloat16)}
+    best = dict.fromkeys(products, float("inf"))  # seconds
+    for number in range(ROUNDS + 1):
+        for dtype, (x, weight) in list(products.items()):
+            seconds = _seconds(x, weight)
+            if number:  # the first round makes ready what later ones use
+                best[dtype] = min(best[dtype], seconds)
+        if best[torch.bfloat16] > HOPELESS * best[torch.float32]:
+            products.pop(torch.bfloat16, None)
     operations = 2 * ROWS * width * inner / 1e9
-    return Arithmetic(operations / float32, operations / bfloat16)
+    return Arithmetic(*(operations / seconds for seconds in best.values()))
 
 
-def _seconds(dtype: torch.dtype, width: int, inner: int, hopeless: float) -> float:
-    """Of a product. hopeless: so slow that it need not be known exactly."""
-    x, weight, best = torch.ones(ROWS, width, dtype=dtype), torch.ones(inner, width, dtype=dtype), float("inf")
+def _seconds(x: torch.Tensor, weight: torch.Tensor) -> float:
+    started = time.perf_counter()
     with torch.inference_mode():
-        functional.linear(x, weight)  # makes ready what later ones use
-        for _ in range(REPEATS):
-            started = time.perf_counter()
-            functional.linear(x, weight)
-            best = min(best, time.perf_counter() - started)
-            if best > hopeless:
-                break
-    return best
+        functional.linear(x, weight)
+    return time.perf_counter() - started

@@ -112,6 +112,9 @@ def test_few_new_captions_do_not_lower_the_word_where_even_real_clips_would_not_
 
 def test_top_1_can_veto():
     assert following(table_of(0.95, top1=0.3), MANY).word == HALF
+    doubtful = table_of(0.95, top1=0.45)  # 0.64 of the way from 0.07 to 0.665, with an interval up to 0.72
+    assert following(doubtful, MANY).word == HALF
+    assert following(table_of(0.95, top1=0.5), MANY).word == FOLLOWS
     assert following(table_of(0.95, 0.95, nearest_caption_clip=0.96), MANY).parts["unseen"].word == HALF
     assert NEAREST == "nearest_caption_clip"
 

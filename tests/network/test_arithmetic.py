@@ -21,16 +21,25 @@ def test_what_was_measured_is_told_with_the_choice_first():
     assert str(Arithmetic(180, 820)).startswith("bfloat16, as this processor makes 820 GFLOP/s")
 
 
-def test_both_are_measured_once_and_a_hopeless_one_is_not_repeated(monkeypatch):
+def test_both_are_measured_once_in_a_process(monkeypatch):
     calls = []
     linear = arithmetic.functional.linear
     monkeypatch.setattr(arithmetic.functional, "linear", lambda x, w: (calls.append(x.dtype), linear(x, w))[1])
     cpu_arithmetic.cache_clear()
     first = cpu_arithmetic(64, 96)
     assert first is cpu_arithmetic(64, 96) and first.float32 > 0 and first.bfloat16 > 0
-    assert calls.count(torch.float32) == arithmetic.REPEATS + 1
-    assert calls.count(torch.bfloat16) in ({2} if 4 * first.bfloat16 < first.float32 else
-                                           range(2, arithmetic.REPEATS + 2))
+    assert calls.count(torch.float32) == arithmetic.ROUNDS + 1
+    assert 2 <= calls.count(torch.bfloat16) <= arithmetic.ROUNDS + 1
+
+
+@pytest.mark.parametrize(("slower", "calls"), [(100.0, 2), (0.25, 21)])
+def test_what_is_hopeless_is_not_measured_again(monkeypatch, slower, calls):
+    counted = []
+    monkeypatch.setattr(arithmetic, "_seconds", lambda x, weight: counted.append(x.dtype) or (
+        slower if x.dtype == torch.bfloat16 else 1.0))
+    cpu_arithmetic.cache_clear()
+    assert cpu_arithmetic(64, 96).dtype == (torch.float32 if slower > 1 else torch.bfloat16)
+    assert counted.count(torch.bfloat16) == calls and counted.count(torch.float32) == 21
     cpu_arithmetic.cache_clear()
 
 
