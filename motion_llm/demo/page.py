@@ -7,9 +7,11 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import gradio as gr
+from gradio.utils import get_upload_folder
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
@@ -27,6 +29,7 @@ from motion_llm.viewer.figure import Clip
 log = logging.getLogger(__name__)
 
 CSS = Path(__file__).with_suffix(".css")
+UPLOADS = Path(get_upload_folder())
 KEPT = 30  # answers of a visit
 MOST_VISITS = 100  # whose answers are kept, those of closed pages included: Gradio keeps 0.6 MB of each
 REDRAW_EVERY = 1.0  # seconds; the viewer is drawn anew for each group of clips that came
@@ -241,9 +244,10 @@ class Page:
             if motion is not None and gap and gap.strip():
                 motion = with_lost_span(motion, gap, self.rate)
             text_or_none = text.strip() or None if text else None
-            return question_of(self.models, "edit" if text_or_none else "denoise",
-                               text_or_none or f"fill {in_a_line(motion)}", seed, motion=motion, text=text_or_none,
-                               num_samples=whole(clips))
+            question = question_of(self.models, "edit" if text_or_none else "denoise",
+                                   text_or_none or f"fill {in_a_line(motion)}", seed, motion=motion, text=text_or_none,
+                                   num_samples=whole(clips))
+            return replace(question, recording=Path(file)) if file else question
 
         yield from self._follow(make, answers, request)
 
@@ -264,7 +268,7 @@ class Page:
                 update = {self.status: status_html(line_of(now, question))}
                 waited = drawn_at is None or time.monotonic() - drawn_at > REDRAW_EVERY
                 if len(now.results) > len(clips) and (now.ended or waited):
-                    clips |= {place: self._clip(result, question.title)
+                    clips |= {place: self._clip(result, question.title, question.recording)
                               for place, result in now.results.items() if place not in clips}
                     drawn_at = time.monotonic()
                     first_at = first_at or drawn_at
@@ -295,13 +299,13 @@ class Page:
                 update[self.status] = status_html(f"“{answer.captions[0]}”{sure}", "said")
         return update
 
-    def _clip(self, result: MotionResult | Scene, title: str) -> Clip | None:
+    def _clip(self, result: MotionResult | Scene, title: str, recording: Path | None) -> Clip | None:
         """None for a model without a codec."""
         if not self.has_codec:
             return None
         if isinstance(result, Scene):
             return self.models.main.scene_clips([result])[0]
-        return self.models.main.clip(result.codes, result.text or title)
+        return questions.clip_of(self.models.main, result.codes, result.text or title, recording)
 
     def _answer(self, answer: Answer, clips: list[Clip | None], at: float) -> dict:
         """What the answer's area shows. clips: its figures, which start at `at` seconds."""
@@ -320,7 +324,10 @@ class Page:
         answer = next(answer for answer in answers if answer.number == number)
         results = [answer.scene] if answer.scene else [MotionResult("", caption, codes=codes) for codes, caption in zip(
             answer.codes, answer.captions, strict=True)]
-        clips = [self._clip(result, "") for result in results]
+        try:
+            clips = [self._clip(result, "", answer.recording) for result in results]
+        except ValueError as error:
+            return {self.status: questions.error_html(error)}
         line = (status_html(f"“{answer.captions[0]}”", "said") if answer.says else
                 status_html(f"{clips_of(len(clips))}, seed {answer.seed}"))
         return {self.status: line} | self._answer(answer, clips, 0)
@@ -332,11 +339,12 @@ class Page:
     # ---- files
 
     def file(self, request: Request) -> Response:
-        """GET motion/NAME?tokens=...&caption=...: the motion as a file of the name's suffix."""
+        """GET motion/NAME?tokens=...&caption=...&recording=...: the motion as a file of the name's suffix."""
         name, query = request.path_params["name"], request.query_params
         try:
             with self._one_file:
-                content = questions.file_of(self.models.main, name, query.get("tokens", ""), query.get("caption", ""))
+                content = questions.file_of(self.models.main, name, query.get("tokens", ""), query.get("caption", ""),
+                                            questions.recording_of(UPLOADS, query.get("recording", "")))
         except (ValueError, OSError) as error:
             return PlainTextResponse(str(error), 400)
         return Response(content, media_type="application/octet-stream")

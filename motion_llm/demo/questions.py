@@ -34,13 +34,14 @@ SHORT = 44  # characters of a title
 @dataclass(frozen=True)
 class Question:
     """A request that can be answered. title: of the history. timeline: of a scene; the request has its participant and
-    sampling then."""
+    sampling then. recording: the uploaded file whose gap is filled, which stays as it is outside of the gap."""
 
     generator: SteppedGenerator
     request: MotionRequest
     seed: int
     title: str
     timeline: tuple[Segment, ...] = ()
+    recording: Path | None = None
 
     @property
     def parts(self) -> list[Part | Whole]:
@@ -56,7 +57,8 @@ class Question:
 class Answer:
     """What is kept of an answer. number: counts the answers of a visit; codes: of each clip, flat; motions: the same as
     text, in the dataset's form; captions: of each clip,
-    what was asked, or what the model said if `says`. scene: of a question with several sentences."""
+    what was asked, or what the model said if `says`. scene: of a question with several sentences. recording: of the
+    question."""
 
     number: int
     title: str
@@ -66,13 +68,14 @@ class Answer:
     says: bool
     seed: int
     scene: Scene | None = None
+    recording: Path | None = None
 
     @classmethod
     def of(cls, question: Question, results: Sequence[MotionResult], number: int) -> "Answer":
         return cls(number, question.title, tuple(result.codes for result in results),
                    tuple(in_a_line(result.motion_tokens) for result in results),
                    tuple(result.text or question.title for result in results), question.request.task == "m2t",
-                   question.seed, results[0] if question.timeline else None)
+                   question.seed, results[0] if question.timeline else None, question.recording)
 
 
 # ---- from the form to a question
@@ -144,6 +147,16 @@ def examples_of(captions: Sequence[str], most: int = 4, longest: int = 30) -> li
     return short[::max(1, len(short) // most)][:most]
 
 
+def clip_of(generator: SteppedGenerator, codes: Sequence[int], caption: str, recording: Path | None) -> Clip:
+    """The codes as a figure; what fills the gap of a recording, within that recording. Raises ValueError."""
+    clip = generator.clip(codes, caption)
+    if recording is None:
+        return clip
+    if not recording.is_file():
+        raise GenerationError(f"{recording.name} is gone, as uploads are kept for an hour: upload it again")
+    return replace(clip, motion=generator.spliced(recording, codes))
+
+
 def figures_html(clips: Sequence[Clip], at: float = 0) -> str:
     """The clips side by side in the viewer, which starts at `at` seconds."""
     several = len(clips) > 1
@@ -190,7 +203,10 @@ def links_html(answer: Answer, place: int, figures: bool) -> str:
         except VideoError:
             continue
         name = f"{slug(answer.captions[place])}_{place + 1}{suffix}"
-        address = html.escape(f"motion/{name}?{urlencode({'tokens': motion, 'caption': answer.captions[place]})}")
+        query = {"tokens": motion, "caption": answer.captions[place]}
+        if answer.recording is not None:  # its folder is named by the hash of its content
+            query["recording"] = f"{answer.recording.parent.name}/{answer.recording.name}"
+        address = html.escape(f"motion/{name}?{urlencode(query)}")
         kind = suffix[1:].upper()
         links.append(f'<a class="file" href="{address}" download="{name}" aria-label="Download clip {place + 1} as '
                      f'{kind}">{kind}</a>')
@@ -202,12 +218,22 @@ def slug(caption: str) -> str:
     return "_".join(re.findall(r"\w+", caption.lower(), re.ASCII))[:40].strip("_") or "motion"
 
 
-def file_of(generator: SteppedGenerator, name: str, tokens: str, caption: str) -> bytes:
+def recording_of(uploads: Path, name: str) -> Path | None:
+    """The uploaded file that a link names, "HASH/NAME"; None for no name. Raises GenerationError for one elsewhere."""
+    if not name:
+        return None
+    path = (uploads / name).resolve()
+    if not path.is_relative_to(uploads.resolve()) or len(Path(name).parts) != 2:
+        raise GenerationError(f"{name[:60]} names no uploaded file")
+    return path
+
+
+def file_of(generator: SteppedGenerator, name: str, tokens: str, caption: str, recording: Path | None = None) -> bytes:
     """The content of a file of that name with the clip. Raises ValueError, OSError."""
     suffix = Path(name).suffix
     if suffix not in FILES:
         raise GenerationError(f"{name[:60]}: expected a name that ends with {', '.join(FILES)}")
     codes = generator.vocabulary.streams.read(motion_of_text(tokens))
     with tempfile.TemporaryDirectory() as folder:
-        (path,) = write(Path(folder) / f"motion{suffix}", [generator.clip(codes, caption)])
+        (path,) = write(Path(folder) / f"motion{suffix}", [clip_of(generator, codes, caption, recording)])
         return path.read_bytes()

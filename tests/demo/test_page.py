@@ -1,11 +1,20 @@
 """The demo's page on a tiny model: its events as functions, and the served page asked by Gradio's own client."""
 
+import html
 import logging
+import re
 import socket
 import threading
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from walker import walks
+
+from motion_llm.motion.files import read_motion
+from motion_llm.motion.kinematics import resampled
+from motion_llm.viewer.figure import Clip
+from motion_llm.viewer.files import write
 
 gradio = pytest.importorskip("gradio", reason="no tests of the demo's page: Gradio is missing (requirements-demo.txt)")
 
@@ -126,6 +135,31 @@ def test_a_motion_goes_on_and_gaps_are_filled(page):
     assert tokens["gap"][:2] == ["1", "2"] and tokens["gap"][4:] == ["5", "6"]  # 7.5 tokens a second
     *_, last = page.goes_on("1 2 3", None, "Fill a gap", "", "5:6", 1, "", [], visitor())
     assert "expected START:END" in last[page.status]
+
+
+def test_outside_of_the_gap_a_file_stays_as_it_was_recorded(served, tmp_path, monkeypatch):
+    httpx = pytest.importorskip("httpx")
+    page, address = served
+    monkeypatch.setattr("motion_llm.demo.page.UPLOADS", tmp_path)
+    recorded = tmp_path / "0123abcd" / "walk.bvh"  # as uploads are kept
+    recorded.parent.mkdir()
+    write(recorded, [Clip(walks(1, 150)[0], "", "")])
+    *_, shown = page.goes_on("", str(recorded), "Fill a gap", "", "1.0:1.5", 1, "1", [], visitor())
+    (answer,) = shown[page.answers]
+    name, query = re.search(r'href="(motion/[^?]+)\?([^"]+)"', shown[page.links]).groups()
+    assert "recording=0123abcd%2Fwalk.bvh" in query
+    answered = httpx.get(f"{address}{name}?{html.unescape(query)}", timeout=60)
+    (tmp_path / "filled.bvh").write_bytes(answered.content)
+    filled, before = read_motion(tmp_path / "filled.bvh"), read_motion(recorded)
+    moved = np.abs(filled.joints - resampled(before, filled.fps).joints[:len(filled.joints)]).max(axis=(1, 2))
+    assert moved[:round(0.9 * filled.fps)].max() < 1e-3 < moved[round(1.2 * filled.fps)]
+    for other in ("../secret.bvh", "/etc/passwd", "0123abcd/../0123abcd/walk.bvh", "walk.bvh"):
+        refused = httpx.get(f"{address}{name}", params={"tokens": "1 2", "recording": other}, timeout=60)
+        assert refused.status_code == 400 and "names no uploaded file" in refused.text
+    recorded.unlink()
+    gone = httpx.get(f"{address}{name}?{html.unescape(query)}", timeout=60)
+    assert gone.status_code == 400 and "walk.bvh is gone, as uploads are kept for an hour" in gone.text
+    assert "walk.bvh is gone" in page.earlier_answer(answer.number, [answer])[page.status]
 
 
 def test_who_leaves_is_dropped(page):
