@@ -355,7 +355,8 @@ def test_a_stream_gives_the_tokens_of_the_same_answer_one_by_one(generator):
 def test_a_stream_does_not_wait_for_the_end(generator, monkeypatch):
     passes, network = [], type(generator.decoder.network)
     forward = network.__call__
-    monkeypatch.setattr(network, "__call__", lambda self, *arguments: passes.append(1) or forward(self, *arguments))
+    monkeypatch.setattr(network, "__call__",
+                        lambda self, *given, **named: passes.append(1) or forward(self, *given, **named))
     tokens = generator.stream(MotionRequest(text="a person jumps", tokens=20, guidance=1), seed=4)
     next(tokens)
     assert len(passes) == 2  # the prompt and one token
