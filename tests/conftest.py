@@ -126,7 +126,9 @@ def tiny_dataset(tmp_path_factory) -> str:
 
 TINY_SETTINGS = ["--max_seq_len", "128", "--epochs_s1", "1", "--epochs_s2", "1", "--epochs_s3", "2",
                  "--batch_train", "4", "--lora_r", "4", "--heldout_share", "0.1", "--save_steps", "5",
-                 "--dtype", "float32", "--report_page", "false"]
+                 "--dtype", "float32", "--report_page", "false",
+                 # Two folders for different tasks, as many tests look at what a stage was not trained for.
+                 "--stage2_mix", "t2m=0.5,m2t=0.3,denoise=0.2", "--stage3_mix", "t2m=1,m2t=0,denoise=0"]
 
 
 def run_script(module, *arguments: str) -> int:

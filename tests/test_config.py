@@ -27,7 +27,7 @@ def settings_of(*arguments: str) -> dict:
 def test_the_constants_pass_their_own_rules_and_each_has_one():
     checked = config.check(config.defaults(), "config.py")
     assert set(checked) == set(config._RULES) == set(config.defaults())
-    assert checked["LR"] == config.LR and checked["STAGE2_MIX"] == {"t2m": 0.5, "m2t": 0.3, "denoise": 0.2}
+    assert checked["LR"] == config.LR and checked["STAGE2_MIX"] == {"t2m": 0.7, "m2t": 0.18, "denoise": 0.12}
 
 
 def test_command_line_beats_kept_beats_config(monkeypatch):
@@ -53,7 +53,7 @@ def test_other_data_does_not_change_the_codec_of_a_model_folder():
 def test_resolve_leaves_the_constants_alone():
     config.resolve({})["STAGE2_MIX"]["t2m"] = 9
     config.defaults()["STAGE2_MIX"]["t2m"] = 9
-    assert config.STAGE2_MIX["t2m"] == 0.5
+    assert config.STAGE2_MIX["t2m"] == 0.7
 
 
 @pytest.mark.parametrize(("name", "value", "expected"), [
@@ -236,7 +236,7 @@ def test_training_settings_and_their_differences():
     assert config.differences(old, new, ["LR"]) == [f"LR: {config.LR} before, 0.001 now"]
     assert config.differences(old, new) == [
         "CODEBOOK_SIZE: none before, 512 now", f"LR: {config.LR} before, 0.001 now",
-        "STAGE2_MIX: t2m=0.5,m2t=0.3,denoise=0.2 before, t2m=1,m2t=0,denoise=0 now"]
+        "STAGE2_MIX: t2m=0.7,m2t=0.18,denoise=0.12 before, t2m=1,m2t=0,denoise=0 now"]
     assert config.differences({}, {"LR": 0.1}, ["LR"]) == ["LR: absent before, 0.1 now"]
 
 
