@@ -11,7 +11,6 @@ step by step, one of each stream in a step (motion_llm/streams.py). Denoising ha
 edit by words. Text to motion may go on from codes, which then stand left of the bar.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -196,8 +195,8 @@ def _adds_bos(tokenizer) -> bool:
 class PlainTextEncoder:
     """Caption to ids without control ids: "<MOT_END>" or "<|im_end|>" in a caption is encoded as plain characters.
 
-    The tokenizer's own `split_special_tokens` handles only tokens that were added as special ones, so all added
-    tokens are removed from a copy of the tokenizer instead.
+    The tokenizer's own `split_special_tokens` handles only tokens that were added as special ones, so another tokenizer
+    of the same model, without any added tokens, does it instead.
     """
 
     def __init__(self, tokenizer):
@@ -206,11 +205,11 @@ class PlainTextEncoder:
         if not getattr(tokenizer, "is_fast", False):
             raise ValueError(f"{type(tokenizer).__name__} has no `tokenizers` backend: choose a base model with a "
                              "tokenizer.json")
-        state = json.loads(tokenizer.backend_tokenizer.to_str())
-        state["added_tokens"] = []
-        state["post_processor"] = None  # it may name tokens that were just removed
-        state["truncation"] = state["padding"] = None
-        self._tokenizer = Tokenizer.from_str(json.dumps(state))
+        whole = tokenizer.backend_tokenizer
+        self._tokenizer = Tokenizer(whole.model)  # shared, not copied
+        for step in ("normalizer", "pre_tokenizer"):
+            if (value := getattr(whole, step)) is not None:
+                setattr(self._tokenizer, step, value)
         # Special ones only: Gemma lists pieces of plain text ("\n", double spaces) among its added tokens.
         self._control_ids = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
         self._cache: dict[str, tuple[int, ...]] = {}
