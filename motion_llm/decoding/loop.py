@@ -367,6 +367,7 @@ class Decoder:
         scores, *without = alphabet.scores(hidden).view(live, slots.width, -1).unbind(1)  # (B, A) each
         tokens, end = slots.tokens[:live], len(alphabet) - 1
         changed = guided(scores, without[0], slots.guidance[:live, None]) if without else scores.clone()
+        is_nan = torch.isnan(changed).any(dim=1)
         changed = alphabet.in_place(constrained_scores(changed, tokens, slots.live_bounds()), tokens)
         if without and slots.joins:
             changed = joined(changed, without[0], tokens < slots.joining[:live])
@@ -380,8 +381,7 @@ class Decoder:
                                         0.0)
         slots.advance(alphabet.ids_of(chosen))
         # The only wait for a GPU in a step. Float64 holds all of them exactly.
-        broken, indices, values = torch.stack([torch.isnan(scores).any(dim=1).double(), chosen.double(),
-                                               log_probabilities.double()]).tolist()
+        broken, indices, values = torch.stack([is_nan.double(), chosen.double(), log_probabilities.double()]).tolist()
         if any(broken):
             raise_on_nan(broken, (tokens - 1).tolist())
         owners, indices = list(slots.owners), [int(index) for index in indices]

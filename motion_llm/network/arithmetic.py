@@ -1,18 +1,15 @@
 """Which number format a processor multiplies fastest, measured with products of the model's own shape.
 
 Processors with instructions for bfloat16 (AVX512-BF16, AMX, Arm's BF16) are several times faster with it; those
-without make it up, a hundred times slower than float32. Their names and flags say less than a tenth of a second does.
+without make it up, about ten times slower than float32. Their names and flags say less than a measurement does.
 """
 
-import logging
 import time
 from dataclasses import dataclass
 from functools import cache
 
 import torch
 from torch.nn import functional
-
-log = logging.getLogger(__name__)
 
 ROWS = 64  # positions: with fewer the memory is what is measured
 OPERATIONS = 3e7  # of a product, a part of the weight's rows: less than a millisecond of float32

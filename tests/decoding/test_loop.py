@@ -14,7 +14,7 @@ import torch
 
 from model import ModelConfig, build
 from motion_llm.dataset.lengths import LengthLimits
-from motion_llm.decoding.request import Sampling
+from motion_llm.decoding.request import GenerationError, Sampling
 
 CODES = 12
 
@@ -305,6 +305,21 @@ def test_answers_are_the_same_by_steps_of_fixed_shapes(parts, monkeypatch):
     assert [answer.indices for answer in answers] == [answer.indices for answer in expected]
     assert [answer.log_probability for answer in answers] == pytest.approx(
         [answer.log_probability for answer in expected], abs=1e-4)
+
+
+@pytest.mark.parametrize("row", [0, 1])
+def test_scores_that_are_nan_end_the_answer_in_either_row_of_guidance(parts, monkeypatch, row):
+    made, alphabet, *_ = parts("llama")
+    usual = type(alphabet).scores
+
+    def broken(self, hidden):
+        scores = usual(self, hidden)
+        scores[row, 3] = torch.nan  # 0: with the caption, 1: without
+        return scores
+
+    monkeypatch.setattr(type(alphabet), "scores", broken)
+    with pytest.raises(GenerationError, match=r"NaN\) for row 0 at token 0"):
+        made(4).decode([guided(jobs_of()[0], 3.0)], alphabet)
 
 
 def test_no_jobs_no_answers(parts):
