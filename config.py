@@ -76,9 +76,10 @@ LORA_ALPHA = 32
 
 # ---------------------------------------------------------------- training
 
-# Examples in a training batch. With small batches the model learns more from each clip, with large ones it trains on
-# more clips a second (docs/log.md). Raise it on a GPU. Memory does not depend on it: large batches are split.
-BATCH_TRAIN = 8
+# Examples in a training batch of a process. None: 8 in all on a CPU, with which the model learns most from each clip;
+# on a GPU as many as keep it busy while a pass still makes 100 updates, with learning rates that grow with them. Memory
+# does not depend on it: large batches are split.
+BATCH_TRAIN = None
 
 # Batches whose gradients are added up before an update. An update sees BATCH_TRAIN x GRAD_ACCUM examples.
 GRAD_ACCUM = 1
@@ -164,8 +165,9 @@ GEN_GUIDANCE = 3.0
 # second divided by its frames a token. None = not known. The bundled sample has 5.
 TOKENS_PER_SECOND = None
 
-# Examples at once in evaluation and generation. Lower it if memory runs out.
-EVAL_BATCH = 32
+# Examples at once in evaluation and generation. None: 32 on a CPU, more on a GPU with room for them. Lower it if memory
+# runs out.
+EVAL_BATCH = None
 
 # ================================================================ nothing below needs editing
 
@@ -305,7 +307,7 @@ _RULES: dict[str, _Rule] = {
     "LOAD_IN_4BIT": _switch(),
     "LORA_R": _count(1, 4096),
     "LORA_ALPHA": _count(1, 65536),
-    "BATCH_TRAIN": _count(1, 65536),
+    "BATCH_TRAIN": _count(1, 65536, optional=True),
     "GRAD_ACCUM": _count(1, 65536),
     "LR": _number(0, 1, above=True),
     "LR_NEW_ROWS": _number(0, 1, above=True),
@@ -328,7 +330,7 @@ _RULES: dict[str, _Rule] = {
     "GEN_END_LOGIT_SLOPE": _number(0, 1000),
     "GEN_GUIDANCE": _number(0, 100),
     "TOKENS_PER_SECOND": _number(0, 10_000, above=True, optional=True),
-    "EVAL_BATCH": _count(1, 65536),
+    "EVAL_BATCH": _count(1, 65536, optional=True),
 }
 
 # The settings a trained model depends on. DATA_JSON_PATH is not one: data is compared by its content. Nor are WORK_DIR

@@ -39,7 +39,7 @@ from motion_llm.decoding.request import (
 from motion_llm.decoding.scene import Scene, Segment
 from motion_llm.decoding.scene_plan import Plan, going_on, part_after_part, planned, scene_of, seed_of
 from motion_llm.decoding.scoring import Scorer
-from motion_llm.network.cached import decoding_network
+from motion_llm.network.cached import decoding_network, rows_at_once
 from motion_llm.network.caption_states import CaptionStates
 from motion_llm.network.folder import CODEC_FOLDER, read_motion_config, stages_beside
 from motion_llm.network.known_bases import UnknownToFastLoading
@@ -110,7 +110,8 @@ class MotionGenerator(CodecFigures):
     def _make_decoder(self, model) -> None:
         network = model.merged()
         self.motion_alphabet, self.text_alphabet = self._alphabets(network)
-        self.decoder = Decoder(decoding_network(network, self.settings["MAX_SEQ_LEN"]), self.settings["EVAL_BATCH"])
+        decoding = decoding_network(network, self.settings["MAX_SEQ_LEN"])
+        self.decoder = Decoder(decoding, self.settings["EVAL_BATCH"] or rows_at_once(decoding))
         self._scorer = Scorer(self.decoder, self.template, self.vocabulary, self.motion_alphabet, self.text_alphabet,
                               self.length_model, self.settings["MAX_SEQ_LEN"])
 

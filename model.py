@@ -28,7 +28,7 @@ from motion_llm.network.base import (
 from motion_llm.network.code_vectors import as_rows
 from motion_llm.network.folder import MOTION_CONFIG, ModelError, read_motion_config
 from motion_llm.network.folder_tokenizer import FolderTokenizer, count_tokens
-from motion_llm.network.fuse import fuse, unfuse
+from motion_llm.network.fuse import fuse, look_up_new_rows, unfuse
 from motion_llm.network.known_bases import UnknownToFastLoading
 from motion_llm.network.merged import MergedNetwork, base_folder, merged_network
 from motion_llm.saving import saving_folder
@@ -295,6 +295,8 @@ def build(config: ModelConfig, codebook: Streams | int, participants: Sequence[s
     model = MotionLanguageModel(network, tokenizer, vocabulary, config)
     if model.device.type == "cpu":
         fuse(network, vocabulary.first_motion_id)
+    else:
+        look_up_new_rows(network, vocabulary.first_motion_id)
     return model
 
 

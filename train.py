@@ -11,7 +11,7 @@ import logging
 import math
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -22,9 +22,12 @@ from transformers.trainer_callback import PrinterCallback
 from collators import DrawnExamples, EpochBatches, ExampleDrawer, collate
 from model import MotionLanguageModel, read_weights, shapes_of
 from motion_llm.dataset.rows import row_lengths, row_motions
-from motion_llm.training.checkpoints import BEST, TrainingError, whole_checkpoints
+from motion_llm.json_files import read_json
+from motion_llm.training.batch_size import examples_of_update, rate_factor
+from motion_llm.training.checkpoints import BEST, TIME_USED, TrainingError, whole_checkpoints
 from motion_llm.training.forecast import StageAhead, foretell, passes_made
 from motion_llm.training.memory import make_room
+from motion_llm.training.processes import process_count
 from motion_llm.training.schedule import LR_BETWEEN, Clock, noise_left, share_of_minutes
 from motion_llm.training.stage_trainer import StageCallback, StageTrainer, StepOptions
 
@@ -71,14 +74,14 @@ def _stage_of_tasks(number: int, folder: str, mix: Mapping[str, float], epochs: 
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """batch_size in examples; grad_accum in batches an update; save_steps in updates; max_seq_len in positions;
-    history_noise: at the start (see noise_left).
+    """batch_size in examples, None: see batch_size.py; grad_accum in batches an update; save_steps in updates;
+    max_seq_len in positions; history_noise: at the start (see noise_left).
 
     minutes: wall time that the stages share in proportion to their epochs, which then are no limit themselves; None:
     the epochs are the limit.
     """
 
-    batch_size: int
+    batch_size: int | None
     grad_accum: int
     lr: float
     lr_new_rows: float
@@ -86,7 +89,7 @@ class TrainingOptions:
     history_noise: float
     seed: int
     save_steps: int
-    eval_batch: int
+    eval_batch: int | None
     max_seq_len: int
     minutes: float | None = None
     report_to: str = "none"
@@ -151,6 +154,7 @@ def train_stage(model: MotionLanguageModel, planned: Sequence[Stage], place: int
     Raises TrainingError.
     """
     stage, finished = planned[place], finished or {}
+    options = _with_batch_size(options, stage, model, rows, work)
     used = sum(history["seconds"] for history in finished.values())
     seconds = share_of_minutes(options.minutes, used, [stage.epochs for stage in planned[place:]])
     clock = Clock(seconds, _share_made(finished.get(stage.folder), stage.epochs, seconds))
@@ -176,6 +180,26 @@ def train_stage(model: MotionLanguageModel, planned: Sequence[Stage], place: int
         _load_best(model, work, result.best["step"])
     result.seconds, result.passes, result.clips = clock.used(), trainer.state.epoch or 0.0, trainer.batches.count
     return result.after(earlier) if earlier else result
+
+
+def _with_batch_size(options: TrainingOptions, stage: Stage, model: MotionLanguageModel, rows, work: Path
+                     ) -> TrainingOptions:
+    """The options with a batch size and the learning rates that go with it; a stage goes on with the one that it was
+    begun with, also on another machine. Raises TrainingError."""
+    if options.batch_size is not None:
+        return options
+    processes, checkpoints = process_count(), whole_checkpoints(work)
+    begun = read_json(checkpoints[-1] / TIME_USED, TrainingError).get("examples") if checkpoints else None
+    examples = begun or examples_of_update(len(set(row_motions(rows))), _positions(model, stage, row_lengths(rows)),
+                                           processes if model.device.type != "cpu" else 0)
+    if begun and begun % processes:
+        raise TrainingError(f"{checkpoints[-1]} was made with {begun} examples an update, which {processes} processes "
+                            "cannot share: start another number of them")
+    size = max(1, examples // processes)
+    factor = rate_factor(size * processes)
+    if factor != 1:
+        log.info("  batches of %d examples, learning rates %.2f times LR and LR_NEW_ROWS", size * processes, factor)
+    return replace(options, batch_size=size, lr=factor * options.lr, lr_new_rows=factor * options.lr_new_rows)
 
 
 def _share_made(earlier: Mapping | None, epochs: int, seconds: float | None) -> float:
@@ -216,7 +240,7 @@ def _trainer(model, planned: Sequence[Stage], place: int, rows, heldout, work: P
     batches = EpochBatches(*lengths, drawer, options.batch_size, arguments.world_size, arguments.process_index,
                            row_motions(rows), math.ceil(passes_made(earlier)) if earlier else 0)
     steps = StepOptions(options.lr, options.lr_new_rows, 0.0 if last else LR_BETWEEN, options.eval_batch, tokens,
-                        best_mean(earlier))
+                        arguments.world_size * options.batch_size, best_mean(earlier))
     evaluations = 1 if clock.seconds is None else max(1, round(EVALUATIONS * clock.seconds / 60 / options.minutes))
     ahead = [StageAhead(stage.epochs, batches.count * _positions(model, stage, lengths), stage.t2m)
              for stage in planned[place:]]

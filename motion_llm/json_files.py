@@ -58,10 +58,14 @@ def check_form(content: object, form: object, place: str, error: type[ValueError
     """Raises `error`, naming the place and what is there, where content is not of the form.
 
     A form is a type (a number may be whole where float is meant), a range of integers, a slice for numbers from its
-    start to its stop, a pattern of text, [form] for a list, {str: form} for an object of any names, or {"name": form}
-    for one with these names; "name?" may be missing.
+    start to its stop, a pattern of text, [form] for a list, {str: form} for an object of any names, {"name": form} for
+    one with these names, or (form,) for that or null; "name?" may be missing.
     place: of the content, such as "motion_config.json: model".
     """
+    if isinstance(form, tuple):
+        if content is None:
+            return
+        form = form[0]
     if isinstance(form, list | dict) and not isinstance(content, type(form)):
         kind = "a list" if isinstance(form, list) else "an object"
         raise error(f"{place} is {_shown(content)}, expected {kind}")

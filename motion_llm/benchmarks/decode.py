@@ -6,6 +6,7 @@ work. The first two take turns, round by round, and the median round counts. The
 same run: with one row the limit is reading the weights, with many it is multiplying by them.
 """
 
+import contextlib
 import json
 import logging
 import statistics
@@ -13,11 +14,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from motion_llm.benchmarks.train import matrix_peak
-from motion_llm.dataset.lengths import LengthLimits
+from data import read_rows
+from motion_llm.benchmarks.train import ARCHITECTURES, matrix_peak, random_base
+from motion_llm.dataset.lengths import LengthLimits, LengthModel
+from motion_llm.dataset.report import raise_on_errors
+from motion_llm.dataset.rows import caption_key
 from motion_llm.decoding.request import MotionRequest
 
 log = logging.getLogger(__name__)
@@ -32,6 +36,8 @@ MIXED_LONGEST = 4  # in the mixed load: the longest clip's tokens, in multiples 
 
 def add_arguments(parser) -> None:
     parser.add_argument("--model_path", help="a trained stage's folder. Default: WORK_DIR/stage3_t2m_sft")
+    parser.add_argument("--random_init", choices=sorted(ARCHITECTURES), metavar="|".join(sorted(ARCHITECTURES)),
+                        help="this architecture with random weights instead of a trained model; needs no download")
     parser.add_argument("--clip_tokens", type=int, default=48, metavar="N", help="tokens of each clip. Default: 48")
     parser.add_argument("--batches", type=int, nargs="+", default=list(BATCHES), metavar="N",
                         help=f"clips at once, several. Default: {' '.join(map(str, BATCHES))}")
@@ -47,12 +53,18 @@ def run(args, settings: Mapping) -> dict:
     if args.clip_tokens < 4 or min(args.rounds, *args.batches) < 1 or args.mixed < 0:
         raise ValueError("expected --clip_tokens of 4 or more, --rounds and --batches of 1 or more, --mixed of 0 or "
                          "more")
+    if args.random_init and args.model_path:
+        raise ValueError("--random_init and --model_path name two models: leave one out")
     from model import start_unsloth  # imports torch, which takes seconds
 
     start_unsloth()
+    with _model_folder(args, settings) as path:
+        return _figures(path, args)
+
+
+def _figures(path: str, args) -> dict:
     from generate import MotionGenerator  # imports transformers, which must follow Unsloth's start
 
-    path = args.model_path or str(Path(settings["WORK_DIR"]) / "stage3_t2m_sft")
     generator, baseline = MotionGenerator(path), _ModelGenerate(path)
     captions = list(generator.length_model.captions)
 
@@ -75,14 +87,36 @@ def run(args, settings: Mapping) -> dict:
             batch[name]["share_of_bandwidth"] = steps * size["bytes"] / machine["bytes_per_second"]
             batch[name]["share_of_peak"] = steps * count * 2 * size["values"] / machine["gflops"] / 1e9
         batch["constraints_share"] = _constraints_share(generator, count, count / batch[OURS]["tokens_per_second"])
-    figures = {"model": path, "clip_tokens": args.clip_tokens, "batches": batches, "machine": machine, "size": size,
+    figures = {"model": args.random_init or path, "clip_tokens": args.clip_tokens, "batches": batches,
+               "machine": machine, "size": size,
                "first_token": {OURS: _first_token(generator, captions[0]),
                                BASELINE: baseline.first_token(captions[0])}}
     if args.mixed:
         figures["mixed"] = _mixed(generator, baseline, captions, args)
-    if VLLM_PYTHON.exists() and not args.without_vllm:
+    if VLLM_PYTHON.exists() and not (args.without_vllm or args.random_init):
         figures["vllm"] = _vllm(path, generator.settings, args)
     return figures
+
+
+@contextlib.contextmanager
+def _model_folder(args, settings: Mapping) -> Iterator[str]:
+    """The folder of the trained model, or a temporary one of an untrained one. Raises DataError, ModelError."""
+    with random_base(args.random_init) as base, tempfile.TemporaryDirectory() as folder:
+        if base is None:
+            yield args.model_path or str(Path(settings["WORK_DIR"]) / "stage3_t2m_sft")
+            return
+        from model import ModelConfig, build  # imports torch, which takes seconds
+
+        report = read_rows(settings["DATA_JSON_PATH"], settings["MAX_SEQ_LEN"], settings["CODEBOOK_SIZE"],
+                           denoise=False)
+        raise_on_errors(report)
+        config = ModelConfig(base, settings["MAX_SEQ_LEN"], settings["LORA_R"], settings["LORA_ALPHA"],
+                             settings["DTYPE"], settings["SEED"])
+        lengths = LengthModel.fit(report.rows.chunks, caption_key, report.streams.count)
+        build(config, report.streams, sorted(report.rows.participants)).save(Path(folder) / "untrained", {
+            "stage": "untrained", "tasks": ["t2m"], "settings": dict(settings), "history": {},
+            "length_model": lengths.to_dict()})
+        yield str(Path(folder) / "untrained")
 
 
 def _vllm(path: str, settings: Mapping, args) -> dict:

@@ -24,7 +24,7 @@ from motion_llm.streams import Streams
 from templates import MOT_BEGIN, MOT_END, new_tokens
 
 PROMPT_TOKENS = 190
-USUAL_BATCHES = (2, 4, 8, 16)
+USUAL_BATCHES = (2, 4, 8, 16, 32, 64)  # the last two on a GPU alone
 WARM_UP = 3  # updates that are not counted
 PRODUCTS = (1024, 2048, 4096)  # sides of the square matrices whose products give the machine's peak rate
 ARCHITECTURES = {  # the published shapes, for random weights
@@ -63,7 +63,7 @@ def run(args, settings: Mapping) -> dict:
     from motion_llm.network.arithmetic import cpu_arithmetic
 
     start_unsloth()
-    with _base(args.random_init) as folder:
+    with random_base(args.random_init) as folder:
         settings = dict(settings) | ({"MODEL_NAME": folder} if folder else {})
         dtype = training_dtype(settings)
         peak = matrix_peak(dtype)
@@ -84,7 +84,7 @@ def run(args, settings: Mapping) -> dict:
 
 
 @contextlib.contextmanager
-def _base(architecture: str | None) -> Iterator[str | None]:
+def random_base(architecture: str | None) -> Iterator[str | None]:
     """A temporary folder with random weights of the architecture and the bundled tokenizer; None without one."""
     if architecture is None:
         yield None
@@ -229,6 +229,7 @@ def _our_recipe(settings: Mapping, rows, codebook_size: int, participants) -> _R
     # These import torch, which takes seconds.
     from collators import ExampleDrawer, collate, length_sorted_batches, micro_batches
     from model import ModelConfig, build
+    from motion_llm.training.batch_size import examples_of_update
     from motion_llm.training.memory import make_room
 
     config = ModelConfig(settings["MODEL_NAME"], settings["MAX_SEQ_LEN"], settings["LORA_R"], settings["LORA_ALPHA"],
@@ -242,11 +243,13 @@ def _our_recipe(settings: Mapping, rows, codebook_size: int, participants) -> _R
                            lambda: settings["HISTORY_NOISE"], settings["CAPTION_DROPOUT"])
     lengths = [model.template.length("t2m", len(row["text_query"].encode()) // BYTES_A_TOKEN, len(row["codes"]))
                for row in rows]
+    batch_size = settings["BATCH_TRAIN"] or examples_of_update(
+        len(rows), sum(lengths) / len(rows), int(model.device.type != "cpu"))
 
     def batches():
         for epoch in itertools.count():
             rng = np.random.default_rng([settings["SEED"], epoch])
-            for places in length_sorted_batches(lengths, settings["BATCH_TRAIN"], rng):
+            for places in length_sorted_batches(lengths, batch_size, rng):
                 yield [drawer("t2m", epoch, place, rows[place]) for place in places]
 
     def step(examples):
@@ -262,7 +265,7 @@ def _our_recipe(settings: Mapping, rows, codebook_size: int, participants) -> _R
 
     fused = "fused.py" if model.device.type == "cpu" else "Unsloth's kernels"
     return _Recipe(model.network, batches, step, codebook_size + 1,
-                   f"batches of {settings['BATCH_TRAIN']} clips of like length, {room.tokens} positions at once at "
+                   f"batches of {batch_size} clips of like length, {room.tokens} positions at once at "
                    "most, short prompt, motion ids, loss over codes and <MOT_END>, LoRA rank "
                    f"{settings['LORA_R']} and new rows, {fused}")
 
@@ -308,7 +311,14 @@ def _usual_recipe(settings: Mapping, rows, codebook_size: int, dtype) -> _Recipe
         while True:
             yield list(itertools.islice(endless, size))
 
-    speeds = {size: _trial(batches(size), step) for size in USUAL_BATCHES}
+    speeds = {}
+    for size in USUAL_BATCHES if device == "cuda" else USUAL_BATCHES[:4]:
+        try:
+            speeds[size] = _trial(batches(size), step)
+        except torch.OutOfMemoryError:  # of a GPU, which larger batches would not fit either
+            optimizer.zero_grad()
+            torch.cuda.empty_cache()
+            break
     best = max(speeds, key=speeds.get)
     trials = ", ".join(f"{size}: {speed:.2f}" for size, speed in speeds.items())
     return _Recipe(network, lambda: batches(best), step, network.get_output_embeddings().weight.shape[0],

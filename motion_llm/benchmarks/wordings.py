@@ -218,7 +218,7 @@ def _generator(model_path: Path, settings: Mapping):
     from generate import MotionGenerator  # imports transformers, which must come after Unsloth
 
     generator = MotionGenerator(model_path)
-    generator.decoder.slots = settings["EVAL_BATCH"]
+    generator.decoder.slots = settings["EVAL_BATCH"] or generator.decoder.slots
     return generator
 
 

@@ -30,6 +30,8 @@ PLAIN = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3
 FOUR_NORMS = ("Gemma2DecoderLayer", "Gemma3DecoderLayer")  # norms before and after both attention and MLP
 PARALLEL = ("CohereDecoderLayer",)  # attention and MLP read the same input
 KNOWN = PLAIN + FOUR_NORMS + PARALLEL
+ROWS_ON_CPU, ROWS_ON_GPU = 32, 128  # decoded at a time; more keep a GPU busier
+CACHES = 0.25  # of a GPU's free memory that their caches may take
 PACKED_FOR = 32  # rows of x that oneDNN packs the weights for; other numbers of rows work as well
 
 
@@ -77,11 +79,15 @@ class Norm:
         name = kind_of(norm)
         self.eps = getattr(norm, "variance_epsilon", None) or getattr(norm, "eps", None)
         self.weight = norm.weight.float() + (1 if name.startswith("Gemma") else 0)
+        # In the network's own precision the norm is one kernel on a GPU, which adds up in float32 all the same.
+        self.narrow = None if name.startswith("Gemma") else norm.weight
         self.centred = name == "CohereLayerNorm"
         if not (name.endswith("RMSNorm") or self.centred) or self.eps is None:
             raise ModelError(f"the base's norm {name} is unknown")
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.centred and self.narrow is not None and self.narrow.dtype == x.dtype:
+            return functional.rms_norm(x, self.weight.shape, self.narrow, self.eps)
         if not self.centred:
             return functional.rms_norm(x.float(), self.weight.shape, self.weight, self.eps).to(x.dtype)
         wide = x.float()
@@ -255,6 +261,11 @@ class CachedNetwork:
             rotations[kind] = rotation
         return rotations
 
+    @property
+    def row_bytes(self) -> int:
+        """Of the cache of a row."""
+        return len(self.layers) * 2 * self.groups * self.positions * self.width * self.dtype.itemsize
+
     @contextlib.contextmanager
     def borrow(self, slots: int, positions: int) -> Iterator["CachedNetwork"]:
         """The same weights with a cache for `slots` rows of `positions` positions, which is this borrower's alone."""
@@ -347,6 +358,7 @@ class PlainNetwork:
     def __init__(self, network, positions: int):
         self.network, self.positions = network, positions
         self.device = network.get_input_embeddings().weight.device
+        self.row_bytes = positions * torch.long.itemsize
         self.ids = None
 
     @contextlib.contextmanager
@@ -372,6 +384,16 @@ class PlainNetwork:
         hidden = self.network.get_decoder()(input_ids=rows[:, :int(positions.max()) + 1], use_cache=False)
         hidden = hidden.last_hidden_state
         return hidden.gather(1, positions[:, :, None].expand(-1, -1, hidden.shape[2]))
+
+
+def rows_at_once(network: CachedNetwork | PlainNetwork) -> int:
+    """To decode, where EVAL_BATCH does not say."""
+    if network.device.type == "cpu":
+        return ROWS_ON_CPU
+    rows, room = ROWS_ON_GPU, CACHES * torch.cuda.mem_get_info(network.device)[0]
+    while rows > 1 and rows * network.row_bytes > room:
+        rows //= 2
+    return rows
 
 
 def _single_step(cached: CachedNetwork, ids: torch.Tensor, past: torch.Tensor) -> torch.Tensor:

@@ -17,7 +17,7 @@ HISTORY = {"losses?": [[float]], "nll?": [CHECK], "best?": CHECK, "seconds?": sl
            "clips?": range(2**53), "parts?": range(1, 2**53), "t2m_passes?": slice(0, 1e9), "more?": str}
 FORM = {  # of motion_config.json; folders of earlier versions lack what is marked by "?"
     "stage": NAME, "tasks": [NAME], "history": HISTORY, "data_fingerprint?": str,
-    "settings": {"MAX_SEQ_LEN": range(1, 10**8), "EVAL_BATCH": range(1, 10**6), "DATA_JSON_PATH": str},
+    "settings": {"MAX_SEQ_LEN": range(1, 10**8), "EVAL_BATCH": (range(1, 10**6),), "DATA_JSON_PATH": str},
     "model": {"model_name": NAME, "max_seq_len": range(1, 10**8), "lora_r": range(1, 10**6),
               "lora_alpha": range(1, 10**6), "dtype": str, "seed?": range(2**64), "load_in_4bit?": bool},
     "vocabulary": {"first_motion_id": range(2**31), "codebook_size": range(1, 2_000_000), "participants": [str],

@@ -1,4 +1,5 @@
-"""Replaces forward methods of a PEFT network by the functions of fused.py, for training on a CPU, and restores them."""
+"""Replaces forward methods of a PEFT network by the functions of fused.py, for training on a CPU, and restores them. On
+a GPU Unsloth's own stay, but for the embedding's."""
 
 from functools import partial
 
@@ -52,6 +53,15 @@ def _new_rows_forward(layer, name, first_new_id, ids):
     return torch.where((ids >= first_new_id)[..., None], new, old)
 
 
+def look_up_new_rows(network, first_new_id: int, adapter: str = "default") -> None:
+    """Give the embedding, whose rows from first_new_id on are trained, the forward of _new_rows_forward()."""
+    from peft.tuners.trainable_tokens import TrainableTokensLayer
+
+    for module in network.modules():
+        if isinstance(module, TrainableTokensLayer) and type(module.base_layer) is nn.Embedding:
+            module.forward = partial(_new_rows_forward, module, adapter, first_new_id)
+
+
 def _plain_lora(*layers) -> bool:
     """Whether all layers are PEFT's LoRA on a torch Linear, not on a quantised or other layer."""
     from peft.tuners.lora import Linear as LoraLayer
@@ -70,7 +80,6 @@ def fuse(network, first_new_id: int, adapter: str = "default") -> None:
 
     first_new_id: the embedding's rows from this id on are trainable.
     """
-    from peft.tuners.trainable_tokens import TrainableTokensLayer
     from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
@@ -93,8 +102,7 @@ def fuse(network, first_new_id: int, adapter: str = "default") -> None:
             module.forward = partial(_norm_forward, module)
         elif _plain_lora(module) and module.base_layer not in in_blocks:
             module.forward = partial(_linear_forward, Joined([module], adapter))
-        elif isinstance(module, TrainableTokensLayer) and type(module.base_layer) is nn.Embedding:
-            module.forward = partial(_new_rows_forward, module, adapter, first_new_id)
+    look_up_new_rows(network, first_new_id, adapter)
     if plain_scores:
         AttentionInterface.register(ATTENTION, grouped_attention)
         AttentionMaskInterface.register(ATTENTION, eager_mask)
@@ -111,4 +119,5 @@ def unfuse(network) -> None:
                 for joined in arg if isinstance(arg, list) else [arg]:
                     if isinstance(joined, Joined):
                         joined.separate()
-    network.set_attn_implementation("eager")
+    if network.config.get_text_config()._attn_implementation == ATTENTION:
+        network.set_attn_implementation("eager")

@@ -8,7 +8,7 @@ from motion_llm.digests import damage, say_unchecked
 from motion_llm.json_files import check_form, read_json
 
 WEIGHTS, TIME_USED, DIGESTS = "trainable.safetensors", "time_used.json", "files.json"
-TIME_FORM = {"seconds": slice(0, 1e9), "loss?": float, "logged_at?": range(2**53)}
+TIME_FORM = {"seconds": slice(0, 1e9), "loss?": float, "logged_at?": range(2**53), "examples?": range(1, 2**53)}
 CHECKPOINT_FILES = (WEIGHTS, TIME_USED, "optimizer.pt", "scheduler.pt", "trainer_state.json")
 BEST = "best-{}.safetensors"  # with the update whose values it holds
 

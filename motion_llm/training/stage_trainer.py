@@ -37,6 +37,7 @@ from motion_llm.training.schedule import Clock, learning_rate_factor
 
 log = logging.getLogger(__name__)
 
+EVAL_BATCH = {"cpu": 32, "cuda": 64}  # examples at once, where the setting does not say
 TURNED_UP = 1.01  # a held-out NLL above this many times the best one so far gives a warning
 FIRST_PASSES = 2  # before so many are made, a held-out NLL that rises says nothing
 
@@ -44,14 +45,16 @@ FIRST_PASSES = 2  # before so many are made, a held-out NLL that rises says noth
 @dataclass(frozen=True)
 class StepOptions:
     """lr, lr_new_rows: peaks. lr_end: both learning rates over their peaks at the end of the stage. eval_batch in
-    examples. micro_tokens: positions (padding included) that go through the network at once in training. best_before:
-    the best held-out NLL of the finished stage that goes on."""
+    examples, None: EVAL_BATCH below. micro_tokens: positions (padding included) that go through the network at once in
+    training. examples: of a batch of all processes. best_before: the best held-out NLL of the finished stage that goes
+    on."""
 
     lr: float
     lr_new_rows: float
     lr_end: float
-    eval_batch: int
+    eval_batch: int | None
     micro_tokens: int
+    examples: int
     best_before: float = math.inf
 
 
@@ -136,7 +139,8 @@ class StageTrainer(Trainer):
     def _sum_nll(self, rows) -> tuple[float, int]:
         """The summed NLL of the rows and their motion tokens. Each process measures its share of the rows."""
         share = rows[self.args.process_index::self.args.world_size]
-        nll, tokens = sum_nll(self.model, share, self.heldout_task, self.options.eval_batch) if len(share) else (0.0, 0)
+        at_once = self.options.eval_batch or EVAL_BATCH[self.args.device.type]
+        nll, tokens = sum_nll(self.model, share, self.heldout_task, at_once) if len(share) else (0.0, 0)
         sums = self.accelerator.reduce(torch.tensor([nll, tokens], dtype=torch.float64, device=self.args.device), "sum")
         return sums[0].item(), int(sums[1].item())
 
@@ -197,7 +201,8 @@ class StageTrainer(Trainer):
     def _save(self, output_dir=None, state_dict=None) -> None:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
         save_file(self.model.trainable_state(), Path(output_dir) / WEIGHTS)
-        write_json(Path(output_dir) / TIME_USED, {"seconds": self.clock.used()} | self.progress)
+        write_json(Path(output_dir) / TIME_USED, {
+            "seconds": self.clock.used(), "examples": self.options.examples} | self.progress)
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None) -> None:
         folder = Path(resume_from_checkpoint)

@@ -112,7 +112,7 @@ def _same_updates(before: Mapping, processes: int | None, now: Mapping) -> tuple
     """The settings of an earlier start by so many processes (None: not known), and a line if an update of this start
     would see other examples because of their number. Where BATCH_TRAIN makes up for it, there is no difference."""
     count = process_count()
-    if processes in (None, count) or "BATCH_TRAIN" not in before:
+    if processes in (None, count) or None in (before.get("BATCH_TRAIN"), now["BATCH_TRAIN"]):  # None: see train.py
         return before, []
     same = before | {"BATCH_TRAIN": now["BATCH_TRAIN"]}
     whole = before["BATCH_TRAIN"] * processes

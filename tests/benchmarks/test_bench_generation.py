@@ -59,6 +59,17 @@ def test_a_steps_weights_are_those_that_are_multiplied(tiny_run):
     assert bench_decode._size(generator) == {"values": matrices + answers, "bytes": 4 * (matrices + answers)}
 
 
+def test_an_untrained_model_of_a_published_shape_is_measured(monkeypatch, tmp_path):
+    monkeypatch.setattr(bench_decode, "READ_BYTES", 2**22)
+    out = tmp_path / "figures.json"
+    assert run_script(bench, "decode", "--random_init", "tiny", "--clip_tokens", "8", "--batches", "1", "--rounds", "1",
+                      "--mixed", "0", "--output", str(out)) == 0
+    figures = json.loads(out.read_text())["figures"]
+    assert figures["model"] == "tiny" and figures["batches"]["1"]["ours"]["tokens_per_second"] > 0
+    assert "vllm" not in figures
+    assert run_script(bench, "decode", "--random_init", "tiny", "--model_path", str(tmp_path)) == 1
+
+
 @pytest.mark.parametrize("stage", ["stage2_multitask", "stage3_t2m_sft"])
 def test_random_requests_are_all_answered_as_asked(tiny_run, capsys, stage):
     assert run_script(bench, "requests", "--model_path", str(tiny_run / stage), "--count", "300") == 0

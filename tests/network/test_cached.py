@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from motion_llm.network import cached as cached_module
-from motion_llm.network.cached import CachedNetwork, PlainNetwork, decoding_network
+from motion_llm.network.cached import CachedNetwork, Norm, PlainNetwork, decoding_network
 from motion_llm.network.folder import ModelError
 
 SHAPE = dict(vocab_size=90, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
@@ -142,3 +142,16 @@ def test_a_network_that_computes_something_else_is_refused(unsloth, monkeypatch)
     monkeypatch.setattr(cached_module, "PLAIN", (*cached_module.PLAIN, "Gemma2DecoderLayer"))
     with pytest.raises(ModelError, match="differ from the base's by"):
         decoding_network(random_network("Gemma2"), 64)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3"])
+def test_a_norm_in_the_networks_own_precision_is_that_of_float32(tiny_base, kind):
+    from transformers import AutoModelForCausalLM
+
+    layer = AutoModelForCausalLM.from_pretrained(tiny_base(kind), dtype=torch.bfloat16).get_decoder().layers[0]
+    with torch.no_grad():
+        layer.input_layernorm.weight.normal_(1, 0.2)
+        norm, x = Norm(layer.input_layernorm), torch.randn(5, 32).mul(30).bfloat16()
+        exact, narrow = norm(x.float()), norm(x)
+    assert narrow.dtype == torch.bfloat16
+    assert (narrow.float() - exact).norm() < 4e-3 * exact.norm()  # one rounding to 8 bits

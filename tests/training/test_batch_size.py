@@ -1,0 +1,63 @@
+"""How many examples an update sees where BATCH_TRAIN is None."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from motion_llm.training.batch_size import LEARNS_MOST, examples_of_update, rate_factor
+
+
+def test_on_a_cpu_an_update_sees_what_learns_most():
+    assert examples_of_update(clips=1_000_000, positions=70, gpus=0) == LEARNS_MOST
+
+
+@pytest.mark.parametrize("clips, positions, gpus, expected", [
+    (786, 70, 1, 8),  # the sample: a pass keeps a hundred updates
+    (1_648, 80, 1, 16),
+    (15_000, 80, 1, 96),  # 8,192 positions
+    (15_000, 80, 2, 144),  # a hundred updates
+    (1_000_000, 80, 2, 200),
+    (1_000_000, 5_000, 1, 8)])
+def test_on_a_gpu_an_update_keeps_it_busy_and_a_pass_keeps_its_updates(clips, positions, gpus, expected):
+    assert examples_of_update(clips, positions, gpus) == expected
+
+
+def test_the_learning_rates_grow_with_the_square_root():
+    assert rate_factor(LEARNS_MOST) == 1 and rate_factor(4 * LEARNS_MOST) == 2
+
+
+@pytest.fixture
+def with_batch_size(unsloth, tmp_path, monkeypatch):
+    """(batch size, LR) that train.py makes of BATCH_TRAIN None and LR 0.1, for 16 examples an update by the rule."""
+    import train
+
+    monkeypatch.setattr(train, "row_lengths", lambda rows: None)
+    monkeypatch.setattr(train, "row_motions", lambda rows: rows)
+    monkeypatch.setattr(train, "_positions", lambda *args: 70)
+    monkeypatch.setattr(train, "examples_of_update", lambda clips, positions, gpus: 16)
+
+    def run(batch_size=None):
+        options = train.TrainingOptions(batch_size, 1, 0.1, 0.2, 0, 0, 0, 5, None, 128)
+        model = SimpleNamespace(device=SimpleNamespace(type="cpu"))
+        options = train._with_batch_size(options, None, model, [0, 1, 2], tmp_path)
+        return options.batch_size, options.lr, options.lr_new_rows
+
+    return run
+
+
+def test_the_rates_follow_the_rule_and_not_a_number(with_batch_size):
+    assert with_batch_size() == pytest.approx((16, 0.1 * 2**0.5, 0.2 * 2**0.5))
+    assert with_batch_size(16) == (16, 0.1, 0.2)
+
+
+def test_a_stage_goes_on_with_the_batch_that_it_was_begun_with(with_batch_size, tmp_path, monkeypatch):
+    (tmp_path / "checkpoint-3").mkdir()
+    (tmp_path / "checkpoint-3" / "time_used.json").write_text('{"seconds": 1.0, "examples": 32}')
+    assert with_batch_size() == pytest.approx((32, 0.2, 0.4))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert with_batch_size() == pytest.approx((16, 0.2, 0.4))
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    from train import TrainingError
+
+    with pytest.raises(TrainingError, match="32 examples an update, which 3 processes cannot share"):
+        with_batch_size()
