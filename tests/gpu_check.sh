@@ -32,12 +32,16 @@ if [ -n "$dry" ]; then
   step train 200 $python bench.py train --random_init tiny --minutes 0.05 --output "$out/train.json"
   step decode 200 $python bench.py decode --model_path "$model" --batches 1 8 --clip_tokens 8 --rounds 1 --mixed 0 \
     --without_vllm --output "$out/decode.json"
+  step decode_large 200 $python bench.py decode --random_init tiny --batches 1 --clip_tokens 8 --rounds 1 --mixed 0 \
+    --output "$out/decode_large.json"
 else
   step tests_gpu 90 $python -m pytest tests -m gpu -q
   step sample 150 $python train_pipeline.py --work_dir "$run"
-  step train 100 $python bench.py train --random_init qwen3-1.7b --minutes 0.25 --output "$out/train.json"
-  step decode 90 $python bench.py decode --model_path "$model" --batches 1 8 32 128 --mixed 0 --without_vllm \
+  step train 110 $python bench.py train --random_init qwen3-1.7b --batch_train 128 --minutes 0.2 --output "$out/train.json"
+  step decode 70 $python bench.py decode --model_path "$model" --batches 1 8 32 128 --mixed 0 --without_vllm \
     --output "$out/decode.json"
-  step tests_others 160 $python -m pytest tests -m "not gpu" -q -n "$((cores < 8 ? cores : 8))"
+  step decode_large 80 $python bench.py decode --random_init qwen3-1.7b --batches 1 32 --rounds 2 --mixed 0 \
+    --output "$out/decode_large.json"
+  step tests_others 120 $python -m pytest tests -m "not gpu" -q -n "$((cores < 8 ? cores : 8))"
 fi
 $python tests/gpu_check_table.py "$out"

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 AIMS = {"ours, share of peak": 0.40, "decoding, batch 32, times model.generate": 5.0,
-        "decoding, batch 1, share of bandwidth": 0.60}
+        "decoding of the large one, batch 1, share of bandwidth": 0.60}
 
 
 def figures_of(folder: Path) -> dict[str, float | str]:
@@ -22,12 +22,14 @@ def figures_of(folder: Path) -> dict[str, float | str]:
             if name in figures:
                 found[f"{title}, clips/s"] = figures[name]["clips_per_second"]
                 found[f"{title}, share of peak"] = figures[name]["share_of_peak"]
-    if (folder / "decode.json").is_file():
-        content = json.loads((folder / "decode.json").read_text(encoding="utf-8"))
+    for name, title in (("decode", "decoding"), ("decode_large", "decoding of the large one")):
+        if not (folder / f"{name}.json").is_file():
+            continue
+        content = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
         for count, batch in content["figures"]["batches"].items():
-            found[f"decoding, batch {count}, tokens/s"] = batch["ours"]["tokens_per_second"]
-            found[f"decoding, batch {count}, times model.generate"] = batch["ratio"]
-            found[f"decoding, batch {count}, share of bandwidth"] = batch["ours"]["share_of_bandwidth"]
+            found[f"{title}, batch {count}, tokens/s"] = batch["ours"]["tokens_per_second"]
+            found[f"{title}, batch {count}, times model.generate"] = batch["ratio"]
+            found[f"{title}, batch {count}, share of bandwidth"] = batch["ours"]["share_of_bandwidth"]
     log = folder / "sample.log"
     if log.is_file() and (minutes := re.search(r"is finished after ([\d.]+) minutes", log.read_text(encoding="utf-8"))):
         found["sample, minutes"] = float(minutes[1])
@@ -44,7 +46,7 @@ def table(folder: Path) -> str:
     lines.append("")
     for name, value in figures_of(folder).items():
         shown = value if isinstance(value, str) else f"{value:,.3g}" if value < 1000 else f"{value:,.0f}"
-        lines.append(f"{name:<46}{shown:>12}{f'  aim: {AIMS[name]:g}' if name in AIMS else ''}")
+        lines.append(f"{name:<56}{shown:>12}{f'  aim: {AIMS[name]:g}' if name in AIMS else ''}")
     return "\n".join([*lines, "", f"logs and figures: {folder}"])
 
 

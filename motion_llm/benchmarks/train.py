@@ -27,6 +27,7 @@ PROMPT_TOKENS = 190
 USUAL_BATCHES = (2, 4, 8, 16, 32, 64)  # the last two on a GPU alone
 WARM_UP = 3  # updates that are not counted
 PRODUCTS = (1024, 2048, 4096)  # sides of the square matrices whose products give the machine's peak rate
+LARGE_PRODUCT = 8192  # on a GPU as well
 ARCHITECTURES = {  # the published shapes, for random weights
     "qwen3-1.7b": ("Qwen3Config", dict(
         hidden_size=2048, intermediate_size=6144, num_hidden_layers=28, num_attention_heads=16, num_key_value_heads=8,
@@ -133,7 +134,7 @@ def matrix_peak(dtype) -> dict:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     best = 0.0
-    for side in PRODUCTS:
+    for side in PRODUCTS if device == "cpu" else (*PRODUCTS, LARGE_PRODUCT):
         a, b = (torch.randn(side, side, dtype=dtype, device=device) for _ in range(2))
         for _ in range(6):
             started = _now()
