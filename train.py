@@ -22,9 +22,8 @@ from transformers.trainer_callback import PrinterCallback
 from collators import DrawnExamples, EpochBatches, ExampleDrawer, collate
 from model import MotionLanguageModel, read_weights, shapes_of
 from motion_llm.dataset.rows import row_lengths, row_motions
-from motion_llm.json_files import read_json
 from motion_llm.training.batch_size import examples_of_update, rate_factor
-from motion_llm.training.checkpoints import BEST, TIME_USED, TrainingError, whole_checkpoints
+from motion_llm.training.checkpoints import BEST, TrainingError, begun_with, whole_checkpoints
 from motion_llm.training.forecast import StageAhead, foretell, passes_made
 from motion_llm.training.memory import make_room
 from motion_llm.training.processes import process_count
@@ -188,12 +187,11 @@ def _with_batch_size(options: TrainingOptions, stage: Stage, model: MotionLangua
     begun with, also on another machine. Raises TrainingError."""
     if options.batch_size is not None:
         return options
-    processes, checkpoints = process_count(), whole_checkpoints(work)
-    begun = read_json(checkpoints[-1] / TIME_USED, TrainingError).get("examples") if checkpoints else None
+    processes, begun = process_count(), begun_with(work)
     examples = begun or examples_of_update(len(set(row_motions(rows))), _positions(model, stage, row_lengths(rows)),
                                            processes if model.device.type != "cpu" else 0)
     if begun and begun % processes:
-        raise TrainingError(f"{checkpoints[-1]} was made with {begun} examples an update, which {processes} processes "
+        raise TrainingError(f"{work} was begun with {begun} examples an update, which {processes} processes "
                             "cannot share: start another number of them")
     size = max(1, examples // processes)
     factor = rate_factor(size * processes)

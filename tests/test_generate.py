@@ -227,7 +227,7 @@ def test_answers_come_one_by_one_and_are_those_of_a_whole_call(generator, monkey
                 MotionRequest(text="someone walks", best_of=2, num_samples=2)]
     whole = generator.answer(requests, seed=6)
     parts, decode = [], generator._decode
-    monkeypatch.setattr("generate.SAMPLES_AT_ONCE", 3)
+    monkeypatch.setattr("motion_llm.decoding.answerer.SAMPLES_AT_ONCE", 3)
     monkeypatch.setattr(generator, "_decode",
                         lambda requests, jobs, tries, seed: parts.append(len(tries)) or decode(requests, jobs, tries,
                                                                                                seed))

@@ -114,14 +114,15 @@ def _baselines(rows: Sequence[Mapping], references: Sequence[Sequence], training
 
 
 def format_stages(stages: Mapping[str, Mapping]) -> str:
-    """The stages as a table: training loss at start and end, the best epoch and its held-out NLL a token."""
+    """The stages as a table: training loss at start and end, the best epoch and its held-out NLL a token, where clips
+    are held out."""
     head = f"{'stage':<18}{'training loss':>16}{'kept epoch':>12}{'NLL seen':>10}{'unseen':>8}{'minutes':>9}"
     lines = [head, "-" * len(head)]
     for name, history in stages.items():
         losses, best = [loss for _, loss in history["losses"]], history["best"]
         first_to_last = f"{losses[0]:.2f} to {losses[-1]:.2f}" if losses else ""
-        epoch = f"{best['epoch']:g}" if best else ""
-        seen, unseen = (f"{best[kind]:.3f}" if kind in best else "" for kind in ("seen", "unseen"))
+        epoch = f"{best['epoch']:g}" if best else "last"
+        seen, unseen = (f"{best[kind]:.3f}" if kind in best else "-" for kind in ("seen", "unseen"))
         lines.append(f"{name:<18}{first_to_last:>16}{epoch:>12}{seen:>10}{unseen:>8}{history['seconds'] / 60:>9.1f}")
     return "\n".join(lines)
 

@@ -46,3 +46,10 @@ def whole_checkpoints(folder: Path) -> list[Path]:
     """The checkpoint-N folders by N; only complete ones get that name."""
     checkpoints = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
     return sorted(checkpoints, key=lambda path: int(path.name.split("-")[1]))
+
+
+def begun_with(folder: Path) -> int | None:
+    """The examples of a batch, of all processes, that a stage's last checkpoint was trained with; None without one, and
+    for one of an earlier version."""
+    checkpoints = whole_checkpoints(folder)
+    return read_json(checkpoints[-1] / TIME_USED, TrainingError).get("examples") if checkpoints else None

@@ -88,12 +88,12 @@ def test_a_base_that_cannot_be_read_leaves_sentences_as_they_are():
 
 
 def test_a_base_that_only_transformers_can_read_is_told_once(generator, monkeypatch, caplog):
-    import generate
+    from motion_llm.decoding import answerer
 
     def refuse(*arguments):
         raise UnknownToFastLoading("a strange base")
 
-    monkeypatch.setattr(generate, "CaptionStates", refuse)
+    monkeypatch.setattr(answerer, "CaptionStates", refuse)
     with caplog.at_level("INFO"):
         assert generator._states(json.loads((generator.model_path / "motion_config.json").read_text())["model"]) is None
     assert "asked as they are written, because of a strange base" in caplog.text
@@ -142,13 +142,11 @@ def test_a_run_that_was_killed_before_it_kept_its_captions_makes_up_for_it(tiny_
 
 
 def test_the_command_says_what_a_sentence_was_taken_for(tiny_run, tmp_path, capsys, caplog):
-    import generate
-
     kept = KnownCaptions.load(tiny_run / "stage3_t2m_sft")
     many = KnownCaptions(kept.texts * 2, np.tile(kept.states, (2, 1, 1)))
     (tmp_path / "prompts.txt").write_text("somebody leaps\na person bows\n")
     with pytest.MonkeyPatch.context() as patch, caplog.at_level("INFO"):
-        patch.setattr(generate.KnownCaptions, "load", lambda folder: many)
+        patch.setattr(KnownCaptions, "load", lambda folder: many)
         assert run_script(inference, "--model_path", str(tiny_run / "stage3_t2m_sft"), "--prompts_file",
                           str(tmp_path / "prompts.txt"), "--seed", "0") == 0
     first, second = map(json.loads, capsys.readouterr().out.splitlines())
