@@ -200,7 +200,7 @@ def test_greedy_answers_are_those_of_model_generate_under_the_same_constraints(g
     from transformers import GenerationConfig, LogitsProcessorList
 
     from generate import LengthAwareMotionLogitsProcessor
-    from motion_llm.decoding.loop import guided
+    from motion_llm.decoding.sampling import guided
 
     generator, vocabulary = generators(OBJECT), generators(OBJECT).vocabulary
     network = load(runs(OBJECT) / "stage2_multitask").merged()

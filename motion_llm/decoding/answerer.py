@@ -15,9 +15,10 @@ import torch
 
 from model import ModelConfig
 from motion_llm.dataset.lengths import LengthLimits, LengthModel
+from motion_llm.decoding.alphabet import Alphabet
 from motion_llm.decoding.jobs import JobMaker
 from motion_llm.decoding.known_captions import KnownCaptions, Rewording
-from motion_llm.decoding.loop import Alphabet, Answer, Decoder, Job
+from motion_llm.decoding.loop import Answer, Decoder, Job
 from motion_llm.decoding.request import (
     SAMPLING_SETTINGS,
     TASKS,

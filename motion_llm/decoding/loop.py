@@ -5,7 +5,6 @@ and new jobs fill the free slots at the end, so the network never computes rows 
 jobs share is computed once. Scores are computed for the tokens of the answer's alphabet alone.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, takewhile
@@ -14,73 +13,16 @@ from os.path import commonprefix
 import numpy as np
 import torch
 
-from model import scale_logits
 from motion_llm.dataset.lengths import LengthLimits
+from motion_llm.decoding.alphabet import Alphabet
 from motion_llm.decoding.constraints import Bounds, constrained_scores, raise_on_nan
 from motion_llm.decoding.request import LEAST_TEMPERATURE, Sampling
-from motion_llm.network.cached import CachedNetwork, Product
+from motion_llm.decoding.sampling import Draws, draw, guided, joined
+from motion_llm.network.cached import CachedNetwork
 from motion_llm.streams import ABSENT, MASKED
 
-LEAST_LIKELY = 0.05  # of the likeliest code, see `joined`
 WINDOW = 2  # times the slots: jobs that are sorted by length; the order in all of 900 costs the same (docs/log.md)
 MOST_POSITIONS = 8_192  # scored at once; bounds the memory of long texts and large vocabularies
-
-
-class Alphabet:
-    """The token ids (A,) that an answer consists of; the last one ends it. may_follow (Q, A) bool: what may stand in
-    each place of a step of Q codes; None for texts and motions of one stream, where everything may. absent: the id that
-    is read in place of a code of an absent stream."""
-
-    def __init__(self, config, ids: torch.Tensor, product: Product, chosen: torch.Tensor | None,
-                 may_follow: torch.Tensor | None = None, absent: int | None = None):
-        self.ids, self.product, self._config, self._chosen = ids, product, config, chosen
-        self.may_follow, self.absent = may_follow, absent
-
-    @classmethod
-    def of_motion(cls, network, vocabulary) -> "Alphabet":
-        """The codes and <MOT_END>: multiplies only their rows of the head, in float32."""
-        ids = torch.arange(vocabulary.first_motion_id, vocabulary.end_id + 1, device=network.device)
-        head = network.get_output_embeddings()
-        rows = torch.nn.Linear(head.in_features, len(ids), bias=False, device="meta")
-        rows.weight = torch.nn.Parameter(head.weight[ids].float(), requires_grad=False)
-        if vocabulary.streams.count == 1:
-            return cls(network.config, ids, Product(rows), None)
-        may_follow = torch.from_numpy(vocabulary.streams.may_follow()).to(network.device)
-        return cls(network.config, ids, Product(rows), None, may_follow, vocabulary.mask_id)
-
-    @classmethod
-    def of_head(cls, network, ids: torch.Tensor) -> "Alphabet":
-        """For most ids: multiplies the whole head and drops the other ids' scores."""
-        return cls(network.config, ids, Product(network.get_output_embeddings(), kept=True), ids)
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def scores(self, hidden: torch.Tensor) -> torch.Tensor:
-        """hidden (N, D) -> (N, A) float32, as the base scales them."""
-        scores = scale_logits(self._config, self.product(hidden)).float()
-        return scores if self._chosen is None else scores[:, self._chosen]
-
-    def in_place(self, scores: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """Scores (N, A) after so many codes (N,) of an answer, -inf for what may not stand there."""
-        if self.may_follow is None:
-            return scores
-        return scores.masked_fill(~self.may_follow[tokens % len(self.may_follow)], -torch.inf)
-
-    def ids_of(self, indices: torch.Tensor) -> torch.Tensor:
-        """Indices, ABSENT among them where the alphabet has streams, to ids, of any shape."""
-        if self.absent is None:
-            return self.ids[indices]
-        return torch.where(indices == ABSENT, self.absent, self.ids[indices.clamp(min=0)])
-
-    def log_probabilities(self, scores: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-        """Of what is chosen (N,), given its scores (N, A) from `in_place`. That of ABSENT is the probability that the
-        motion does not end there."""
-        scores = scores.log_softmax(dim=1)
-        if self.absent is None:
-            return scores.gather(1, chosen[:, None])[:, 0]
-        of_chosen = scores.gather(1, chosen.clamp(min=0)[:, None])[:, 0]
-        return torch.where(chosen == ABSENT, scores[:, :-1].logsumexp(dim=1), of_chosen)
 
 
 @dataclass(frozen=True)
@@ -112,56 +54,6 @@ class Answer:
 
     indices: list[int] = field(default_factory=list)
     log_probability: float | None = 0.0
-
-
-@dataclass
-class Draws:
-    """How B rows are sampled: temperature, top_p and top_k (B,), as in Sampling; uniform (B,): random, in [0, 1)."""
-
-    temperature: torch.Tensor
-    top_p: torch.Tensor
-    top_k: torch.Tensor
-    uniform: torch.Tensor
-
-
-def draw(scores: torch.Tensor, draws: Draws) -> torch.Tensor:
-    """An index (B,) for each row of scores (B, A); -inf for what may not be drawn.
-
-    Temperature, then top-k, then top-p (nucleus sampling, Holtzman et al. 2020), then the inverse of the cumulative
-    distribution: what multinomial sampling does, with random numbers that belong to the row.
-    """
-    greedy = draws.temperature < LEAST_TEMPERATURE
-    likeliest = scores.argmax(dim=1)
-    scores = scores / draws.temperature.clamp(min=LEAST_TEMPERATURE)[:, None]
-    # All rows are sorted, also those that need no order: what a row draws must not depend on the rows beside it.
-    scores, indices = scores.sort(dim=1, descending=True, stable=True)
-    # As in transformers, scores that tie with the k-th stay in.
-    size = scores.shape[1]
-    last = torch.where(draws.top_k > 0, draws.top_k.clamp(max=size), size) - 1
-    scores = scores.masked_fill(scores < scores.gather(1, last[:, None]), -torch.inf)
-    shares = torch.softmax(scores, dim=1)
-    shares = shares.masked_fill(shares.cumsum(dim=1) - shares >= draws.top_p[:, None], 0.0)
-    cumulative = shares.cumsum(dim=1)
-    drawn = torch.searchsorted(cumulative, (draws.uniform * cumulative[:, -1])[:, None], right=True)
-    # Rounding may lead past the last index with a share.
-    drawn = torch.minimum(drawn, (shares > 0).sum(dim=1, keepdim=True) - 1)
-    return torch.where(greedy, likeliest, indices.gather(1, drawn)[:, 0])
-
-
-def guided(scores: torch.Tensor, without: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Classifier-free guidance (Ho and Salimans 2022): scores (B, A) moved away from `without`, those that the same
-    answer has without its caption, by a weight for each row (B, 1); 1 leaves a row as it is."""
-    return torch.where(weight == 1, scores, without + weight * (scores - without))
-
-
-def joined(scores: torch.Tensor, without: torch.Tensor, joining: torch.Tensor) -> torch.Tensor:
-    """Scores (B, A) without the codes that would be a jump, in the rows that are `joining` (B,) bool: those that are
-    less than LEAST_LIKELY times as likely as the likeliest one without the caption (`without`, (B, A)). That is min-p
-    sampling (Nguyen et al. 2024) by the motion so far: among what goes on from it, the caption chooses. The likeliest
-    of the codes that are allowed always stays."""
-    codes = without[:, :-1].masked_fill(scores[:, :-1] == -torch.inf, -torch.inf)
-    jumps = codes < codes.max(dim=1, keepdim=True).values + math.log(LEAST_LIKELY)
-    return torch.cat([scores[:, :-1].masked_fill(jumps & joining[:, None], -torch.inf), scores[:, -1:]], dim=1)
 
 
 class _Slots:

@@ -13,7 +13,8 @@ import numpy as np
 
 from motion_llm.dataset.lengths import LengthModel
 from motion_llm.dataset.rows import caption_key
-from motion_llm.decoding.loop import Alphabet, Decoder
+from motion_llm.decoding.alphabet import Alphabet
+from motion_llm.decoding.loop import Decoder
 from motion_llm.decoding.request import MotionResult
 from templates import MotionTemplate, MotionVocabulary
 

@@ -26,7 +26,8 @@ def parts(unsloth, tiny_base):
 
     def of(kind: str = "llama"):
         if kind not in cache:
-            from motion_llm.decoding.loop import Alphabet, Decoder
+            from motion_llm.decoding.alphabet import Alphabet
+            from motion_llm.decoding.loop import Decoder
             from motion_llm.network.cached import CachedNetwork
 
             config = ModelConfig(tiny_base(kind), 128, 4, 8, "float32")
@@ -126,7 +127,7 @@ def exact_distribution(scores: torch.Tensor, sampling) -> torch.Tensor:
     (1.0, 1.0, 0), (0.5, 1.0, 0), (2.0, 0.9, 0), (1.0, 0.3, 0), (1.0, 1e-9, 0), (1.0, 1.0, 3), (0.7, 0.8, 5),
     (1.0, 1.0, 500), (0.01, 0.95, 0)])
 def test_draws_cover_the_warped_distribution_and_nothing_else(unsloth, temperature, top_p, top_k):
-    from motion_llm.decoding.loop import draw
+    from motion_llm.decoding.sampling import draw
 
     scores = 2 * torch.randn(3, 40, generator=torch.Generator().manual_seed(0))
     scores[:, 7:20] = -torch.inf
@@ -145,7 +146,7 @@ def test_draws_cover_the_warped_distribution_and_nothing_else(unsloth, temperatu
 
 def draws(uniform: torch.Tensor, *sampling):
     """Draws whose rows take each of `sampling` in turn."""
-    from motion_llm.decoding.loop import Draws
+    from motion_llm.decoding.sampling import Draws
 
     rows = [sampling[i % len(sampling)] for i in range(len(uniform))]
     return Draws(torch.tensor([float(row.temperature) for row in rows]),
@@ -153,7 +154,7 @@ def draws(uniform: torch.Tensor, *sampling):
 
 
 def test_rows_with_different_sampling_draw_as_they_would_alone(unsloth):
-    from motion_llm.decoding.loop import draw
+    from motion_llm.decoding.sampling import draw
 
     scores = 2 * torch.randn(8, 30, generator=torch.Generator().manual_seed(2))
     uniform = torch.rand(8, generator=torch.Generator().manual_seed(3))
@@ -165,7 +166,7 @@ def test_rows_with_different_sampling_draw_as_they_would_alone(unsloth):
 
 
 def test_the_largest_uniform_number_draws_a_place_that_has_a_share(unsloth):
-    from motion_llm.decoding.loop import draw
+    from motion_llm.decoding.sampling import draw
 
     scores = torch.full((1, 600), -torch.inf)
     scores[0, [5, 9]] = torch.tensor([30.0, 0.0])
@@ -380,7 +381,7 @@ def test_a_job_without_guidance_is_not_changed_by_one_with_it(parts):
 def test_a_joint_leaves_what_goes_on_and_always_one_code_that_is_allowed():
     """Row 0 joins: code 2 is too unlikely without the caption. Row 1 joins, and the likeliest code is forbidden. Row 2
     does not join. The end, the last one, is not touched."""
-    from motion_llm.decoding.loop import joined
+    from motion_llm.decoding.sampling import joined
 
     inf = math.inf
     scores = torch.tensor([[1.0, 2.0, 9.0, 0.0], [-inf, 1.0, 2.0, -inf], [1.0, 2.0, 9.0, 0.0]])

@@ -57,7 +57,7 @@ def test_a_segment_is_text_to_motion_behind_the_last_tokens_of_the_one_before(ge
 def test_the_first_tokens_of_a_segment_do_not_jump(generator, monkeypatch):
     """Each is likely as what comes next without any caption, at any temperature; later ones need not be."""
     least_likely = 0.7  # of a tiny model, whose codes are about equally likely
-    monkeypatch.setattr("motion_llm.decoding.loop.LEAST_LIKELY", least_likely)
+    monkeypatch.setattr("motion_llm.decoding.sampling.LEAST_LIKELY", least_likely)
     made = generator.compose([Segment(WALK, tokens=9), Segment(TURN, tokens=30)], seed=5, temperature=20.0)
     before, codes = made.codes[9 - OVERLAP:9], made.codes[9:]
     example = generator.template.render("t2m", text="", codes=codes, before=before)
