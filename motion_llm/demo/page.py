@@ -277,6 +277,8 @@ class Page:
                 if now.ended:
                     update |= self._end(now, question, answers, number)
                 yield update
+        except (ValueError, OSError) as error:  # of a figure: the codec is damaged, or the recording is gone
+            yield {self.status: questions.error_html(error), self.stop: gr.update(interactive=False)}
         finally:
             ticket.cancel()  # whoever left; nothing after the end
 

@@ -108,6 +108,18 @@ def test_a_defect_is_shown_as_one_and_its_traceback_is_logged(page, monkeypatch,
     assert "Traceback" in caplog.text
 
 
+def test_a_figure_that_cannot_be_made_is_told_in_the_page(page, monkeypatch):
+    from motion_llm.motion.codec import CodecError
+
+    def damaged(codes, caption):
+        raise CodecError("codebook.npz is damaged")
+
+    monkeypatch.setattr(page.models.main, "clip", damaged)
+    shown = ask(page)
+    assert 'role="alert"' in shown[page.status] and "codebook.npz is damaged" in shown[page.status]
+    assert shown[page.stop]["interactive"] is False and not page.worker._open
+
+
 def test_motion_becomes_text(page):
     *_, last = page.describe("1 2 3 4", None, [], visitor())
     assert 'class="said"' in last[page.status] and last[page.tokens]["value"] == "1 2 3 4"
