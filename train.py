@@ -27,7 +27,7 @@ from motion_llm.training.checkpoints import BEST, TrainingError, begun_with, who
 from motion_llm.training.forecast import StageAhead, foretell, passes_made
 from motion_llm.training.memory import make_room
 from motion_llm.training.processes import process_count
-from motion_llm.training.schedule import LR_BETWEEN, Clock, noise_left, share_of_minutes
+from motion_llm.training.schedule import Clock, noise_left, rates_of_stage, share_of_minutes
 from motion_llm.training.stage_trainer import StageCallback, StageTrainer, StepOptions
 
 log = logging.getLogger(__name__)
@@ -237,7 +237,10 @@ def _trainer(model, planned: Sequence[Stage], place: int, rows, heldout, work: P
     earlier, lengths = finished.get(stage.folder), row_lengths(rows)
     batches = EpochBatches(*lengths, drawer, options.batch_size, arguments.world_size, arguments.process_index,
                            row_motions(rows), math.ceil(passes_made(earlier)) if earlier else 0)
-    steps = StepOptions(options.lr, options.lr_new_rows, 0.0 if last else LR_BETWEEN, options.eval_batch, tokens,
+    made = passes_made(earlier) if earlier and options.minutes is None else 0  # with minutes the epochs are but shares
+    passes = [one.epochs + made * (one is stage) for one in planned]
+    rates = rates_of_stage(passes, place, sum(one.number == 1 for one in planned))
+    steps = StepOptions(options.lr, options.lr_new_rows, rates, options.eval_batch, tokens,
                         arguments.world_size * options.batch_size, best_mean(earlier))
     evaluations = 1 if clock.seconds is None else max(1, round(EVALUATIONS * clock.seconds / 60 / options.minutes))
     ahead = [StageAhead(stage.epochs, batches.count * _positions(model, stage, lengths), stage.t2m)

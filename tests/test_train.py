@@ -113,11 +113,21 @@ def test_a_held_out_loss_that_rises_in_the_first_pass_is_no_turn(tiny_base, tmp_
 def test_a_short_stage_warms_up_by_updates_and_a_long_one_by_its_share():
     from motion_llm.training.schedule import WARMUP_UPDATES, learning_rate_factor
 
-    assert learning_rate_factor(0, 0.0, 0.0, 0.0) == pytest.approx(1 / WARMUP_UPDATES)  # by minutes: no time is over
-    assert learning_rate_factor(0, 0.33, 0.33, 0.3) == pytest.approx(1 / WARMUP_UPDATES * 0.769)  # of three updates
-    assert learning_rate_factor(WARMUP_UPDATES - 1, 0.5, 0.5, 0.3) == pytest.approx(0.65)
-    assert learning_rate_factor(100, 0.015, 0.015, 0.0) == pytest.approx(0.5 * 0.985)
-    assert learning_rate_factor(10_000, 1.0, 1.0, 0.3) == pytest.approx(0.3)
+    assert learning_rate_factor(0, 0.0, 0.0, (1.0, 0.0)) == pytest.approx(1 / WARMUP_UPDATES)  # at the start
+    assert learning_rate_factor(0, 1 / 3, 1 / 3, (1.0, 0.4)) == pytest.approx(0.8 / WARMUP_UPDATES)  # 1 of 3
+    assert learning_rate_factor(WARMUP_UPDATES - 1, 0.5, 0.5, (1.0, 0.3)) == pytest.approx(0.65)
+    assert learning_rate_factor(100, 0.015, 0.015, (1.0, 0.0)) == pytest.approx(0.5 * 0.985)
+    assert learning_rate_factor(10_000, 1.0, 1.0, (0.6, 0.3)) == pytest.approx(0.3)
+
+
+def test_the_stages_with_text_share_one_fall_of_the_learning_rates():
+    from motion_llm.training.schedule import LR_BETWEEN, rates_of_stage
+
+    assert [rates_of_stage([1, 3, 6], place, 1) for place in range(3)] == [
+        (1.0, LR_BETWEEN), pytest.approx((1.0, 2 / 3)), pytest.approx((2 / 3, 0.0))]
+    assert rates_of_stage([1], 0, 1) == (1.0, 0.0)  # motion alone, and nothing after it
+    assert rates_of_stage([6], 0, 0) == (1.0, 0.0)
+    assert rates_of_stage([3, 6], 1, 0) == pytest.approx((2 / 3, 0.0))
 
 
 def test_the_first_updates_foretell_what_the_run_will_come_to(tiny_base, tmp_path, caplog):
@@ -472,14 +482,14 @@ def test_an_incomplete_checkpoint_is_ignored_with_a_line(tiny_base, tmp_path, ca
     assert "incomplete checkpoint" in caplog.text
 
 
-def test_the_learning_rate_warms_up_and_ends_at_zero_only_in_the_last_stage(tiny_base, tmp_path, monkeypatch):
+def test_each_stage_has_its_part_of_the_fall_of_the_learning_rates(tiny_base, tmp_path, monkeypatch):
     from motion_llm.training.stage_trainer import StageTrainer
 
     rates = {}
     create = StageTrainer.create_scheduler
 
     def recording(self, *args, **kwargs):
-        rates[self.args.run_name] = self.options.lr_end
+        rates[self.args.run_name] = self.options.rates
         return create(self, *args, **kwargs)
 
     monkeypatch.setattr(StageTrainer, "create_scheduler", recording)
@@ -492,7 +502,7 @@ def test_the_learning_rate_warms_up_and_ends_at_zero_only_in_the_last_stage(tiny
     options = TrainingOptions(4, 1, 1e-3, 1e-2, 0.0, 0.0, 0, 100, 4, 128)
     for place in range(3):
         train_stage(model, planned(1, 1, 1), place, Dataset.from_list(rows(8)), {}, tmp_path / str(place), options)
-    assert rates == {"stage1_mlm": 0.3, "stage2_multitask": 0.3, "stage3_t2m_sft": 0.0}
+    assert rates == {"stage1_mlm": (1.0, 0.3), "stage2_multitask": (1.0, 0.5), "stage3_t2m_sft": (0.5, 0.0)}
 
 
 def test_noise_falls_only_in_the_last_stage():

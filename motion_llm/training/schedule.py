@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 WARMUP = 0.03  # share of a stage, and at least
 WARMUP_UPDATES = 20  # so many updates: of a short stage the share may be less than one
-LR_BETWEEN = 0.3  # learning rate over its peak at the end of a stage that another stage follows
+LR_BETWEEN = 0.3  # learning rate over its peak at the end of motion alone, where text follows
 NOISE_LEFT = 1 / 6  # of HISTORY_NOISE, when training ends
 
 
@@ -46,13 +46,24 @@ def share_of_minutes(minutes: float | None, used: float, epochs: Sequence[int]) 
     return max((60 * minutes - used) * epochs[0] / sum(epochs), 1.0)
 
 
-def learning_rate_factor(updates: int, part: float, whole: float, end: float) -> float:
-    """The learning rate over its peak: a linear warm-up, then a linear fall from 1 to `end` (as Bergsma et al. 2025
-    advise). updates: made before the present one. part, whole: the shares of this part of the stage and of the whole
-    stage that are over with it. They differ where a stage goes on: it comes back to the rate at which a stage as long
-    as both parts would be by then, as the full one would undo what was learned."""
+def rates_of_stage(passes: Sequence[float], place: int, first: int) -> tuple[float, float]:
+    """The learning rates over their peaks at the start and at the end of the stage at `place`. The stages from `first`
+    on, those with text, share one fall to 0 by their passes, as going up again would undo some of what the one before
+    learned (docs/log.md). Motion alone, before them, has a fall of its own."""
+    if place < first:
+        return 1.0, LR_BETWEEN if first < len(passes) else 0.0
+    before, all_of_them = sum(passes[first:place]), sum(passes[first:])
+    return 1 - before / all_of_them, 1 - (before + passes[place]) / all_of_them
+
+
+def learning_rate_factor(updates: int, part: float, whole: float, rates: tuple[float, float]) -> float:
+    """The learning rate over its peak: a linear warm-up, then a linear fall from the first to the second of `rates` (as
+    Bergsma et al. 2025 advise). updates: made before the present one. part, whole: the shares of this part of the stage
+    and of the whole stage that are over with it. They differ where a stage goes on: it comes back to the rate at which
+    a stage as long as both parts would be by then, as the full one would undo what was learned."""
     warm_up = min(1.0, (updates + 1) / WARMUP_UPDATES, part / WARMUP if updates else 1.0)
-    return warm_up * fall(whole, 1.0, end)
+    start, end = rates
+    return warm_up * (start + (end - start) * whole)
 
 
 def fall(part: float, whole: float, end: float) -> float:

@@ -44,14 +44,14 @@ FIRST_PASSES = 2  # before so many are made, a held-out NLL that rises says noth
 
 @dataclass(frozen=True)
 class StepOptions:
-    """lr, lr_new_rows: peaks. lr_end: both learning rates over their peaks at the end of the stage. eval_batch in
-    examples, None: EVAL_BATCH below. micro_tokens: positions (padding included) that go through the network at once in
-    training. examples: of a batch of all processes. best_before: the best held-out NLL of the finished stage that goes
-    on."""
+    """lr, lr_new_rows: peaks. rates: both learning rates over their peaks at the start and the end of the stage.
+    eval_batch in examples, None: EVAL_BATCH below. micro_tokens: positions (padding included) that go through the
+    network at once in training. examples: of a batch of all processes. best_before: the best held-out NLL of the
+    finished stage that goes on."""
 
     lr: float
     lr_new_rows: float
-    lr_end: float
+    rates: tuple[float, float]
     eval_batch: int | None
     micro_tokens: int
     examples: int
@@ -110,7 +110,7 @@ class StageTrainer(Trainer):
         """The learning rates as a function of the number of updates, or of the clock in a stage of minutes."""
         def factor(step: int) -> float:
             share = (step + 1) / num_training_steps if self.clock.seconds is None else self.clock.share
-            return learning_rate_factor(step, share, self.clock.of_whole(share), self.options.lr_end)
+            return learning_rate_factor(step, share, self.clock.of_whole(share), self.options.rates)
 
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
         return self.lr_scheduler

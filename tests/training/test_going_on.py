@@ -43,8 +43,8 @@ def test_a_stage_that_goes_on_comes_back_to_the_rate_of_a_stage_as_long_as_both_
     made = _share_made({"passes": 6, "nll": [], "seconds": 100.0}, 2, None)
     assert made == 0.75 and _share_made({"passes": 6, "nll": [], "seconds": 100.0}, 2, 300.0) == 0.25
     clock = Clock(None, made)
-    assert [learning_rate_factor(100, part, clock.of_whole(part), 0.0) for part in (0.1, 0.5, 1.0)] == pytest.approx(
-        [0.225, 0.125, 0.0])
+    assert [learning_rate_factor(100, part, clock.of_whole(part), (1.0, 0.0)) for part in (0.1, 0.5, 1.0)
+            ] == pytest.approx([0.225, 0.125, 0.0])
     assert noise_left(True, clock.of_whole(0.0)) == pytest.approx(noise_left(True, 0.75))
     assert Clock(None).of_whole(0.3) == 0.3
 
