@@ -50,6 +50,10 @@ def whole_checkpoints(folder: Path) -> list[Path]:
 
 def begun_with(folder: Path) -> int | None:
     """The examples of a batch, of all processes, that a stage's last checkpoint was trained with; None without one, and
-    for one of an earlier version."""
+    for one of an earlier version. Raises TrainingError for a damaged file."""
     checkpoints = whole_checkpoints(folder)
-    return read_json(checkpoints[-1] / TIME_USED, TrainingError).get("examples") if checkpoints else None
+    if not checkpoints or not (checkpoints[-1] / TIME_USED).is_file():  # missing: `check_checkpoint` says so
+        return None
+    content = read_json(checkpoints[-1] / TIME_USED, TrainingError)
+    check_form(content, TIME_FORM, str(checkpoints[-1] / TIME_USED), TrainingError)
+    return content.get("examples")

@@ -61,3 +61,16 @@ def test_a_stage_goes_on_with_the_batch_that_it_was_begun_with(with_batch_size, 
 
     with pytest.raises(TrainingError, match="32 examples an update, which 3 processes cannot share"):
         with_batch_size()
+
+
+@pytest.mark.parametrize("content, text", [
+    ('{"seconds": 1.0, "examples": "32"}', "examples is '32', expected an integer"),
+    ("[]", "a list of 0, expected an object")])
+def test_a_damaged_checkpoint_is_named(with_batch_size, tmp_path, content, text):
+    from train import TrainingError
+
+    (tmp_path / "checkpoint-3").mkdir()
+    assert with_batch_size()[0] == 16  # without the file: `check_checkpoint` names what is missing
+    (tmp_path / "checkpoint-3" / "time_used.json").write_text(content)
+    with pytest.raises(TrainingError, match=text):
+        with_batch_size()
