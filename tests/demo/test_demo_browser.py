@@ -68,7 +68,8 @@ def answered(page, sentence: str = "a person bows") -> None:
     page.wait_for_timeout(300)
 
 
-@pytest.mark.parametrize(("width", "height"), [(360, 780), (768, 1024), (1280, 720), (1920, 1080), (2560, 1440)])
+@pytest.mark.parametrize(("width", "height"), [(360, 780), (768, 1024), (1280, 720), (1440, 900), (1920, 1080),
+                                              (2560, 1440)])
 @pytest.mark.parametrize("colours", ["light", "dark"])
 def test_nothing_is_cut_and_everything_has_a_name(visit, width, height, colours):
     page = visit(width, height, colours)

@@ -315,6 +315,17 @@ def test_sentences_stand_out_in_light_and_dark(opened, colours):
             assert page.evaluate(CONTRAST, selector) >= 4.5, selector
 
 
+@pytest.mark.parametrize("screen", [(360, 780), (460, 780), (1280, 720)])
+def test_the_buttons_stand_in_one_row_in_any_font(opened, screen):
+    page = opened("one short", *screen)
+    for font in ("'DejaVu Sans'", "'Liberation Sans'", "monospace"):
+        page.evaluate("(font) => { document.body.style.fontFamily = font; }", font)
+        settled(page)
+        boxes = [page.locator(place).bounding_box() for place in ("#play", "#time", "#speed", "#loop", "#theme", "#hint")]
+        middles = [box["y"] + box["height"] / 2 for box in boxes]
+        assert max(middles) - min(middles) <= 1, font
+
+
 def test_the_help_tells_of_sentences_where_there_are_some_and_is_above_the_controls(opened):
     for name, expected in (("one short", False), ("a story", True)):
         page = opened(name, 360, 780)
