@@ -321,7 +321,8 @@ def test_the_buttons_stand_in_one_row_in_any_font(opened, screen):
     for font in ("'DejaVu Sans'", "'Liberation Sans'", "monospace"):
         page.evaluate("(font) => { document.body.style.fontFamily = font; }", font)
         settled(page)
-        boxes = [page.locator(place).bounding_box() for place in ("#play", "#time", "#speed", "#loop", "#theme", "#hint")]
+        row = ("#play", "#time", "#speed", "#loop", "#theme", "#hint")
+        boxes = [page.locator(place).bounding_box() for place in row]
         middles = [box["y"] + box["height"] / 2 for box in boxes]
         assert max(middles) - min(middles) <= 1, font
 
