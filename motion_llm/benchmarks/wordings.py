@@ -54,6 +54,8 @@ def add_arguments(parser) -> None:
     parser.add_argument("--samples", type=int, default=1, metavar="N", help="clips for each caption. Default: 1")
     parser.add_argument("--best_of", type=int, default=1, metavar="N",
                         help="for each, generate N clips and keep the best. Default: 1")
+    parser.add_argument("--as_written", action="store_true",
+                        help="ask captions with new words as they are, not as the nearest training caption")
 
 
 def run(args, settings: Mapping) -> dict:
@@ -77,7 +79,7 @@ def run(args, settings: Mapping) -> dict:
         model_path = Path(args.model_path)
     trained, seen = _rows_of_run(model_path, report.rows)
     sets = caption_sets(wordings, split, seen, settings["SEED"], settings["HELDOUT_MAX"])
-    return _measure(model_path, sets, wordings, report.rows, trained, settings, args.samples, args.best_of)
+    return _measure(model_path, sets, wordings, report.rows, trained, settings, args)
 
 
 # ---------------------------------------------------------------- training
@@ -181,7 +183,7 @@ def _caption_row(caption: str, codes: list[int], participant_id: str | None) -> 
 
 
 def _measure(model_path: Path, sets: Sequence[CaptionSet], wordings: Wordings, rows: Sequence[Row],
-             trained: Sequence[Mapping], settings: Mapping, samples: int, best_of: int = 1) -> dict:
+             trained: Sequence[Mapping], settings: Mapping, args) -> dict:
     evaluated = {tuple(row["codes"]) for captions in sets for row in captions.rows}
     clips = [tuple(row.codes.tolist()) for row in rows]
     actions = [wordings.parse(row.text_query).action for row in rows]
@@ -190,7 +192,8 @@ def _measure(model_path: Path, sets: Sequence[CaptionSet], wordings: Wordings, r
     predictions = cross_validate(clips, actions, seed=settings["SEED"])
     meanings = [wordings.parse(row["text_query"]) for row in trained]
     figures = {
-        "model_path": str(model_path), "samples": samples, "best_of": best_of, "seed": settings["SEED"],
+        "model_path": str(model_path), "samples": args.samples, "best_of": args.best_of, "as_written": args.as_written,
+        "seed": settings["SEED"],
         "recogniser": {"clips": len(unused), "actions": len(recogniser.labels), "cross_validated_clips": len(clips),
                        "cross_validated_accuracy": _share(predictions, actions)},
         "trained_rows": len(trained),
@@ -202,7 +205,7 @@ def _measure(model_path: Path, sets: Sequence[CaptionSet], wordings: Wordings, r
     trained_clips = {tuple(row["codes"]) for row in trained}
     for captions in sets:
         log.info("%s: %d captions", captions.name, len(captions.rows))
-        clips = _generated(generator, captions, settings, samples, best_of)
+        clips = _generated(generator, captions, settings, args)
         nll, tokens = generator.motion_nll(captions.rows)
         figures["sets"][captions.name] = score_set(captions, clips, recogniser) | {
             "rows_trained_with": sum(tuple(row["codes"]) in trained_clips for row in captions.rows),
@@ -222,13 +225,13 @@ def _generator(model_path: Path, settings: Mapping):
     return generator
 
 
-def _generated(generator, captions: CaptionSet, settings: Mapping, samples: int, best_of: int) -> list[list[int]]:
+def _generated(generator, captions: CaptionSet, settings: Mapping, args) -> list[list[int]]:
     """Clips for a set, the samples of a caption one after another, decoded with the settings of this call."""
     motions = generator.generate_batch(
         [row["text_query"] for row in captions.rows], [row["participant_id"] for row in captions.rows],
-        seed=settings["SEED"], num_samples=samples, best_of=best_of, temperature=settings["GEN_TEMPERATURE"],
-        top_p=settings["GEN_TOP_P"], top_k=settings["GEN_TOP_K"], end_logit_slope=settings["GEN_END_LOGIT_SLOPE"],
-        guidance=settings["GEN_GUIDANCE"])
+        seed=settings["SEED"], num_samples=args.samples, best_of=args.best_of, as_written=args.as_written,
+        temperature=settings["GEN_TEMPERATURE"], top_p=settings["GEN_TOP_P"], top_k=settings["GEN_TOP_K"],
+        end_logit_slope=settings["GEN_END_LOGIT_SLOPE"], guidance=settings["GEN_GUIDANCE"])
     return [[int(code) for code in motion.split()] for motion in motions]
 
 

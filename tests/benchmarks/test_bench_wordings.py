@@ -106,6 +106,21 @@ def test_a_trained_folder_is_measured_without_training_and_says_what_it_knows(me
     assert figures["sets"][TRAINED]["nll_per_token"] == pytest.approx(same["nll_per_token"], abs=1e-6)
 
 
+@pytest.mark.parametrize("as_written", [False, True])
+def test_captions_with_new_words_are_asked_as_they_are_if_asked_so(measured, files, monkeypatch, as_written):
+    from generate import MotionGenerator
+
+    asked, answer = [], MotionGenerator.answer
+    monkeypatch.setattr(MotionGenerator, "answer",
+                        lambda self, requests, seed: asked.extend(requests) or answer(self, requests, seed))
+    (model,) = (files / "run").glob("stage3*")
+    assert run_script(bench, "wordings", "--data_json_path", str(files / "data.json"), "--wordings_json",
+                      str(files / "wordings.json"), "--model_path", str(model), "--output", str(files / "again.json"),
+                      *["--as_written"] * as_written) == 0
+    assert len(asked) > 10 and {request.as_written for request in asked} == {as_written}
+    assert json.loads((files / "again.json").read_text(encoding="utf-8"))["figures"]["as_written"] == as_written
+
+
 def test_a_model_of_other_data_is_refused(measured, files, tiny_run, capsys):
     status = run_script(bench, "wordings", "--data_json_path", str(files / "data.json"), "--wordings_json",
                         str(files / "wordings.json"), "--model_path", str(tiny_run / "stage3_t2m_sft"))
