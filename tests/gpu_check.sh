@@ -7,6 +7,7 @@
 # --dry: small sizes on the CPU, to try the script itself. FOLDER: for logs and figures; default: a new one in /tmp.
 # PYTHON: the interpreter; default: that of .venv, else python.
 set -uo pipefail
+case "${1:-}" in --dry | [!-]* | "") ;; *) sed -n '2,8s/^# \?//p' "$0" >&2; exit 2 ;; esac
 cd "$(dirname "$0")/.."
 dry=; if [ "${1:-}" = --dry ]; then dry=1; shift; fi
 out=$(mkdir -p "${1:-/tmp}" && if [ -n "${1:-}" ]; then cd "$1" && pwd; else mktemp -d /tmp/gpu_check.XXXX; fi)
