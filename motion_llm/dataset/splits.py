@@ -150,7 +150,8 @@ class _Splitter:
     """
 
     def __init__(self, rows: Rows, places: np.ndarray, seed: int, share: float, cap: int) -> None:
-        self.count, self.cap, self.target = len(places), cap, min(cap, int(share * len(places) + 0.5))
+        self.count, self.share, self.cap = len(places), share, cap
+        self.target = min(cap, int(share * len(places) + 0.5))
         self.salt = f"{seed} ".encode()
         self.rows, self.keys = rows, _renumbered(rows.keys.ids[places])
         clip = _clips(rows, places)
@@ -253,8 +254,9 @@ class _Splitter:
         notes."""
         if not self.target:
             subject = "nothing" if len(splits) > 1 else f"no {splits[0]} row"
-            return [f"{subject} is held out: HELDOUT_SHARE of {self.count:,} rows is less than half a row, "
-                    "or HELDOUT_MAX is 0"]
+            few = f"{self.share:g} (HELDOUT_SHARE) of {self.count:,} rows is less than half a row"
+            why = "HELDOUT_SHARE is 0" if not self.share else "HELDOUT_MAX is 0" if not self.cap else few
+            return [f"{subject} is held out: {why}"]
         closed, counts = self._closed_groups(), {}
         if "val" in splits:
             counts["unseen"] = self.take(closed, "unseen", self.target)

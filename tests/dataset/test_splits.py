@@ -189,9 +189,10 @@ def test_a_caption_with_too_many_clips_for_the_cap_is_not_unseen():
 
 
 @pytest.mark.parametrize(("specs", "settings", "note"), [
-    (tiny(), (0, 0.05, 100), "nothing is held out"),
-    (few_captions(), (0, 0.0, 100), "nothing is held out"),
-    (few_captions(), (0, 0.05, 0), "nothing is held out"),
+    (tiny(), (0, 0.05, 100),
+     f"nothing is held out: 0.05 (HELDOUT_SHARE) of {len(tiny())} rows is less than half a row"),
+    (few_captions(), (0, 0.0, 100), "nothing is held out: HELDOUT_SHARE is 0"),
+    (few_captions(), (0, 0.05, 0), "nothing is held out: HELDOUT_MAX is 0"),
     (unique_captions(), (0, 0.05, 100), "seen: 0 rows of 15 aimed at: no caption has two clips"),
 ])
 def test_notes_say_what_is_missing(specs, settings, note):
