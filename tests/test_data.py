@@ -407,8 +407,8 @@ def test_the_report_tells_what_is_in_the_file(tmp_path):
 
 
 @pytest.mark.parametrize(("rows", "share", "named", "size"), [
-    (30, 0.1, False, "6 rows"), (90, 0.1, False, "18 rows"), (100, 0.1, False, None), (30, 0, False, None),
-    (30, 0, True, "1 row")])
+    (30, 0.1, False, "6 clips"), (90, 0.1, False, "18 clips"), (100, 0.1, False, None), (30, 0, False, None),
+    (30, 0, True, "1 clip")])
 def test_the_report_warns_of_a_validation_set_too_small_to_choose_by(tmp_path, rows, share, named, size):
     records = [{"text_query": f"caption {n // 3}", "motion_tokens": [n]} for n in range(rows)]
     if named:
@@ -419,6 +419,19 @@ def test_the_report_warns_of_a_validation_set_too_small_to_choose_by(tmp_path, r
     assert (note in text) == (size is not None) == ("too few" in text)
     # Rows that the file names as val are held out whatever the share.
     assert ("--heldout_share 0 trains on everything to the end" in text) == (size is not None and not named)
+
+
+def test_where_clips_have_several_captions_the_split_counts_both(tmp_path):
+    records = [{"text_query": f"caption {n} of {clip}", "motion_tokens": [clip]}
+               for clip in range(40) for n in range(14)]
+    report = read(tmp_path, records)
+    split = splits.split_rows(report.rows, 0, 0.05, 100)
+    text = data.format_report(report, split)
+    assert split.sizes()["unseen"] == 28
+    assert "split          train 504 rows of 36 motions\n" in text
+    assert "validation   seen 0 rows of 0 motions, unseen 28 rows of 2 motions\n" in text
+    assert "test         seen 0 rows of 0 motions, unseen 28 rows of 2 motions\n" in text
+    assert "validation has 2 clips: too few" in " ".join(text.split())
 
 
 @pytest.mark.parametrize(("text", "names"), [

@@ -10,7 +10,7 @@ from motion_llm.dataset.reader import SHOWN
 from motion_llm.dataset.rows import Rows, distinct
 from motion_llm.streams import ABSENT, TEXT, Streams
 
-FEW_VALIDATION_ROWS = 20  # with fewer, a single clip changes a metric by more than 5 %
+FEW_VALIDATION_CLIPS = 20  # with fewer, a single clip changes a metric by more than 5 %
 
 
 class DataError(ValueError):
@@ -105,7 +105,7 @@ def format_report(report: Report, split=None) -> str:
     """The report as aligned text: what is in the dataset, how it is split (a splits.Split), and every problem."""
     facts = _facts(report) if len(report.rows) else []
     if split is not None:
-        facts += _split_facts(split)
+        facts += _split_facts(split, report.rows.motions)
     texts = [(f"  {name:<14} {text}", 17) for name, text in facts]
     texts += [(f"  {title}: {problem.message}", 4) for title, problems in (
         ("ERROR", report.errors), ("warning", report.warnings)) for problem in problems]
@@ -119,24 +119,35 @@ def _named(split) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in split.named.items())
 
 
-def _split_facts(split) -> list[tuple[str, str]]:
-    sizes = split.sizes()
-    facts = [("split", f"train {sizes['train']:,}")] if split.named is None else [
-        ("split", f"as the file says: {_named(split)}"), ("  training", f"{sizes['train']:,}")]
-    facts += [("  validation", f"seen {sizes['seen']:,}, unseen {sizes['unseen']:,}"),
-              ("  test", f"seen {sizes['test seen']:,}, unseen {sizes['test unseen']:,}")]
+def _split_facts(split, motions) -> list[tuple[str, str]]:
+    """motions: the rows' Groups of the same motion."""
+    sizes, many = split.sizes(), len(motions.ids) > motions.count
+
+    def size(part: str) -> str:
+        if not many:
+            return f"{sizes[part]:,}"
+        return f"{count_of(sizes[part], 'row')} of {count_of(_distinct(motions, split.places(part)), 'motion')}"
+
+    facts = [("split", f"train {size('train')}")] if split.named is None else [
+        ("split", f"as the file says: {_named(split)}"), ("  training", size("train"))]
+    facts += [("  validation", f"seen {size('seen')}, unseen {size('unseen')}"),
+              ("  test", f"seen {size('test seen')}, unseen {size('test unseen')}")]
     if sizes["unused"]:
         facts.append(("  left out", f"{sizes['unused']:,}, whose clip is in a later split too"))
     return [*facts, ("", "(seen: other clips with the same caption are trained; unseen: none is)"),
-            *(("", f"note: {note}") for note in [*split.notes, *_few_for_validation(split, sizes)])]
+            *(("", f"note: {note}") for note in [*split.notes, *_few_for_validation(split, motions)])]
 
 
-def _few_for_validation(split, sizes: dict[str, int]) -> list[str]:
-    rows = sizes["seen"] + sizes["unseen"]
-    if not 0 < rows < FEW_VALIDATION_ROWS:
+def _distinct(motions, places: list[int]) -> int:
+    return len(np.unique(motions.ids[places]))
+
+
+def _few_for_validation(split, motions) -> list[str]:
+    clips = _distinct(motions, split.seen + split.unseen)
+    if not 0 < clips < FEW_VALIDATION_CLIPS:
         return []
     chosen = not (split.named or {}).get("val")  # rows that the file names as val are held out whatever the share
-    return [f"validation has {count_of(rows, 'row')}: too few to choose an epoch by, or to say how good the model is"
+    return [f"validation has {count_of(clips, 'clip')}: too few to choose an epoch by, or to say how good the model is"
             + "; --heldout_share 0 trains on everything to the end" * chosen]
 
 

@@ -31,11 +31,14 @@ class Split:
     cap: int
     named: dict[str, int] | None = None
 
-    def _places(self, part: str) -> list[int]:
-        return np.flatnonzero(self.part == PARTS.index(part)).tolist()
+    def places(self, part: str) -> list[int]:
+        """Those of a part's rows, ascending; "test seen" and "test unseen" are parts of the test part."""
+        name, _, kind = part.partition(" ")
+        inside = self.part == PARTS.index(name)
+        return np.flatnonzero(inside & (self.kind == KINDS.index(kind)) if kind else inside).tolist()
 
     # Places in the list of rows, ascending; together the parts hold every row once.
-    train, seen, unseen, test, unused = (property(lambda self, part=part: self._places(part)) for part in PARTS)
+    train, seen, unseen, test, unused = (property(lambda self, part=part: self.places(part)) for part in PARTS)
 
     @property
     def kinds(self) -> dict[int, str]:
@@ -44,9 +47,7 @@ class Split:
 
     def sizes(self) -> dict[str, int]:
         """Rows in each part, the test part also by kind."""
-        sizes = dict(zip(PARTS, np.bincount(self.part, minlength=len(PARTS)).tolist(), strict=True))
-        test = self.kind[self.part == PARTS.index("test")]
-        return sizes | {f"test {kind}": int((test == place).sum()) for place, kind in enumerate(KINDS)}
+        return {part: len(self.places(part)) for part in (*PARTS, *(f"test {kind}" for kind in KINDS))}
 
 
 @dataclass(frozen=True)
