@@ -40,9 +40,9 @@ def test_every_command_is_understood(name, command):
     module = parser_of(script)
     if arguments == ["--help"] or not arguments and script in ("bench", "codec", "view"):
         return  # the script as such is spoken of
-    args = module._parser().parse_args(arguments)
+    args = (module.make_parser if script == "inference" else module._parser)().parse_args(arguments)
     if script == "inference" and args.prompts_file is None and args.prompt is not None and args.motion is None:
-        assert len(module._requests(args, module._prompts(args))) == 1
+        assert len(module.requests_of(args, module.prompts_of(args))) == 1
 
 
 def test_there_are_commands_to_check():

@@ -38,6 +38,7 @@ ROOMS = {
     "decoding": "arrays dataset json_files model network saving streams templates",
     "serving": "command_line dataset decoding json_files network streams templates",
     "generate": "data dataset decoding model network serving streams viewer",
+    "inference/": "command_line decoding json_files motion network viewer",
     "demo/": "dataset decoding generate motion network streams viewer",
     "training": "collators dataset decoding digests generate json_files metrics model motion network "
                 "saving templates viewer",
