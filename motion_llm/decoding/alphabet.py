@@ -3,7 +3,7 @@
 import torch
 
 from model import scale_logits
-from motion_llm.network.cached import Product
+from motion_llm.network.cached_layers import Product
 from motion_llm.streams import ABSENT
 
 

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from motion_llm.network import cached as cached_module
-from motion_llm.network.cached import CachedNetwork, Norm, PlainNetwork, decoding_network
+from motion_llm.network import cached_layers
+from motion_llm.network.cached import CachedNetwork, PlainNetwork, decoding_network
+from motion_llm.network.cached_layers import Norm
 from motion_llm.network.folder import ModelError
 
 SHAPE = dict(vocab_size=90, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
@@ -113,9 +114,9 @@ def test_a_copied_row_continues_like_its_source(unsloth, network_class):
 @pytest.mark.parametrize("packs", [True, False])
 def test_the_weights_are_not_kept_twice(unsloth, monkeypatch, packs, dtype):
     """With weights packed by oneDNN, where the processor supports it, and without."""
-    if packs and not cached_module.packs(dtype):
+    if packs and not cached_layers.packs(dtype):
         pytest.skip(f"oneDNN packs no {dtype} weights on this processor")
-    monkeypatch.setattr(cached_module, "packs", lambda _: packs)
+    monkeypatch.setattr(cached_layers, "packs", lambda _: packs)
     network = random_network("Llama", dtype=dtype)
     products = [product for layer in CachedNetwork(network, 64).layers for product in layer.products]
     assert all((product.packed is not None, product.weight is None) == (packs, packs) for product in products)
@@ -138,8 +139,8 @@ def test_an_unknown_base_is_decoded_without_a_cache_with_a_warning(unsloth, capl
 
 
 def test_a_network_that_computes_something_else_is_refused(unsloth, monkeypatch):
-    monkeypatch.setattr(cached_module, "FOUR_NORMS", ())
-    monkeypatch.setattr(cached_module, "PLAIN", (*cached_module.PLAIN, "Gemma2DecoderLayer"))
+    monkeypatch.setattr(cached_layers, "FOUR_NORMS", ())
+    monkeypatch.setattr(cached_layers, "PLAIN", (*cached_layers.PLAIN, "Gemma2DecoderLayer"))
     with pytest.raises(ModelError, match="differ from the base's by"):
         decoding_network(random_network("Gemma2"), 64)
 
