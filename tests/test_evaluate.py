@@ -13,8 +13,8 @@ from conftest import run_script, tiny_rows
 
 import evaluate
 from motion_llm.evaluation import run as evaluation_run
+from motion_llm.evaluation.clips import EvaluationError, EvaluationRow
 from motion_llm.evaluation.metric_names import METRICS, SPLITS
-from motion_llm.evaluation.rows import EvaluationError, EvaluationRow
 from motion_llm.saving import locked
 
 

@@ -15,7 +15,7 @@ from hands import TWO, waving
 import evaluate
 import train_pipeline
 from motion_llm.evaluation import run as evaluation_run
-from motion_llm.evaluation.rows import EvaluationError, EvaluationRow
+from motion_llm.evaluation.clips import EvaluationError, EvaluationRow
 from motion_llm.motion.codec import MotionCodec
 from motion_llm.streams import ABSENT, STEPS, Streams
 

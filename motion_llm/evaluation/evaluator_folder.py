@@ -8,8 +8,9 @@ from pathlib import Path
 
 from motion_llm.dataset.rows import caption_key
 from motion_llm.evaluation import evaluator as evaluator_module
+from motion_llm.evaluation.clips import evaluator_material
 from motion_llm.evaluation.evaluator import INFO, Evaluator
-from motion_llm.evaluation.rows import EvaluationInputs, evaluator_material
+from motion_llm.evaluation.rows import EvaluationInputs
 from motion_llm.json_files import check_form
 from motion_llm.network.folder import ModelError
 from motion_llm.saving import clear_leftovers, locked

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from motion_llm.dataset.rows import caption_key
-from motion_llm.evaluation.rows import MOST_TOKENS, EvaluationError, EvaluationRow
+from motion_llm.evaluation.clips import EvaluationError, EvaluationRow
+from motion_llm.evaluation.rows import MOST_TOKENS
 from motion_llm.evaluation.stream_clips import INVALID
 from motion_llm.streams import ABSENT, OBJECT, Streams
 

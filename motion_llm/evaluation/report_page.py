@@ -11,11 +11,12 @@ from string import Template
 
 from motion_llm.evaluation import report_sections as sections
 from motion_llm.evaluation.charts import Mark, dot_plot
+from motion_llm.evaluation.clips import EvaluationRow
 from motion_llm.evaluation.findings import value_text
 from motion_llm.evaluation.following import FOLLOWS, HALF, NOT_YET, TOP3, UNKNOWN
 from motion_llm.evaluation.metric_names import METRICS, MODEL, NEAREST, RANDOM, REAL, SHUFFLED, Block, Table
 from motion_llm.evaluation.report_blocks import block as block_tables
-from motion_llm.evaluation.rows import EvaluationRow, clips_and_captions
+from motion_llm.evaluation.rows import clips_and_captions
 from motion_llm.json_files import write_text
 
 TEMPLATE = Path(__file__).parent / "report_page.html"

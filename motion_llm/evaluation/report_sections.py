@@ -8,6 +8,7 @@ from html import escape
 
 from metrics import count_ngrams
 from motion_llm.evaluation.charts import Mark, Series, chart, code_strip, dot_plot, legend
+from motion_llm.evaluation.clips import EvaluationRow
 from motion_llm.evaluation.findings import interval_text, over_what, value_text
 from motion_llm.evaluation.following import is_weak
 from motion_llm.evaluation.metric_names import (
@@ -23,7 +24,7 @@ from motion_llm.evaluation.metric_names import (
     group_metrics,
     group_rows,
 )
-from motion_llm.evaluation.rows import EvaluationRow, clips_and_captions
+from motion_llm.evaluation.rows import clips_and_captions
 from motion_llm.evaluation.stream_clips import all_columns, shown
 from motion_llm.streams import ONE, Value
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from motion_llm.dataset.lengths import LengthModel
 from motion_llm.dataset.rows import caption_key
+from motion_llm.evaluation.clips import EvaluationRow
 from motion_llm.evaluation.embedding_metrics import POOL
 from motion_llm.evaluation.joint_judge import JointJudge
 from motion_llm.evaluation.request import BASELINES, DETAILS, EVALUATOR, METRICS_FILE, PAGE, Request
-from motion_llm.evaluation.rows import EvaluationInputs, EvaluationRow
+from motion_llm.evaluation.rows import EvaluationInputs
 from motion_llm.evaluation.stream_clips import Sums, decodable, flat_codes
 from motion_llm.json_files import write_json
 from motion_llm.motion.codec import CodecError, MotionCodec, codec_facts, codec_streams

@@ -13,18 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
+from motion_llm.evaluation.clips import EvaluationError, EvaluationRow
 from motion_llm.evaluation.generated_clips import Generated, match, read_generated
 from motion_llm.evaluation.progress import progress_bar, with_bar
 from motion_llm.evaluation.request import CLIPS, OUTPUT_FILES, PAGE, REQUEST, Request
 from motion_llm.evaluation.results import Likelihoods, check_parts, codec_folder, score_clips
-from motion_llm.evaluation.rows import (
-    MOST_TOKENS,
-    EvaluationError,
-    EvaluationInputs,
-    EvaluationRow,
-    clips_and_captions,
-    gather,
-)
+from motion_llm.evaluation.rows import MOST_TOKENS, EvaluationInputs, clips_and_captions, gather
 from motion_llm.evaluation.stream_clips import ONE_STREAM, present, token_nll, written
 from motion_llm.json_files import read_json, write_json, write_text
 from motion_llm.network.folder import read_motion_config

@@ -17,6 +17,7 @@ import numpy as np
 import metrics
 from motion_llm.dataset.rows import caption_key
 from motion_llm.evaluation import embedding_metrics as embedding
+from motion_llm.evaluation.clips import EvaluationRow, Training
 from motion_llm.evaluation.evaluator import Evaluator
 from motion_llm.evaluation.intervals import NOT_AVAILABLE, Estimate, mean_over_captions, over_repeats
 from motion_llm.evaluation.joint_judge import JointJudge
@@ -37,7 +38,6 @@ from motion_llm.evaluation.metric_names import (
 )
 from motion_llm.evaluation.progress import progress_bar
 from motion_llm.evaluation.recogniser import EDGE, ActionRecogniser
-from motion_llm.evaluation.rows import EvaluationRow, Training
 from motion_llm.evaluation.set_intervals import around, clip_weights, divergences, diversities, fids, kids
 from motion_llm.evaluation.stream_clips import all_columns, columns, decodable, in_a_row
 from motion_llm.streams import Streams

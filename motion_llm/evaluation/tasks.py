@@ -18,10 +18,11 @@ from motion_llm.decoding.jobs import MOST_TEXT_TOKENS
 from motion_llm.decoding.request import MotionRequest
 from motion_llm.evaluation import lost_tokens
 from motion_llm.evaluation.caption_metrics import NAMES, chrf, score_captions
+from motion_llm.evaluation.clips import EvaluationRow, Training
 from motion_llm.evaluation.intervals import Estimate, mean_over_captions
 from motion_llm.evaluation.metric_names import METRICS, MODEL, NEAREST_TOLD, RANDOM_TOLD, SPLITS, Table, blank
 from motion_llm.evaluation.progress import with_bar
-from motion_llm.evaluation.rows import EvaluationInputs, EvaluationRow, Training
+from motion_llm.evaluation.rows import EvaluationInputs
 from motion_llm.evaluation.stream_clips import ONE_STREAM, written
 from motion_llm.network.folder import stages_beside
 from motion_llm.streams import Streams

@@ -7,9 +7,9 @@ import pytest
 
 from metrics import count_ngrams
 from motion_llm.evaluation.by_stream import score_streams
+from motion_llm.evaluation.clips import EvaluationRow
 from motion_llm.evaluation.intervals import Estimate
 from motion_llm.evaluation.metric_names import MODEL, REAL, SPLITS
-from motion_llm.evaluation.rows import EvaluationRow
 from motion_llm.evaluation.stream_clips import (
     INVALID,
     all_columns,

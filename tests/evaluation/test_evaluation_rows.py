@@ -9,14 +9,8 @@ import pytest
 
 from motion_llm.dataset.report import DataError
 from motion_llm.dataset.rows import Row
-from motion_llm.evaluation.rows import (
-    EvaluationError,
-    EvaluationRow,
-    Training,
-    clips_and_captions,
-    evaluator_material,
-    gather,
-)
+from motion_llm.evaluation.clips import EvaluationError, EvaluationRow, Training, evaluator_material
+from motion_llm.evaluation.rows import clips_and_captions, gather
 
 
 def write(path: Path, rows: list[dict]) -> str:
@@ -196,7 +190,7 @@ def row_of(text: str, codes: list[int]) -> EvaluationRow:
 
 
 def test_of_many_training_clips_a_sample_is_kept_but_all_are_known(monkeypatch):
-    monkeypatch.setattr("motion_llm.evaluation.rows.MOST_CLIPS", 100)
+    monkeypatch.setattr("motion_llm.evaluation.clips.MOST_CLIPS", 100)
     sample = training([(f"caption {i % 300}", [i, i]) for i in range(2000)], caption_keys={"caption 7"})
     assert 70 < len(sample.clips) < 130 and len(sample.by_key["caption 7"]) == 7 and sample.count == 2000
     assert len(sample.all_keys) == 300

@@ -8,10 +8,10 @@ import pytest
 
 from motion_llm.dataset.rows import Row
 from motion_llm.evaluation import tasks as evaluation_tasks
+from motion_llm.evaluation.clips import EvaluationRow, Training
 from motion_llm.evaluation.intervals import NOT_AVAILABLE
 from motion_llm.evaluation.lost_tokens import COPYING, REPEATING
 from motion_llm.evaluation.metric_names import METRICS, MODEL, NEAREST_TOLD, RANDOM_TOLD, SPLITS
-from motion_llm.evaluation.rows import EvaluationRow, Training
 from motion_llm.evaluation.tasks import TaskScores, _captions, _clips, _lost_tokens, stage_for, without_model
 
 CAPTION_METRICS = {"bleu_1", "bleu_4", "rouge_l", "chrf"}

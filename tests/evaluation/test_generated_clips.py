@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from motion_llm.evaluation.clips import EvaluationError, EvaluationRow
 from motion_llm.evaluation.generated_clips import Generated, match, read_generated
-from motion_llm.evaluation.rows import EvaluationError, EvaluationRow
 from motion_llm.evaluation.stream_clips import INVALID
 from motion_llm.streams import ABSENT, STEPS, Streams
 

@@ -7,10 +7,10 @@ import pytest
 from walker import walk
 
 from motion_llm.dataset.rows import caption_key
+from motion_llm.evaluation.clips import EvaluationRow
 from motion_llm.evaluation.findings import breakdown, deviations, not_available
 from motion_llm.evaluation.joint_judge import JointJudge
 from motion_llm.evaluation.metric_names import ANOTHER, FROM_JOINTS, MODEL, REAL, SHUFFLED, SPLITS
-from motion_llm.evaluation.rows import EvaluationRow
 from motion_llm.evaluation.table import Judge, score_all
 from motion_llm.motion.codec import CodecError, MotionCodec
 from motion_llm.motion.features import heading_of

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from hands import FIGURE, LEFT_HAND, THREE, waves
 
+from motion_llm.evaluation.clips import EvaluationRow
 from motion_llm.evaluation.joint_judge import JointJudge
 from motion_llm.evaluation.metric_names import MODEL, PART_METRICS
 from motion_llm.evaluation.part_judge import WHOLE, PartJudge, anchor_of, parts_of, score_parts
-from motion_llm.evaluation.rows import EvaluationRow
 from motion_llm.evaluation.table import ClipSet, Judge
 from motion_llm.motion.codec import CodecError, MotionCodec
 from motion_llm.streams import ABSENT, Streams

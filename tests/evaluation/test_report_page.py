@@ -5,13 +5,13 @@ from html.parser import HTMLParser
 
 import pytest
 
+from motion_llm.evaluation.clips import EvaluationRow
 from motion_llm.evaluation.findings import format_scores
 from motion_llm.evaluation.intervals import NOT_AVAILABLE, Estimate
 from motion_llm.evaluation.metric_names import METRICS, MODEL, PART_METRICS, RANDOM, REAL, SPLITS, Block, blank
 from motion_llm.evaluation.report_blocks import ABOUT_PARTS, block
 from motion_llm.evaluation.report_page import write_page
 from motion_llm.evaluation.report_sections import ABOUT
-from motion_llm.evaluation.rows import EvaluationRow
 
 NASTY = '</dd><script>alert("1")</script> & $title'
 HISTORY = {"losses": [[5, 3.0], [10, 2.0]], "nll": [{"epoch": 1, "step": 10, "seen": 1.5, "unseen": 1.75}]}

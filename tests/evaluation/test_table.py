@@ -9,6 +9,7 @@ import pytest
 from test_evaluator import SMALL, sample_clips
 
 from motion_llm.dataset.rows import Row, caption_key
+from motion_llm.evaluation.clips import EvaluationRow, Training
 from motion_llm.evaluation.embedding_metrics import chance
 from motion_llm.evaluation.evaluator import train_evaluator
 from motion_llm.evaluation.findings import (
@@ -37,7 +38,6 @@ from motion_llm.evaluation.metric_names import (
     SHUFFLED,
     SPLITS,
 )
-from motion_llm.evaluation.rows import EvaluationRow, Training
 from motion_llm.evaluation.table import ClipSet, Judge, _another, _shuffled, score_all
 
 
