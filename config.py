@@ -57,7 +57,7 @@ HELDOUT_MAX = 100
 # ---------------------------------------------------------------- model
 
 # The language model to start from: smollm2-135m (bundled), a name on the model hub such as
-# unsloth/Qwen3-1.7B, or a folder. Change it to a larger model if you have a GPU, and lower LR with it.
+# unsloth/Qwen3-1.7B, or a folder. Change it to a larger model if you have a GPU.
 MODEL_NAME = "smollm2-135m"
 
 # Number format of the frozen weights: auto (what the machine multiplies faster, bfloat16 or float32; on a GPU
@@ -77,19 +77,20 @@ LORA_ALPHA = 32
 # ---------------------------------------------------------------- training
 
 # Examples in a training batch of a process. None: 8 in all on a CPU, with which the model learns most from each clip;
-# on a GPU as many as keep it busy while a pass still makes 100 updates, with learning rates that grow with them. Memory
-# does not depend on it: large batches are split.
+# on a GPU as many as keep it busy while a pass still makes 100 updates. Memory does not depend on it: large batches are
+# split.
 BATCH_TRAIN = None
 
 # Batches whose gradients are added up before an update. An update sees BATCH_TRAIN x GRAD_ACCUM examples.
 GRAD_ACCUM = 1
 
-# Peak learning rate of the LoRA matrices. Lower it if the loss jumps; larger models want less.
-LR = 1.5e-3
+# Peak learning rate of the LoRA matrices. None: 0.0015 for the bundled model, less for wider ones, more for larger
+# batches. Set it lower if the loss jumps.
+LR = None
 
 # Peak learning rate of the new rows of the embedding (motion codes, participants, markers). They are not pretrained,
-# so it is higher than LR.
-LR_NEW_ROWS = 7e-3
+# so it is higher than LR. None: 0.007 for the bundled model, less for wider ones, more for larger batches.
+LR_NEW_ROWS = None
 
 # Passes over the training rows in stage 1, motion alone. 0 skips the stage.
 EPOCHS_S1 = 1
@@ -309,8 +310,8 @@ _RULES: dict[str, _Rule] = {
     "LORA_ALPHA": _count(1, 65536),
     "BATCH_TRAIN": _count(1, 65536, optional=True),
     "GRAD_ACCUM": _count(1, 65536),
-    "LR": _number(0, 1, above=True),
-    "LR_NEW_ROWS": _number(0, 1, above=True),
+    "LR": _number(0, 1, above=True, optional=True),
+    "LR_NEW_ROWS": _number(0, 1, above=True, optional=True),
     "EPOCHS_S1": _count(0),
     "EPOCHS_S2": _count(0),
     "EPOCHS_S3": _count(0),

@@ -136,6 +136,11 @@ class MotionLanguageModel(nn.Module):
         self.pad_id = tokenizer.pad_token_id
 
     @property
+    def width(self) -> int:
+        """The hidden size."""
+        return self.network.config.get_text_config().hidden_size
+
+    @property
     def tied(self) -> bool:
         """Whether the codes' rows in the embedding are also their rows in the head."""
         return not any(".lm_head." in name or name.startswith("lm_head") for name, p in self.named_parameters()

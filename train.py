@@ -22,11 +22,12 @@ from transformers.trainer_callback import PrinterCallback
 from collators import DrawnExamples, EpochBatches, ExampleDrawer, collate
 from model import MotionLanguageModel, read_weights, shapes_of
 from motion_llm.dataset.rows import row_lengths, row_motions
-from motion_llm.training.batch_size import examples_of_update, rate_factor
+from motion_llm.training.batch_size import examples_of_update
 from motion_llm.training.checkpoints import BEST, TrainingError, begun_with, whole_checkpoints
 from motion_llm.training.forecast import StageAhead, foretell, passes_made
 from motion_llm.training.memory import make_room
 from motion_llm.training.processes import process_count
+from motion_llm.training.rates import LORA, NEW_ROWS, rate_factor
 from motion_llm.training.schedule import Clock, noise_left, rates_of_stage, share_of_minutes
 from motion_llm.training.stage_trainer import StageCallback, StageTrainer, StepOptions
 
@@ -73,8 +74,8 @@ def _stage_of_tasks(number: int, folder: str, mix: Mapping[str, float], epochs: 
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """batch_size in examples, None: see batch_size.py; grad_accum in batches an update; save_steps in updates;
-    max_seq_len in positions; history_noise: at the start (see noise_left).
+    """batch_size in examples, None: see batch_size.py; grad_accum in batches an update; lr, lr_new_rows: peaks, None:
+    see rates.py; save_steps in updates; max_seq_len in positions; history_noise: at the start (see noise_left).
 
     minutes: wall time that the stages share in proportion to their epochs, which then are no limit themselves; None:
     the epochs are the limit.
@@ -82,8 +83,8 @@ class TrainingOptions:
 
     batch_size: int | None
     grad_accum: int
-    lr: float
-    lr_new_rows: float
+    lr: float | None
+    lr_new_rows: float | None
     participant_dropout: float
     history_noise: float
     seed: int
@@ -153,7 +154,7 @@ def train_stage(model: MotionLanguageModel, planned: Sequence[Stage], place: int
     Raises TrainingError.
     """
     stage, finished = planned[place], finished or {}
-    options = _with_batch_size(options, stage, model, rows, work)
+    options = _with_rates(_with_batch_size(options, stage, model, rows, work), model)
     used = sum(history["seconds"] for history in finished.values())
     seconds = share_of_minutes(options.minutes, used, [stage.epochs for stage in planned[place:]])
     clock = Clock(seconds, _share_made(finished.get(stage.folder), stage.epochs, seconds))
@@ -183,8 +184,8 @@ def train_stage(model: MotionLanguageModel, planned: Sequence[Stage], place: int
 
 def _with_batch_size(options: TrainingOptions, stage: Stage, model: MotionLanguageModel, rows, work: Path
                      ) -> TrainingOptions:
-    """The options with a batch size and the learning rates that go with it; a stage goes on with the one that it was
-    begun with, also on another machine. Raises TrainingError."""
+    """The options with a batch size; a stage goes on with the one that it was begun with, also on another machine.
+    Raises TrainingError."""
     if options.batch_size is not None:
         return options
     processes, begun = process_count(), begun_with(work)
@@ -193,11 +194,20 @@ def _with_batch_size(options: TrainingOptions, stage: Stage, model: MotionLangua
     if begun and begun % processes:
         raise TrainingError(f"{work} was begun with {begun} examples an update, which {processes} processes "
                             "cannot share: start another number of them")
-    size = max(1, examples // processes)
-    factor = rate_factor(size * processes)
-    if factor != 1:
-        log.info("  batches of %d examples, learning rates %.2f times LR and LR_NEW_ROWS", size * processes, factor)
-    return replace(options, batch_size=size, lr=factor * options.lr, lr_new_rows=factor * options.lr_new_rows)
+    return replace(options, batch_size=max(1, examples // processes))
+
+
+def _with_rates(options: TrainingOptions, model: MotionLanguageModel) -> TrainingOptions:
+    """The options with peak learning rates; numbers stay as they are."""
+    examples, width = options.batch_size * options.grad_accum * process_count(), model.width
+    factor = rate_factor(width, examples)
+    lr, lr_new_rows = (usual * factor if peak is None else peak
+                       for peak, usual in ((options.lr, LORA), (options.lr_new_rows, NEW_ROWS)))
+    chosen = replace(options, lr=lr, lr_new_rows=lr_new_rows)
+    if factor != 1 and chosen != options:
+        log.info("  learning rates %.2g (LR) and %.2g (LR_NEW_ROWS), for %d examples an update and a base of width %d",
+                 chosen.lr, chosen.lr_new_rows, examples, width)
+    return chosen
 
 
 def _share_made(earlier: Mapping | None, epochs: int, seconds: float | None) -> float:

@@ -233,9 +233,9 @@ def test_training_settings_and_their_differences():
     old = config.resolve({})
     new = config.resolve({"LR": 0.001, "WORK_DIR": "x", "CODEBOOK_SIZE": 512,
                           "STAGE2_MIX": {"t2m": 1, "m2t": 0, "denoise": 0}})
-    assert config.differences(old, new, ["LR"]) == [f"LR: {config.LR} before, 0.001 now"]
+    assert config.differences(old, new, ["LR"]) == ["LR: none before, 0.001 now"]
     assert config.differences(old, new) == [
-        "CODEBOOK_SIZE: none before, 512 now", f"LR: {config.LR} before, 0.001 now",
+        "CODEBOOK_SIZE: none before, 512 now", "LR: none before, 0.001 now",
         "STAGE2_MIX: t2m=0.7,m2t=0.18,denoise=0.12 before, t2m=1,m2t=0,denoise=0 now"]
     assert config.differences({}, {"LR": 0.1}, ["LR"]) == ["LR: absent before, 0.1 now"]
 

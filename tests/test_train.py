@@ -142,7 +142,7 @@ def test_the_first_updates_foretell_what_the_run_will_come_to(tiny_base, tmp_pat
 def test_a_loss_that_is_no_number_stops_with_what_to_change(tiny_base, tmp_path):
     from train import TrainingError
 
-    with pytest.raises(TrainingError, match="the loss is .* lower LR and LR_NEW_ROWS"):
+    with pytest.raises(TrainingError, match="the loss is .* lower LR and LR_NEW_ROWS .0.001 and 3e.38 here"):
         trained(tiny_base, tmp_path, rows(40), {}, epochs=10, batch_size=4, lr_new_rows=3e38)
 
 

@@ -232,6 +232,7 @@ def _our_recipe(settings: Mapping, rows, codebook_size: int, participants) -> _R
     from model import ModelConfig, build
     from motion_llm.training.batch_size import examples_of_update
     from motion_llm.training.memory import make_room
+    from motion_llm.training.rates import LORA
 
     config = ModelConfig(settings["MODEL_NAME"], settings["MAX_SEQ_LEN"], settings["LORA_R"], settings["LORA_ALPHA"],
                          settings["DTYPE"], settings["SEED"], settings["LOAD_IN_4BIT"])
@@ -239,7 +240,7 @@ def _our_recipe(settings: Mapping, rows, codebook_size: int, participants) -> _R
     model.train()
     room = make_room(model, config.max_seq_len)
     trained = [p for p in model.network.parameters() if p.requires_grad]
-    optimizer = _optimizer(trained, settings["LR"])
+    optimizer = _optimizer(trained, settings["LR"] or LORA)
     drawer = ExampleDrawer(model.template, {"t2m": 1.0}, settings["PID_DROPOUT"], settings["SEED"],
                            lambda: settings["HISTORY_NOISE"], settings["CAPTION_DROPOUT"])
     lengths = [model.template.length("t2m", len(row["text_query"].encode()) // BYTES_A_TOKEN, len(row["codes"]))

@@ -297,11 +297,12 @@ class StageCallback(TrainerCallback):
             control.should_evaluate = control.should_save = True
         return control
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
+    def on_log(self, args, state, control, logs=None, optimizer=None, **kwargs):
         if "loss" in logs:
             if not math.isfinite(logs["loss"]):
+                peaks = " and ".join(f"{group['initial_lr']:.2g}" for group in optimizer.param_groups)
                 raise TrainingError(f"{self.title}: the loss is {logs['loss']} at update {state.global_step}: "
-                                    "lower LR and LR_NEW_ROWS, or set DTYPE to float32")
+                                    f"lower LR and LR_NEW_ROWS ({peaks} here), or set DTYPE to float32")
             self.bar.set_postfix_str(f"loss {logs['loss']:.3f}", refresh=False)
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
