@@ -30,7 +30,7 @@ if [ -n "$dry" ]; then
   step tests_gpu 120 $python -m pytest tests/test_gpu.py -m gpu -q -rs
   step tests_others 120 $python -m pytest tests/test_templates.py -q
   step sample 400 $python train_pipeline.py --work_dir "$run" --max_minutes 0.3 --heldout_max 2 --report_page false
-  step train 200 $python bench.py train --random_init tiny --minutes 0.05 --output "$out/train.json"
+  step train 200 $python bench.py train --random_init tiny --only_ours --minutes 0.05 --output "$out/train.json"
   step decode 200 $python bench.py decode --model_path "$model" --batches 1 8 --clip_tokens 8 --rounds 1 --mixed 0 \
     --without_vllm --output "$out/decode.json"
   step decode_large 200 $python bench.py decode --random_init tiny --batches 1 --clip_tokens 8 --rounds 1 --mixed 0 \

@@ -1,7 +1,8 @@
 """Which number format a processor multiplies fastest, measured with products of the model's own shape.
 
 Processors with instructions for bfloat16 (AVX512-BF16, AMX, Arm's BF16) are several times faster with it; those
-without make it up, about ten times slower than float32. Their names and flags say less than a measurement does.
+without make it up, about ten times slower than float32. Which of them gains is measured; one that oneDNN knows to be
+without them is not asked, as other programs can disturb any measurement (docs/log.md).
 """
 
 import time
@@ -20,14 +21,16 @@ WORTH = 1.3  # times as fast bfloat16 has to be: it is less exact
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """10^9 operations a second in each format."""
+    """10^9 operations a second in each format. has_bfloat16: whether the processor may have instructions for it."""
 
     float32: float
     bfloat16: float
+    has_bfloat16: bool = True
 
     @property
     def dtype(self) -> torch.dtype:
-        return torch.bfloat16 if self.bfloat16 >= WORTH * self.float32 else torch.float32
+        worth = self.has_bfloat16 and self.bfloat16 >= WORTH * self.float32
+        return torch.bfloat16 if worth else torch.float32
 
     def __str__(self) -> str:
         chosen, other = ("bfloat16", "float32") if self.dtype == torch.bfloat16 else ("float32", "bfloat16")
@@ -50,7 +53,12 @@ def cpu_arithmetic(width: int, inner: int) -> Arithmetic:
         if best[torch.bfloat16] > HOPELESS * best[torch.float32]:
             products.pop(torch.bfloat16, None)
     operations = 2 * ROWS * width * inner / 1e9
-    return Arithmetic(*(operations / seconds for seconds in best.values()))
+    return Arithmetic(*(operations / seconds for seconds in best.values()), has_bfloat16())
+
+
+def has_bfloat16() -> bool:
+    """False where oneDNN finds that the processor has no instructions that it multiplies bfloat16 with."""
+    return not torch.backends.mkldnn.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def _seconds(x: torch.Tensor, weight: torch.Tensor) -> float:

@@ -68,6 +68,7 @@ def test_the_usual_recipe_runs_in_the_precision_of_ours_and_in_its_fastest(
     """A processor without bfloat16 multiplies it many times slower, so "auto" does not train in it there."""
     rates = {"float32": 10.0, "bfloat16": 10.0, faster: 100.0}
     monkeypatch.setattr(arithmetic, "_seconds", lambda x, _: 1 / rates[str(x.dtype).removeprefix("torch.")])
+    monkeypatch.setattr(arithmetic, "has_bfloat16", lambda: True)
     arithmetic.cpu_arithmetic.cache_clear()
     monkeypatch.setattr(bench_train, "PRODUCTS", (8,))
     monkeypatch.setattr(bench_train, "_our_recipe", lambda *_: "float8")

@@ -15,6 +15,15 @@ def test_bfloat16_is_taken_where_it_is_clearly_faster(float32, bfloat16, chosen)
     assert Arithmetic(float32, bfloat16).dtype == chosen
 
 
+def test_a_disturbed_measurement_chooses_no_bfloat16_for_a_processor_without_it(monkeypatch):
+    monkeypatch.setattr(arithmetic, "_seconds", lambda x, weight: 1.0 if x.dtype == torch.bfloat16 else 1.5)
+    for has, chosen in ((False, torch.float32), (True, torch.bfloat16)):
+        monkeypatch.setattr(arithmetic, "has_bfloat16", lambda has=has: has)
+        cpu_arithmetic.cache_clear()
+        assert cpu_arithmetic(64, 96).dtype == chosen
+    cpu_arithmetic.cache_clear()
+
+
 def test_what_was_measured_is_told_with_the_choice_first():
     assert str(Arithmetic(90, 3.1)) == ("float32, as this processor makes 90 GFLOP/s of the model's products in it, "
                                         "and 3.1 in bfloat16")
@@ -37,6 +46,7 @@ def test_what_is_hopeless_is_not_measured_again(monkeypatch, slower, calls):
     counted = []
     monkeypatch.setattr(arithmetic, "_seconds", lambda x, weight: counted.append(x.dtype) or (
         slower if x.dtype == torch.bfloat16 else 1.0))
+    monkeypatch.setattr(arithmetic, "has_bfloat16", lambda: True)
     cpu_arithmetic.cache_clear()
     assert cpu_arithmetic(64, 96).dtype == (torch.float32 if slower > 1 else torch.bfloat16)
     assert counted.count(torch.bfloat16) == calls and counted.count(torch.float32) == 21
