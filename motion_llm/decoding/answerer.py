@@ -30,8 +30,8 @@ from motion_llm.decoding.request import (
     checked_number,
 )
 from motion_llm.decoding.scoring import Scorer
+from motion_llm.decoding.untrained_base import UntrainedBase
 from motion_llm.network.cached import decoding_network, rows_at_once
-from motion_llm.network.caption_states import CaptionStates
 from motion_llm.network.folder import read_motion_config
 from motion_llm.network.known_bases import UnknownToFastLoading
 from motion_llm.streams import ABSENT, MASKED
@@ -55,17 +55,17 @@ class Answerer:
         self.template, self.tokenizer, self.vocabulary = model.template, model.tokenizer, model.vocabulary
         self.length_model = length_model
         known = KnownCaptions.load(model_path)
-        rewording = None if known is None else Rewording(known, partial(self._states, content["model"]),
+        rewording = None if known is None else Rewording(known, partial(self._base, content["model"]),
                                                          length_model.new_words)
         self._jobs = JobMaker(self.template, self.vocabulary, length_model, self.settings, rewording)
         self.decoder, self.vllm = None, None if own else model
         if own:
             self._make_decoder(model)
 
-    def _states(self, model: Mapping) -> CaptionStates | None:
-        """The reader of the untrained base. model: its settings in motion_config.json."""
+    def _base(self, model: Mapping) -> UntrainedBase | None:
+        """The untrained base. model: its settings in motion_config.json."""
         try:
-            return CaptionStates(ModelConfig(**model), self.template.encode_text)
+            return UntrainedBase(ModelConfig(**model), self.template.encode_text)
         except UnknownToFastLoading as reason:
             log.info("sentences in new words are asked as they are written, because of %s", reason)
             return None

@@ -1,16 +1,18 @@
 """The captions that a model was trained with, and which of them means what a sentence in other words means.
 
 A model follows the words that it was trained with. A sentence with a word that no training caption has is asked as the
-nearest training caption instead, and the answer says so. Near are captions whose states in the untrained base
-(network/caption_states.py) are similar: each dimension is standardised over the training captions, then cosine; the
-two kinds of states count the same, each similarity standardised over the captions.
+nearest training caption instead, and the answer says so. The untrained base (untrained_base.py) says which is near:
+first by its states, where each dimension is standardised over the training captions, then cosine, and the two kinds of
+states count the same, each similarity standardised over the captions; then, of the few nearest, by what it would say
+that the sentence means. Weights and counts are measured in docs/log.md.
 """
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,16 +20,21 @@ from motion_llm.arrays import Archive
 from motion_llm.network.folder import ModelError
 from motion_llm.saving import saving
 
+if TYPE_CHECKING:
+    from motion_llm.decoding.untrained_base import UntrainedBase  # imports torch, which takes seconds
+
 log = logging.getLogger(__name__)
 
 FILE = "captions.npz"  # in a model's folder
 MOST = 5_000  # captions
 LEAST = 10  # captions; among fewer a sentence can hardly have a near one
+CANDIDATES = 8  # captions that are near by their states
+INFORMATION_WEIGHT = 0.1  # of a nat of information, beside the sum of the two standardised similarities
 
 
 @dataclass(frozen=True)
 class KnownCaptions:
-    """texts: N captions as they were trained. states: (N, 2, D), see CaptionStates."""
+    """texts: N captions as they were trained. states: (N, 2, D), see UntrainedBase.states."""
 
     texts: tuple[str, ...]
     states: np.ndarray
@@ -55,8 +62,8 @@ class KnownCaptions:
                              "expected float16 (captions, 2, width): it is damaged")
         return cls(tuple(texts), states.astype(np.float32))
 
-    def nearest(self, states: np.ndarray) -> list[str]:
-        """The nearest caption of each sentence; states: (M, 2, D)."""
+    def similarities(self, states: np.ndarray) -> np.ndarray:
+        """(M, N): of each sentence to each caption; states: (M, 2, D)."""
         similarities = np.zeros((len(states), len(self.texts)))
         for kind in range(self.states.shape[1]):
             own = self.states[:, kind]
@@ -65,18 +72,18 @@ class KnownCaptions:
             known, asked = (one / np.linalg.norm(one, axis=1, keepdims=True).clip(1e-9) for one in (known, asked))
             similar = asked @ known.T
             similarities += (similar - similar.mean(1, keepdims=True)) / similar.std(1, keepdims=True).clip(1e-9)
-        return [self.texts[place] for place in similarities.argmax(1)]
+        return similarities
 
 
 class Rewording:
-    """Puts sentences with new words into the words of training captions. states: makes the reader of the base at the
-    first such sentence; None for a base that it cannot read, and sentences are then asked as they are. new_words: those
-    of a sentence that no training caption has."""
+    """Puts sentences with new words into the words of training captions. base: loads the untrained base at the first
+    such sentence; None for one that it cannot read, and sentences are then asked as they are. new_words: those of a
+    sentence that no training caption has."""
 
-    def __init__(self, known: KnownCaptions, states: Callable[[], Callable[[Sequence[str]], np.ndarray] | None],
+    def __init__(self, known: KnownCaptions, base: "Callable[[], UntrainedBase | None]",
                  new_words: Callable[[str], set[str]]):
-        self.known, self._make, self._new_words = known, states, new_words
-        self._states: Callable | None = None
+        self.known, self._load, self._new_words = known, base, new_words
+        self._base: UntrainedBase | None = None
         self._answers: dict[str, str] = {}
 
     def of(self, text: str) -> str | None:
@@ -84,10 +91,16 @@ class Rewording:
         if len(self.known.texts) < LEAST or not self._new_words(text):
             return None
         if text not in self._answers:
-            if self._states is None:
-                self._states = self._make()
-            if self._states is None:
+            if self._base is None:
+                self._base = self._load()
+            if self._base is None:
                 self.known = KnownCaptions((), self.known.states[:0])
                 return None
-            (self._answers[text],) = self.known.nearest(self._states([text]))
+            self._answers[text] = self._nearest(text, self._base)
         return self._answers[text]
+
+    def _nearest(self, text: str, base: "UntrainedBase") -> str:
+        (similarities,) = self.known.similarities(base.states([text]))
+        near = np.argsort(-similarities, kind="stable")[:CANDIDATES]
+        captions = [self.known.texts[place] for place in near]
+        return captions[(similarities[near] + INFORMATION_WEIGHT * base.information(text, captions)).argmax()]

@@ -71,8 +71,8 @@ def complete_stage(run: Run, planned: list, place: int) -> None:
 def save_captions(run: Run, folder: Path) -> None:
     """Keep, in a stage's folder, what the untrained base makes of the training captions, for sentences in other words.
     """
-    from motion_llm.network.base import ModelConfig  # these import torch, which takes seconds
-    from motion_llm.network.caption_states import CaptionStates
+    from motion_llm.decoding.untrained_base import UntrainedBase  # these import torch, which takes seconds
+    from motion_llm.network.base import ModelConfig
     from motion_llm.network.folder_tokenizer import FolderTokenizer
     from motion_llm.network.known_bases import UnknownToFastLoading
 
@@ -85,7 +85,7 @@ def save_captions(run: Run, folder: Path) -> None:
     kept = [texts[key] for key, _ in counts.most_common(MOST)]
     try:
         encode = PlainTextEncoder(FolderTokenizer(folder))
-        states = CaptionStates(ModelConfig(**read_motion_config(folder)["model"]), encode)(kept)
+        states = UntrainedBase(ModelConfig(**read_motion_config(folder)["model"]), encode).states(kept)
     except UnknownToFastLoading as reason:
         log.info("  sentences in new words will be asked as they are written, because of %s", reason)
     else:

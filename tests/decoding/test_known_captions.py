@@ -1,4 +1,4 @@
-"""known_captions.py, caption_states.py: sentences with new words are asked as the nearest training caption, and say so.
+"""known_captions.py, untrained_base.py: sentences with new words are asked as the nearest training caption, and say so.
 
 generate.py is imported inside the tests, as its fixtures need Unsloth, which must be imported before transformers.
 """
@@ -13,7 +13,7 @@ from conftest import ACTIONS, run_script
 
 import inference
 import train_pipeline
-from motion_llm.decoding.known_captions import FILE, KnownCaptions, Rewording
+from motion_llm.decoding.known_captions import CANDIDATES, FILE, KnownCaptions, Rewording
 from motion_llm.decoding.request import MotionRequest
 from motion_llm.network.folder import ModelError
 from motion_llm.network.known_bases import UnknownToFastLoading
@@ -23,6 +23,28 @@ WORDS = [f"word{i}" for i in range(12)]
 
 def known(seed: int = 0) -> KnownCaptions:
     return KnownCaptions(tuple(WORDS), np.random.default_rng(seed).normal(size=(12, 2, 8)).astype(np.float32))
+
+
+def nearest(captions: KnownCaptions, states: np.ndarray) -> list[str]:
+    return [captions.texts[place] for place in captions.similarities(states).argmax(1)]
+
+
+def base_of(generator):
+    return generator._base(json.loads((generator.model_path / "motion_config.json").read_text())["model"])
+
+
+class Base:
+    """An untrained base whose states are those of word7, and that gives each caption so many nats of information."""
+
+    def __init__(self, **nats: float):
+        self.nats, self.asked = nats, []
+
+    def states(self, texts):
+        return known().states[[7]] * 1.01
+
+    def information(self, text, captions):
+        self.asked.append(captions)
+        return np.array([self.nats.get(caption, 0.0) for caption in captions])
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +57,7 @@ def generator(tiny_run):
 def test_the_nearest_caption_is_that_of_the_most_similar_states():
     captions = known()
     noise = np.random.default_rng(1).normal(size=captions.states.shape) * 0.2
-    assert captions.nearest(captions.states + noise) == WORDS
+    assert nearest(captions, captions.states + noise) == WORDS
 
 
 def test_dimensions_that_all_captions_share_do_not_count():
@@ -46,7 +68,7 @@ def test_dimensions_that_all_captions_share_do_not_count():
     shifted[..., 0] = 1000 + 0.01 * shifted[..., 0]
     asked = shifted[[4]].copy()
     asked[..., 0] += 0.001
-    assert KnownCaptions(captions.texts, shifted).nearest(asked) == ["word4"]
+    assert nearest(KnownCaptions(captions.texts, shifted), asked) == ["word4"]
 
 
 def test_a_folder_keeps_captions_and_states(tmp_path):
@@ -73,13 +95,22 @@ def test_a_damaged_file_is_refused_by_name(tmp_path, arrays):
 def test_only_sentences_with_new_words_are_reworded_and_the_base_is_read_for_the_first_of_them():
     made = []
 
-    def states():
+    def base():
         made.append(1)
-        return lambda texts: known().states[[7]] * 1.01
+        return Base()
 
-    rewording = Rewording(known(), states, lambda text: set(text.split()) - {*WORDS})
+    rewording = Rewording(known(), base, lambda text: set(text.split()) - {*WORDS})
     assert rewording.of("word1 word2") is None and not made
     assert rewording.of("word1 quickly") == rewording.of("something else") == "word7" and len(made) == 1
+
+
+def test_of_the_nearest_captions_the_one_is_taken_that_the_base_would_say_the_sentence_means():
+    order = [WORDS[place] for place in known().similarities(Base().states([""]))[0].argsort()[::-1]]
+    near, far = order[2], order[CANDIDATES]
+    for nats, taken in (({near: 1000.0, far: 2000.0}, near), ({near: 0.1}, "word7"), ({"word7": -1000.0}, order[1])):
+        base = Base(**nats)
+        assert Rewording(known(), lambda base=base: base, lambda text: {text}).of("new") == taken
+        assert base.asked == [order[:CANDIDATES]]
 
 
 def test_a_base_that_cannot_be_read_leaves_sentences_as_they_are():
@@ -93,20 +124,20 @@ def test_a_base_that_only_transformers_can_read_is_told_once(generator, monkeypa
     def refuse(*arguments):
         raise UnknownToFastLoading("a strange base")
 
-    monkeypatch.setattr(answerer, "CaptionStates", refuse)
+    monkeypatch.setattr(answerer, "UntrainedBase", refuse)
     with caplog.at_level("INFO"):
-        assert generator._states(json.loads((generator.model_path / "motion_config.json").read_text())["model"]) is None
+        assert base_of(generator) is None
     assert "asked as they are written, because of a strange base" in caplog.text
 
 
 def test_states_of_the_base_are_those_of_transformers(generator, tiny_base):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    states = generator._states(json.loads((generator.model_path / "motion_config.json").read_text())["model"])
+    base = base_of(generator)
     texts = ["a person bows", "somebody else waves with both hands", "x"]
     network, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_base()), AutoTokenizer.from_pretrained(tiny_base())
-    early, late = states.layers
-    for text, (words, meaning) in zip(texts, states(texts), strict=True):
+    early, late = base.layers
+    for text, (words, meaning) in zip(texts, base.states(texts), strict=True):
         with torch.no_grad():
             of_words, of_question = (
                 network.model(torch.tensor([tokenizer.encode(asked, add_special_tokens=False)]),
@@ -117,6 +148,30 @@ def test_states_of_the_base_are_those_of_transformers(generator, tiny_base):
         if late == len(network.model.layers):  # transformers gives the last layer's states behind the norm
             meaning = network.model.norm(torch.from_numpy(meaning)).detach()
         np.testing.assert_allclose(meaning, hidden, atol=2e-3)
+
+
+def test_information_is_what_a_sentence_adds_to_the_likelihood_of_a_caption(generator, tiny_base):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    network, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_base()), AutoTokenizer.from_pretrained(tiny_base())
+
+    def said(prompt: str, caption: str) -> float:
+        start, answer = (tokenizer.encode(text, add_special_tokens=False) for text in (prompt, caption + '"'))
+        with torch.no_grad():
+            scores = network(torch.tensor([start + answer])).logits[0, len(start) - 1:-1].float().log_softmax(-1)
+        return float(scores.gather(1, torch.tensor(answer)[:, None]).sum())
+
+    base, captions = base_of(generator), ["a person bows", "a person turns around twice", "x"]
+    for text in ("somebody leaps", "the old one " * 3):  # the second finds the captions' own likelihoods known
+        expected = [said(f'This sentence: "{text}" means: "', caption) - said('This sentence means: "', caption)
+                    for caption in captions]
+        np.testing.assert_allclose(base.information(text, captions), expected, atol=5e-3)
+
+
+@pytest.mark.parametrize("text, caption", [("word " * 2000, "a person bows"), ("somebody leaps", "a bow " * 2000)])
+def test_texts_that_are_longer_than_the_base_reads_have_information(generator, text, caption):
+    values = base_of(generator).information(text, [caption, "a person turns"])
+    assert np.isfinite(values).all()
 
 
 def test_a_run_keeps_its_training_captions_and_asks_new_words_as_one_of_them(generator):

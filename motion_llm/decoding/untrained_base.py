@@ -1,0 +1,76 @@
+"""What the untrained base makes of a sentence, to find the training caption that means the same.
+
+Training teaches the base the words of the training captions, and it loses much of what it knew of others: an untrained
+base finds the nearest training caption of a rewording far more often than the trained one acts on it (docs/log.md).
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from motion_llm.decoding.alphabet import Alphabet
+from motion_llm.decoding.loop import Decoder
+from motion_llm.network.base import ModelConfig
+from motion_llm.network.cached import CachedNetwork
+from motion_llm.network.merged import base_folder, untrained_network
+
+EARLY, LATE = 8 / 30, 28 / 30  # of the layers; measured on SmolLM2-135M, which has 30
+ONE_WORD = ('This sentence: "', '" means in one word: "')
+MEANS = ('This sentence: "', '" means: "')
+PREMISE = 'This sentence means: "'  # MEANS without a sentence
+CLOSED = '"'
+AT_ONCE = 16  # sentences
+LONGEST = 512  # tokens of a question
+
+
+class UntrainedBase:
+    """The base of a model as it comes. encode: a text to its ids. Raises UnknownToFastLoading for a base that only
+    transformers can read, ModelError for a broken one."""
+
+    def __init__(self, config: ModelConfig, encode: Callable[[str], Sequence[int]]):
+        network = untrained_network(config, base_folder(config.model_name))
+        rows = network.get_output_embeddings().weight.shape[0]
+        self.alphabet = Alphabet.of_head(network, torch.arange(rows))
+        self.network = CachedNetwork(network, LONGEST)
+        self.decoder = Decoder(self.network, AT_ONCE)
+        self.encode = encode
+        count = len(self.network.layers)
+        self.layers = [max(1, round(share * count)) for share in (EARLY, LATE)]
+        self._said_of_nothing: dict[str, float] = {}
+
+    def states(self, texts: Sequence[str]) -> np.ndarray:
+        """(N, 2, D) float32, of each text: the mean over its tokens of an early layer, where the words are; and the
+        last state of a late layer behind a question for the meaning in one word (PromptEOL, Jiang et al. 2023), where
+        the sense is."""
+        states = []
+        for start in range(0, len(texts), AT_ONCE):
+            part = texts[start:start + AT_ONCE]
+            early = self._states([self.encode(text) for text in part], self.layers[0])
+            late = self._states([self.encode(text.join(ONE_WORD)) for text in part], self.layers[1])
+            states += [torch.stack([words.mean(0), meaning[-1]]) for words, meaning in zip(early, late, strict=True)]
+        return torch.stack(states).float().numpy()
+
+    def _states(self, sequences: Sequence[Sequence[int]], layer: int) -> list[torch.Tensor]:
+        """The states (T, D) of each sequence of ids after so many layers."""
+        sequences = [sequence[-LONGEST:] for sequence in sequences]
+        ids = torch.zeros(len(sequences), max(map(len, sequences)), dtype=torch.long)
+        for row, sequence in enumerate(sequences):
+            ids[row, :len(sequence)] = torch.tensor(sequence)
+        (states,) = self.network.states(ids, [layer])
+        return [rows[:len(sequence)] for rows, sequence in zip(states, sequences, strict=True)]
+
+    def information(self, text: str, captions: Sequence[str]) -> np.ndarray:
+        """(N,) in nats: how much likelier each caption is as what the text means than as what any sentence means. It is
+        the pointwise mutual information within a domain of Holtzman et al. (2021), so captions that are likely by
+        themselves win nothing."""
+        if new := [caption for caption in captions if caption not in self._said_of_nothing]:
+            self._said_of_nothing |= zip(new, self._said(PREMISE, new), strict=True)
+        return np.array(self._said(text.join(MEANS), captions)) - [self._said_of_nothing[text] for text in captions]
+
+    def _said(self, prompt: str, captions: Sequence[str]) -> list[float]:
+        """The log-probability of each caption, in nats, and of the quotation mark that closes it, after a prompt."""
+        answers = [self.encode(caption + CLOSED)[:LONGEST // 2] for caption in captions]
+        start = self.encode(prompt)[-LONGEST // 2:]
+        return [float(values.sum(dtype="float64"))
+                for values in self.decoder.log_probabilities([start] * len(answers), answers, self.alphabet)]
