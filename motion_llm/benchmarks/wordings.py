@@ -3,8 +3,8 @@
 A model is trained without some combinations of action and style and without some phrases (wording_sets.py). It then
 generates clips for four kinds of captions: captions of the dataset, the same in other words, captions with held-out
 phrases, and captions of held-out combinations. For each set the NLL of the real clips is measured, and how often the
-caption's action is recognised in the generated and in the real clips (evaluation/recogniser.py, trained on real clips
-that are in no set).
+caption's action and style are recognised in the generated and in the real clips (evaluation/recogniser.py, trained on
+real clips that are in no set). Sentences of other people can be asked beside them (sentences.py).
 """
 
 import json
@@ -18,10 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data import read_rows
-from motion_llm.benchmarks.wording_sets import REWORDINGS, Wordings, WordingSplit, read_wordings
+from motion_llm.benchmarks.sentences import format_sentences, read_sentences, score_sentences, share
+from motion_llm.benchmarks.wording_sets import NEUTRAL, REWORDINGS, Wordings, WordingSplit, read_wordings
 from motion_llm.dataset.prepared import load_prepared
 from motion_llm.dataset.report import raise_on_errors
 from motion_llm.dataset.rows import Row
+from motion_llm.decoding.request import MotionRequest, MotionResult
 from motion_llm.evaluation.recogniser import ActionRecogniser, cross_validate
 from motion_llm.network.folder import read_motion_config
 
@@ -37,17 +39,28 @@ MISTAKES = 10  # the most frequent ones of a set that are printed
 @dataclass(frozen=True)
 class CaptionSet:
     """Captions to generate for, each with a real clip. rows: {"text_query", "codes", "participant_id"} each;
-    actions: the action of each; groups: the group of each, by which figures are also reported."""
+    actions, styles: those of each; groups: the group of each, by which figures are also reported."""
 
     name: str
     rows: list[dict]
     actions: list[str]
+    styles: list[str]
     groups: list[str]
+
+
+@dataclass(frozen=True)
+class Recognisers:
+    """styles: None where the captions name none."""
+
+    actions: ActionRecogniser
+    styles: ActionRecogniser | None
 
 
 def add_arguments(parser) -> None:
     parser.add_argument("--wordings_json", default="data/sample_wordings.json", metavar="FILE",
                         help="what the dataset's captions mean, and what is held out. Default: the sample's file")
+    parser.add_argument("--sentences_json", metavar="FILE",
+                        help="also ask these sentences: sets of {text, action, style} by name")
     parser.add_argument("--model_path", metavar="FOLDER",
                         help="measure this trained stage's folder, which stays in its run's folder; train nothing")
     parser.add_argument("--fresh", action="store_true", help="start anew: remove what an earlier run left in WORK_DIR")
@@ -66,6 +79,7 @@ def run(args, settings: Mapping) -> dict:
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} is {getattr(args, name)}, expected 1 or more")
     wordings = read_wordings(args.wordings_json)
+    sentences = {} if args.sentences_json is None else read_sentences(args.sentences_json, wordings)
     report = read_rows(settings["DATA_JSON_PATH"], settings["MAX_SEQ_LEN"], settings["CODEBOOK_SIZE"], denoise=False)
     raise_on_errors(report)
     split = wordings.split(report.rows)
@@ -79,7 +93,7 @@ def run(args, settings: Mapping) -> dict:
         model_path = Path(args.model_path)
     trained, seen = _rows_of_run(model_path, report.rows)
     sets = caption_sets(wordings, split, seen, settings["SEED"], settings["HELDOUT_MAX"])
-    return _measure(model_path, sets, wordings, report.rows, trained, settings, args)
+    return _measure(model_path, sets, sentences, wordings, report.rows, trained, settings, args)
 
 
 # ---------------------------------------------------------------- training
@@ -159,7 +173,7 @@ def caption_sets(wordings: Wordings, split: WordingSplit, seen: Sequence[Mapping
     def caption_set(name: str, rows: Sequence[Mapping]) -> CaptionSet:
         meanings = [wordings.parse(row["own_caption"]) for row in rows]
         groups = [" + ".join(m.combination) if name == COMBINATIONS else m.action for m in meanings]
-        return CaptionSet(name, list(rows), [meaning.action for meaning in meanings], groups)
+        return CaptionSet(name, list(rows), [m.action for m in meanings], [m.style for m in meanings], groups)
 
     plain = [_caption_row(row["text_query"], row["codes"], row["participant_id"]) for row in seen]
     sets = [caption_set(TRAINED, plain)]
@@ -182,36 +196,53 @@ def _caption_row(caption: str, codes: list[int], participant_id: str | None) -> 
 # ---------------------------------------------------------------- the figures
 
 
-def _measure(model_path: Path, sets: Sequence[CaptionSet], wordings: Wordings, rows: Sequence[Row],
+def _measure(model_path: Path, sets: Sequence[CaptionSet], sentences: Mapping, wordings: Wordings, rows: Sequence[Row],
              trained: Sequence[Mapping], settings: Mapping, args) -> dict:
-    evaluated = {tuple(row["codes"]) for captions in sets for row in captions.rows}
-    clips = [tuple(row.codes.tolist()) for row in rows]
-    actions = [wordings.parse(row.text_query).action for row in rows]
-    unused = [i for i, clip in enumerate(clips) if clip not in evaluated]
-    recogniser = ActionRecogniser().fit([clips[i] for i in unused], [actions[i] for i in unused])
-    predictions = cross_validate(clips, actions, seed=settings["SEED"])
     meanings = [wordings.parse(row["text_query"]) for row in trained]
+    recognisers, judged = _recognisers(sets, wordings, rows, settings["SEED"])
     figures = {
         "model_path": str(model_path), "samples": args.samples, "best_of": args.best_of, "as_written": args.as_written,
-        "seed": settings["SEED"],
-        "recogniser": {"clips": len(unused), "actions": len(recogniser.labels), "cross_validated_clips": len(clips),
-                       "cross_validated_accuracy": _share(predictions, actions)},
-        "trained_rows": len(trained),
+        "seed": settings["SEED"], "recogniser": judged, "trained_rows": len(trained),
         "trained_rows_with_heldout_combinations": sum(m.combination in wordings.heldout_combinations for m in meanings),
         "trained_rows_with_heldout_phrases": sum(map(wordings.says_heldout_phrase, meanings)),
-        "sets": {},
+        "sets": {}, "sentences": {},
     }
     generator = _generator(model_path, settings)
     trained_clips = {tuple(row["codes"]) for row in trained}
     for captions in sets:
         log.info("%s: %d captions", captions.name, len(captions.rows))
-        clips = _generated(generator, captions, settings, args)
+        results = _generated(generator, [(row["text_query"], row["participant_id"]) for row in captions.rows],
+                             settings, args)
         nll, tokens = generator.motion_nll(captions.rows)
-        figures["sets"][captions.name] = score_set(captions, clips, recogniser) | {
+        figures["sets"][captions.name] = score_set(captions, [result.codes for result in results], recognisers) | {
             "rows_trained_with": sum(tuple(row["codes"]) in trained_clips for row in captions.rows),
             "nll_per_token": nll, "nll_tokens": tokens}
+    for name, members in sentences.items():
+        log.info("%s: %d sentences", name, len(members))
+        results = _generated(generator, [(sentence.text, None) for sentence in members], settings, args)
+        figures["sentences"][name] = score_sentences(members, results, recognisers.actions, recognisers.styles,
+                                                     wordings)
     reworded = [scores for name, scores in figures["sets"].items() if name.startswith(REWORDED)]
     return figures | {"other_words_together": pooled(reworded)}
+
+
+def _recognisers(sets: Sequence[CaptionSet], wordings: Wordings, rows: Sequence[Row], seed: int
+                 ) -> tuple[Recognisers, dict]:
+    """Fitted on the clips of no set, and how good they are on all clips: figures by name."""
+    evaluated = {tuple(row["codes"]) for captions in sets for row in captions.rows}
+    clips = [tuple(row.codes.tolist()) for row in rows]
+    meanings = [wordings.parse(row.text_query) for row in rows]
+    unused = [i for i, clip in enumerate(clips) if clip not in evaluated]
+
+    def fitted(labels: Sequence[str]) -> tuple[ActionRecogniser, float]:
+        right = map(str.__eq__, cross_validate(clips, labels, seed=seed), labels)
+        return ActionRecogniser().fit([clips[i] for i in unused], [labels[i] for i in unused]), share(right)
+
+    actions, accuracy = fitted([meaning.action for meaning in meanings])
+    styles, style_accuracy = fitted([meaning.style for meaning in meanings]) if wordings.styles else (None, None)
+    return Recognisers(actions, styles), {
+        "clips": len(unused), "actions": len(actions.labels), "cross_validated_clips": len(clips),
+        "cross_validated_accuracy": accuracy, "cross_validated_style_accuracy": style_accuracy}
 
 
 def _generator(model_path: Path, settings: Mapping):
@@ -225,34 +256,38 @@ def _generator(model_path: Path, settings: Mapping):
     return generator
 
 
-def _generated(generator, captions: CaptionSet, settings: Mapping, args) -> list[list[int]]:
-    """Clips for a set, the samples of a caption one after another, decoded with the settings of this call."""
-    motions = generator.generate_batch(
-        [row["text_query"] for row in captions.rows], [row["participant_id"] for row in captions.rows],
-        seed=settings["SEED"], num_samples=args.samples, best_of=args.best_of, as_written=args.as_written,
-        temperature=settings["GEN_TEMPERATURE"], top_p=settings["GEN_TOP_P"], top_k=settings["GEN_TOP_K"],
-        end_logit_slope=settings["GEN_END_LOGIT_SLOPE"], guidance=settings["GEN_GUIDANCE"])
-    return [[int(code) for code in motion.split()] for motion in motions]
+def _generated(generator, asked: Sequence[tuple[str, str | None]], settings: Mapping, args) -> list[MotionResult]:
+    """Clips for captions with their participants, the samples of a caption one after another."""
+    return generator.answer([
+        MotionRequest(text=text, participant_id=participant_id, num_samples=args.samples, best_of=args.best_of,
+                      as_written=args.as_written, temperature=settings["GEN_TEMPERATURE"], top_p=settings["GEN_TOP_P"],
+                      top_k=settings["GEN_TOP_K"], end_logit_slope=settings["GEN_END_LOGIT_SLOPE"],
+                      guidance=settings["GEN_GUIDANCE"]) for text, participant_id in asked], settings["SEED"])
 
 
-def score_set(captions: CaptionSet, clips: Sequence[Sequence[int]], recogniser: ActionRecogniser) -> dict:
+def score_set(captions: CaptionSet, clips: Sequence[Sequence[int]], recognisers: Recognisers) -> dict:
     """clips: generated, the same number for each row, one after another.
 
     recognised: share of the clips whose recognised action is the caption's; real_recognised: the same for the real
-    clips. most_frequent: share of the most frequent action, which always answering it would get. mistakes: [expected,
-    recognised, count], the most frequent first. by_group: group -> [clips recognised, clips].
+    clips; style_recognised: the same for styles, of captions that name one, None where none does. most_frequent: share
+    of the most frequent action, which always answering it would get. mistakes: [expected, recognised, count], the most
+    frequent first. by_group: group -> [clips recognised, clips].
     """
     samples = len(clips) // len(captions.rows)
     expected = [action for action in captions.actions for _ in range(samples)]
     groups = [group for group in captions.groups for _ in range(samples)]
-    predictions = recogniser.predict(clips)
+    predictions = recognisers.actions.predict(clips)
+    styles = [style for style in captions.styles for _ in range(samples)]
+    guesses = styles if recognisers.styles is None else recognisers.styles.predict(clips)
     right = [a == b for a, b in zip(predictions, expected, strict=True)]
     mistakes = Counter((a, b) for a, b in zip(expected, predictions, strict=True) if a != b)
     by_group = {group: [sum(ok for ok, name in zip(right, groups, strict=True) if name == group), count]
                 for group, count in sorted(Counter(groups).items())}
     return {
         "rows": len(captions.rows), "clips": len(clips), "recognised": sum(right) / len(right),
-        "real_recognised": recogniser.accuracy([row["codes"] for row in captions.rows], captions.actions),
+        "style_recognised": share(guess == style for guess, style in zip(guesses, styles, strict=True)
+                                  if style != NEUTRAL),
+        "real_recognised": recognisers.actions.accuracy([row["codes"] for row in captions.rows], captions.actions),
         "most_frequent": max(Counter(expected).values()) / len(expected),
         "mistakes": [[*pair, count] for pair, count in sorted(mistakes.items(), key=lambda item: (-item[1], item[0]))],
         "by_group": by_group,
@@ -269,24 +304,25 @@ def pooled(scores: Sequence[Mapping]) -> dict:
             "nll_per_token": mean("nll_per_token", "nll_tokens")}
 
 
-def _share(predictions: Sequence, expected: Sequence) -> float:
-    return sum(a == b for a, b in zip(predictions, expected, strict=True)) / len(expected)
-
-
 def format_figures(figures: Mapping) -> str:
     """The figures as text."""
     judge = figures["recogniser"]
-    head = f"{'set':<24}{'rows':>6}{'NLL/':>8}{'action':>12}{'on real':>10}{'most':>10}"
+    head = f"{'set':<24}{'rows':>6}{'NLL/':>8}{'action':>12}{'on real':>10}{'most':>10}{'style':>12}"
     lines = [
         f"{figures['model_path']}, {figures['samples']} generated for each row, seed {figures['seed']}",
         f"recogniser of {judge['actions']} actions: {judge['cross_validated_accuracy']:.1%} right on "
-        f"{judge['cross_validated_clips']} real clips, 5-fold", "", head,
-        f"{'':<24}{'':>6}{'token':>8}{'recognised':>12}{'clips':>10}{'frequent':>10}", "-" * len(head)]
+        f"{judge['cross_validated_clips']} real clips, 5-fold"
+        + (f"; of styles {style:.1%}" if (style := judge["cross_validated_style_accuracy"]) is not None else ""),
+        "", head, f"{'':<24}{'':>6}{'token':>8}{'recognised':>12}{'clips':>10}{'frequent':>10}{'recognised':>12}",
+        "-" * len(head)]
     table = dict(figures["sets"])
     for name, score in [*table.items(), (f"{REWORDED}: all", figures["other_words_together"])]:
+        style = "" if score.get("style_recognised") is None else f"{score['style_recognised']:.1%}"
         frequent = f"{score['most_frequent']:.0%}" if "most_frequent" in score else ""
         lines.append(f"{name:<24}{score['rows']:>6}{score['nll_per_token']:>8.3f}{score['recognised']:>12.1%}"
-                     f"{score['real_recognised']:>10.1%}{frequent:>10}")
+                     f"{score['real_recognised']:>10.1%}{frequent:>10}{style:>12}")
+    if figures["sentences"]:
+        lines += ["", *format_sentences(figures["sentences"])]
     for kind in ("combinations", "phrases"):
         if rows := figures[f"trained_rows_with_heldout_{kind}"]:
             lines.append(f"NOT HELD OUT: the model was trained with {rows} rows of held-out {kind}")

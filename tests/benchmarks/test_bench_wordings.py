@@ -3,7 +3,7 @@
 import argparse
 import json
 import random
-from types import SimpleNamespace
+from dataclasses import replace
 
 import pytest
 from conftest import TINY_SETTINGS, run_script
@@ -13,7 +13,7 @@ import config
 from data import read_rows
 from motion_llm.benchmarks import wordings as bench_wordings
 from motion_llm.benchmarks.wording_sets import REWORDINGS
-from motion_llm.benchmarks.wordings import COMBINATIONS, PHRASES, TRAINED, CaptionSet
+from motion_llm.benchmarks.wordings import COMBINATIONS, PHRASES, TRAINED, CaptionSet, Recognisers
 
 WORDINGS = {
     "patterns": ["{subject} {action}", "{subject} {action} {style}"],
@@ -27,6 +27,9 @@ WORDINGS = {
     "heldout_combinations": [["jump", "slow"]],
     "heldout_phrases": ["goes"],
 }
+SENTENCES = {"short": [{"text": "he stoops", "action": "bow", "style": "neutral"},
+                       {"text": "a frog, quickly", "action": "jump", "style": "fast"}],
+             "plain": [{"text": "a walk", "action": "walk", "style": "neutral"}]}
 CODES = {"walk": [1, 2, 3], "goes": [1, 2, 3], "jump": [4, 5, 6], "bow": [7, 8, 9]}
 ACTION_OF = {"walks": "walk", "goes": "goes", "jumps": "jump", "bows": "bow"}
 
@@ -48,6 +51,7 @@ def rows() -> list[dict]:
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wordings")
     (folder / "wordings.json").write_text(json.dumps(WORDINGS), encoding="utf-8")
+    (folder / "sentences.json").write_text(json.dumps(SENTENCES), encoding="utf-8")
     (folder / "data.json").write_text(json.dumps(rows()), encoding="utf-8")
     return folder
 
@@ -56,7 +60,8 @@ def files(tmp_path_factory):
 def measured(files, tiny_base):
     """The figures of a whole run."""
     arguments = ["--data_json_path", str(files / "data.json"), "--wordings_json", str(files / "wordings.json"),
-                 "--model_name", tiny_base("llama"), *TINY_SETTINGS, "--work_dir", str(files / "run"), "--samples", "2",
+                 "--sentences_json", str(files / "sentences.json"), "--model_name", tiny_base("llama"), *TINY_SETTINGS,
+                 "--work_dir", str(files / "run"), "--samples", "2",
                  "--output", str(files / "figures.json")]
     assert run_script(bench, "wordings", *arguments) == 0
     return json.loads((files / "figures.json").read_text(encoding="utf-8"))["figures"]
@@ -87,7 +92,14 @@ def test_every_set_is_measured(measured):
     for score in sets.values():
         assert score["real_recognised"] == 1  # the actions' codes are their own
         assert 0 <= score["recognised"] <= 1 and score["nll_per_token"] > 0
+        assert score["style_recognised"] is None or 0 <= score["style_recognised"] <= 1
         assert sum(count for *_, count in score["mistakes"]) == round((1 - score["recognised"]) * score["clips"])
+
+
+def test_sentences_of_others_are_asked_and_judged(measured):
+    short, plain = measured["sentences"]["short"], measured["sentences"]["plain"]
+    assert (short["sentences"], short["clips"]) == (2, 4) and (plain["sentences"], plain["clips"]) == (1, 2)
+    assert 0 <= short["recognised"] <= 1 and short["style_recognised"] is not None is plain["style_recognised"]
 
 
 def test_a_trained_folder_is_measured_without_training_and_says_what_it_knows(measured, files, capsys):
@@ -119,6 +131,7 @@ def test_captions_with_new_words_are_asked_as_they_are_if_asked_so(measured, fil
                       *["--as_written"] * as_written) == 0
     assert len(asked) > 10 and {request.as_written for request in asked} == {as_written}
     assert json.loads((files / "again.json").read_text(encoding="utf-8"))["figures"]["as_written"] == as_written
+    assert json.loads((files / "again.json").read_text(encoding="utf-8"))["figures"]["sentences"] == {}
 
 
 def test_a_model_of_other_data_is_refused(measured, files, tiny_run, capsys):
@@ -150,15 +163,28 @@ def test_settings_survive_the_command_line():
 
 
 def test_a_set_is_scored_by_what_is_recognised():
-    actions = ["left", "left", "right"]
-    captions = CaptionSet("a set", [{"codes": [code]} for code in (1, 1, 9)], actions, ["a", "b", "a"])
-    names = {1: "left", 2: "right", 9: "other"}
-    recogniser = SimpleNamespace(
-        predict=lambda clips: [names[clip[0]] for clip in clips],
-        accuracy=lambda clips, labels: sum(names[c[0]] == a for c, a in zip(clips, labels, strict=True)) / len(clips))
-    score = bench_wordings.score_set(captions, [[1], [2], [2], [2], [2], [1]], recogniser)
-    assert score == {"rows": 3, "clips": 6, "recognised": 2 / 6, "real_recognised": 2 / 3, "most_frequent": 4 / 6,
-                     "mistakes": [["left", "right", 3], ["right", "left", 1]], "by_group": {"a": [2, 4], "b": [0, 2]}}
+    captions = CaptionSet("a set", [{"codes": [code]} for code in (1, 1, 9)], ["left", "left", "right"],
+                          ["neutral", "fast", "fast"], ["a", "b", "a"])
+    judges = Recognisers(Judge({1: "left", 2: "right", 9: "other"}), Judge({1: "fast", 2: "slow"}))
+    score = bench_wordings.score_set(captions, [[1], [2], [2], [2], [2], [1]], judges)
+    assert score == {"rows": 3, "clips": 6, "recognised": 2 / 6, "style_recognised": 1 / 4, "real_recognised": 2 / 3,
+                     "most_frequent": 4 / 6, "mistakes": [["left", "right", 3], ["right", "left", 1]],
+                     "by_group": {"a": [2, 4], "b": [0, 2]}}
+    assert bench_wordings.score_set(replace(captions, styles=["neutral"] * 3), [[1], [2], [2]],
+                                    Recognisers(judges.actions, None))["style_recognised"] is None
+
+
+class Judge:
+    """Recognises a clip by its first code."""
+
+    def __init__(self, names):
+        self.names = names
+
+    def predict(self, clips):
+        return [self.names[clip[0]] for clip in clips]
+
+    def accuracy(self, clips, labels):
+        return sum(self.names[c[0]] == a for c, a in zip(clips, labels, strict=True)) / len(clips)
 
 
 def test_pooled_figures_weigh_by_clips_and_tokens():
