@@ -3,8 +3,8 @@
 A model follows the words that it was trained with. A sentence with a word that no training caption has is asked as the
 nearest training caption instead, and the answer says so. The untrained base (untrained_base.py) says which is near:
 first by its states, where each dimension is standardised over the training captions, then cosine, and the two kinds of
-states count the same, each similarity standardised over the captions; then, of the few nearest, by what it would say
-that the sentence means. Weights and counts are measured in docs/log.md.
+states count the same, each similarity standardised over the captions; then, of the few nearest, also by how likely it
+says one where it has read the other. Weights and counts are measured in docs/log.md.
 """
 
 import json
@@ -29,7 +29,7 @@ FILE = "captions.npz"  # in a model's folder
 MOST = 5_000  # captions
 LEAST = 10  # captions; among fewer a sentence can hardly have a near one
 CANDIDATES = 8  # captions that are near by their states
-INFORMATION_WEIGHT = 0.1  # of a nat of information, beside the sum of the two standardised similarities
+INFORMATION_WEIGHT = 0.2  # of a nat of information, beside the sum of the two standardised similarities
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ class UntrainedBase:
         self.encode = encode
         count = len(self.network.layers)
         self.layers = [max(1, round(share * count)) for share in (EARLY, LATE)]
-        self._said_of_nothing: dict[str, float] = {}
+        self._anyway: dict[str, float] = {}  # caption -> its log-probability as the meaning of any sentence
 
     def states(self, texts: Sequence[str]) -> np.ndarray:
         """(N, 2, D) float32, of each text: the mean over its tokens of an early layer, where the words are; and the
@@ -61,16 +61,19 @@ class UntrainedBase:
         return [rows[:len(sequence)] for rows, sequence in zip(states, sequences, strict=True)]
 
     def information(self, text: str, captions: Sequence[str]) -> np.ndarray:
-        """(N,) in nats: how much likelier each caption is as what the text means than as what any sentence means. It is
-        the pointwise mutual information within a domain of Holtzman et al. (2021), so captions that are likely by
-        themselves win nothing."""
-        if new := [caption for caption in captions if caption not in self._said_of_nothing]:
-            self._said_of_nothing |= zip(new, self._said(PREMISE, new), strict=True)
-        return np.array(self._said(text.join(MEANS), captions)) - [self._said_of_nothing[text] for text in captions]
+        """(N,) in nats: how much a text and each caption say about each other, their pointwise mutual information among
+        sentences and meanings (Holtzman et al. 2021), so captions that are likely anyway win nothing. It is the mean of
+        two estimates: how much likelier the caption becomes as a meaning where the text is the sentence, and the text
+        as a meaning where the caption is the sentence."""
+        if new := [caption for caption in captions if caption not in self._anyway]:
+            self._anyway |= zip(new, self._said([PREMISE] * len(new), new), strict=True)
+        of_captions = self._said([text.join(MEANS)] * len(captions), captions)
+        of_text = self._said([*(caption.join(MEANS) for caption in captions), PREMISE], [text] * (len(captions) + 1))
+        return (of_captions - [self._anyway[caption] for caption in captions] + of_text[:-1] - of_text[-1]) / 2
 
-    def _said(self, prompt: str, captions: Sequence[str]) -> list[float]:
-        """The log-probability of each caption, in nats, and of the quotation mark that closes it, after a prompt."""
-        answers = [self.encode(caption + CLOSED)[:LONGEST // 2] for caption in captions]
-        start = self.encode(prompt)[-LONGEST // 2:]
-        return [float(values.sum(dtype="float64"))
-                for values in self.decoder.log_probabilities([start] * len(answers), answers, self.alphabet)]
+    def _said(self, prompts: Sequence[str], meanings: Sequence[str]) -> np.ndarray:
+        """The log-probability of each meaning, with the quotation mark that closes it, behind its prompt, in nats."""
+        answers = [self.encode(meaning + CLOSED)[:LONGEST // 2] for meaning in meanings]
+        starts = [self.encode(prompt)[-LONGEST // 2:] for prompt in prompts]
+        return np.array([values.sum(dtype="float64")
+                         for values in self.decoder.log_probabilities(starts, answers, self.alphabet)])
