@@ -196,7 +196,8 @@ class PlainTextEncoder:
     """Caption to ids without control ids: "<MOT_END>" or "<|im_end|>" in a caption is encoded as plain characters.
 
     The tokenizer's own `split_special_tokens` handles only tokens that were added as special ones, so another tokenizer
-    of the same model, without any added tokens, does it instead.
+    of the same model, without any added tokens, does it instead. start: the ids that the tokenizer puts before a text
+    of its own accord (Gemma, Llama 3), which the base then expects before any.
     """
 
     def __init__(self, tokenizer):
@@ -212,6 +213,7 @@ class PlainTextEncoder:
                 setattr(self._tokenizer, step, value)
         # Special ones only: Gemma lists pieces of plain text ("\n", double spaces) among its added tokens.
         self._control_ids = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+        self.start = (tokenizer.bos_token_id,) if _adds_bos(tokenizer) else ()
         self._cache: dict[str, tuple[int, ...]] = {}
 
     def __call__(self, text: str) -> tuple[int, ...]:

@@ -4,7 +4,7 @@ Training teaches the base the words of the training captions, and it loses much 
 base finds the nearest training caption of a rewording far more often than the trained one acts on it (docs/log.md).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from motion_llm.decoding.loop import Decoder
 from motion_llm.network.base import ModelConfig
 from motion_llm.network.cached import CachedNetwork
 from motion_llm.network.merged import base_folder, untrained_network
+from templates import PlainTextEncoder
 
 EARLY, LATE = 8 / 30, 28 / 30  # of the layers; measured on SmolLM2-135M, which has 30
 ONE_WORD = ('This sentence: "', '" means in one word: "')
@@ -25,10 +26,10 @@ LONGEST = 512  # tokens of a question
 
 
 class UntrainedBase:
-    """The base of a model as it comes. encode: a text to its ids. Raises UnknownToFastLoading for a base that only
-    transformers can read, ModelError for a broken one."""
+    """The base of a model as it comes. Raises UnknownToFastLoading for a base that only transformers can read,
+    ModelError for a broken one."""
 
-    def __init__(self, config: ModelConfig, encode: Callable[[str], Sequence[int]]):
+    def __init__(self, config: ModelConfig, encode: PlainTextEncoder):
         network = untrained_network(config, base_folder(config.model_name))
         rows = network.get_output_embeddings().weight.shape[0]
         self.alphabet = Alphabet.of_head(network, torch.arange(rows))
@@ -53,12 +54,13 @@ class UntrainedBase:
 
     def _states(self, sequences: Sequence[Sequence[int]], layer: int) -> list[torch.Tensor]:
         """The states (T, D) of each sequence of ids after so many layers."""
-        sequences = [sequence[-LONGEST:] for sequence in sequences]
+        first = len(self.encode.start)
+        sequences = [[*self.encode.start, *sequence[first - LONGEST:]] for sequence in sequences]
         ids = torch.zeros(len(sequences), max(map(len, sequences)), dtype=torch.long)
         for row, sequence in enumerate(sequences):
             ids[row, :len(sequence)] = torch.tensor(sequence)
         (states,) = self.network.states(ids, [layer])
-        return [rows[:len(sequence)] for rows, sequence in zip(states, sequences, strict=True)]
+        return [rows[first:len(sequence)] for rows, sequence in zip(states, sequences, strict=True)]
 
     def information(self, text: str, captions: Sequence[str]) -> np.ndarray:
         """(N,) in nats: how much a text and each caption say about each other, their pointwise mutual information among
@@ -74,6 +76,7 @@ class UntrainedBase:
     def _said(self, prompts: Sequence[str], meanings: Sequence[str]) -> np.ndarray:
         """The log-probability of each meaning, with the quotation mark that closes it, behind its prompt, in nats."""
         answers = [self.encode(meaning + CLOSED)[:LONGEST // 2] for meaning in meanings]
-        starts = [self.encode(prompt)[-LONGEST // 2:] for prompt in prompts]
+        first = self.encode.start
+        starts = [(*first, *self.encode(prompt)[len(first) - LONGEST // 2:]) for prompt in prompts]
         return np.array([values.sum(dtype="float64")
                          for values in self.decoder.log_probabilities(starts, answers, self.alphabet)])

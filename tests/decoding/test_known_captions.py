@@ -15,8 +15,12 @@ import inference
 import train_pipeline
 from motion_llm.decoding.known_captions import CANDIDATES, FILE, KnownCaptions, Rewording
 from motion_llm.decoding.request import MotionRequest
+from motion_llm.decoding.untrained_base import UntrainedBase
+from motion_llm.network.base import ModelConfig
 from motion_llm.network.folder import ModelError
+from motion_llm.network.folder_tokenizer import FolderTokenizer
 from motion_llm.network.known_bases import UnknownToFastLoading
+from templates import PlainTextEncoder
 
 WORDS = [f"word{i}" for i in range(12)]
 
@@ -130,33 +134,42 @@ def test_a_base_that_only_transformers_can_read_is_told_once(generator, monkeypa
     assert "asked as they are written, because of a strange base" in caplog.text
 
 
-def test_states_of_the_base_are_those_of_transformers(generator, tiny_base):
+KINDS = pytest.mark.parametrize("kind", ["llama", "gemma3"])  # Gemma's tokenizer puts its bos before a text
+
+
+def read_twice(folder: str):
+    """An untrained base by our reader and by transformers, with its tokenizer."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    base = base_of(generator)
+    base = UntrainedBase(ModelConfig(folder, 64, 4, 8, "float32", 0, False), PlainTextEncoder(FolderTokenizer(folder)))
+    return base, AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+
+
+@KINDS
+def test_states_of_the_base_are_those_of_transformers(tiny_base, kind):
+    base, network, tokenizer = read_twice(tiny_base(kind))
     texts = ["a person bows", "somebody else waves with both hands", "x"]
-    network, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_base()), AutoTokenizer.from_pretrained(tiny_base())
     early, late = base.layers
+    first = len(tokenizer.encode("x")) - len(tokenizer.encode("x", add_special_tokens=False))
+    assert first == (kind == "gemma3")
     for text, (words, meaning) in zip(texts, base.states(texts), strict=True):
         with torch.no_grad():
             of_words, of_question = (
-                network.model(torch.tensor([tokenizer.encode(asked, add_special_tokens=False)]),
-                              output_hidden_states=True).hidden_states
+                network.model(torch.tensor([tokenizer.encode(asked)]), output_hidden_states=True).hidden_states
                 for asked in (text, f'This sentence: "{text}" means in one word: "'))
-        np.testing.assert_allclose(words, of_words[early][0].mean(0), atol=2e-3)
+        np.testing.assert_allclose(words, of_words[early][0][first:].mean(0), atol=2e-3)
         hidden = of_question[late][0, -1]
         if late == len(network.model.layers):  # transformers gives the last layer's states behind the norm
             meaning = network.model.norm(torch.from_numpy(meaning)).detach()
         np.testing.assert_allclose(meaning, hidden, atol=2e-3)
 
 
-def test_information_is_what_a_sentence_and_a_caption_add_to_each_others_likelihood(generator, tiny_base):
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    network, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_base()), AutoTokenizer.from_pretrained(tiny_base())
+@KINDS
+def test_information_is_what_a_sentence_and_a_caption_add_to_each_others_likelihood(tiny_base, kind):
+    base, network, tokenizer = read_twice(tiny_base(kind))
 
     def said(prompt: str, caption: str) -> float:
-        start, answer = (tokenizer.encode(text, add_special_tokens=False) for text in (prompt, caption + '"'))
+        start, answer = tokenizer.encode(prompt), tokenizer.encode(caption + '"', add_special_tokens=False)
         with torch.no_grad():
             scores = network(torch.tensor([start + answer])).logits[0, len(start) - 1:-1].float().log_softmax(-1)
         return float(scores.gather(1, torch.tensor(answer)[:, None]).sum())
@@ -165,7 +178,7 @@ def test_information_is_what_a_sentence_and_a_caption_add_to_each_others_likelih
         """How much likelier the one is as the meaning of the other than as that of any sentence."""
         return said(f'This sentence: "{caption}" means: "', text) - said('This sentence means: "', text)
 
-    base, captions = base_of(generator), ["a person bows", "a person turns around twice", "x"]
+    captions = ["a person bows", "a person turns around twice", "x"]
     for text in ("somebody leaps", "the old one " * 3):  # the second finds the captions' own likelihoods known
         expected = [(information(text, caption) + information(caption, text)) / 2 for caption in captions]
         np.testing.assert_allclose(base.information(text, captions), expected, atol=5e-3)
