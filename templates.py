@@ -192,12 +192,16 @@ def _adds_bos(tokenizer) -> bool:
     return tokenizer.bos_token_id is not None and tokenizer.bos_token_id in tokenizer("a")["input_ids"]
 
 
+def text_start(tokenizer) -> tuple[int, ...]:
+    """The ids that a tokenizer puts before a text of its own accord (Gemma, Llama 3), as the base was trained."""
+    return (tokenizer.bos_token_id,) if _adds_bos(tokenizer) else ()
+
+
 class PlainTextEncoder:
     """Caption to ids without control ids: "<MOT_END>" or "<|im_end|>" in a caption is encoded as plain characters.
 
     The tokenizer's own `split_special_tokens` handles only tokens that were added as special ones, so another tokenizer
-    of the same model, without any added tokens, does it instead. start: the ids that the tokenizer puts before a text
-    of its own accord (Gemma, Llama 3), which the base then expects before any.
+    of the same model, without any added tokens, does it instead.
     """
 
     def __init__(self, tokenizer):
@@ -213,7 +217,6 @@ class PlainTextEncoder:
                 setattr(self._tokenizer, step, value)
         # Special ones only: Gemma lists pieces of plain text ("\n", double spaces) among its added tokens.
         self._control_ids = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-        self.start = (tokenizer.bos_token_id,) if _adds_bos(tokenizer) else ()
         self._cache: dict[str, tuple[int, ...]] = {}
 
     def __call__(self, text: str) -> tuple[int, ...]:

@@ -35,6 +35,7 @@ from motion_llm.network.cached import decoding_network, rows_at_once
 from motion_llm.network.folder import read_motion_config
 from motion_llm.network.known_bases import UnknownToFastLoading
 from motion_llm.streams import ABSENT, MASKED
+from templates import text_start
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class Answerer:
     def _base(self, model: Mapping) -> UntrainedBase | None:
         """The untrained base. model: its settings in motion_config.json."""
         try:
-            return UntrainedBase(ModelConfig(**model), self.template.encode_text)
+            return UntrainedBase(ModelConfig(**model), self.template.encode_text, text_start(self.tokenizer))
         except UnknownToFastLoading as reason:
             log.info("sentences in new words are asked as they are written, because of %s", reason)
             return None

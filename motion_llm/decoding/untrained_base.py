@@ -4,7 +4,7 @@ Training teaches the base the words of the training captions, and it loses much 
 base finds the nearest training caption of a rewording far more often than the trained one acts on it (docs/log.md).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -14,7 +14,6 @@ from motion_llm.decoding.loop import Decoder
 from motion_llm.network.base import ModelConfig
 from motion_llm.network.cached import CachedNetwork
 from motion_llm.network.merged import base_folder, untrained_network
-from templates import PlainTextEncoder
 
 EARLY, LATE = 8 / 30, 28 / 30  # of the layers; measured on SmolLM2-135M, which has 30
 ONE_WORD = ('This sentence: "', '" means in one word: "')
@@ -26,16 +25,16 @@ LONGEST = 512  # tokens of a question
 
 
 class UntrainedBase:
-    """The base of a model as it comes. Raises UnknownToFastLoading for a base that only transformers can read,
-    ModelError for a broken one."""
+    """The base of a model as it comes. encode: a text to its ids; start: those before a text, see text_start(). Raises
+    UnknownToFastLoading for a base that only transformers can read, ModelError for a broken one."""
 
-    def __init__(self, config: ModelConfig, encode: PlainTextEncoder):
+    def __init__(self, config: ModelConfig, encode: Callable[[str], Sequence[int]], start: Sequence[int]):
         network = untrained_network(config, base_folder(config.model_name))
         rows = network.get_output_embeddings().weight.shape[0]
         self.alphabet = Alphabet.of_head(network, torch.arange(rows))
         self.network = CachedNetwork(network, LONGEST)
         self.decoder = Decoder(self.network, AT_ONCE)
-        self.encode = encode
+        self.encode, self.start = encode, start
         count = len(self.network.layers)
         self.layers = [max(1, round(share * count)) for share in (EARLY, LATE)]
         self._anyway: dict[str, float] = {}  # caption -> its log-probability as the meaning of any sentence
@@ -54,8 +53,8 @@ class UntrainedBase:
 
     def _states(self, sequences: Sequence[Sequence[int]], layer: int) -> list[torch.Tensor]:
         """The states (T, D) of each sequence of ids after so many layers."""
-        first = len(self.encode.start)
-        sequences = [[*self.encode.start, *sequence[first - LONGEST:]] for sequence in sequences]
+        first = len(self.start)
+        sequences = [[*self.start, *sequence[first - LONGEST:]] for sequence in sequences]
         ids = torch.zeros(len(sequences), max(map(len, sequences)), dtype=torch.long)
         for row, sequence in enumerate(sequences):
             ids[row, :len(sequence)] = torch.tensor(sequence)
@@ -76,7 +75,7 @@ class UntrainedBase:
     def _said(self, prompts: Sequence[str], meanings: Sequence[str]) -> np.ndarray:
         """The log-probability of each meaning, with the quotation mark that closes it, behind its prompt, in nats."""
         answers = [self.encode(meaning + CLOSED)[:LONGEST // 2] for meaning in meanings]
-        first = self.encode.start
-        starts = [(*first, *self.encode(prompt)[len(first) - LONGEST // 2:]) for prompt in prompts]
+        room = LONGEST // 2 - len(self.start)
+        starts = [(*self.start, *self.encode(prompt)[-room:]) for prompt in prompts]
         return np.array([values.sum(dtype="float64")
                          for values in self.decoder.log_probabilities(starts, answers, self.alphabet)])

@@ -15,7 +15,7 @@ from motion_llm.network.folder import CODEC_FOLDER, read_motion_config, stage_hi
 from motion_llm.training.forecast import advice, passes_made
 from motion_llm.training.going_on import going_on
 from motion_llm.training.work_folder import DATA_FOLDER, Run
-from templates import PlainTextEncoder
+from templates import PlainTextEncoder, text_start
 
 log = logging.getLogger(__name__)
 
@@ -84,8 +84,8 @@ def save_captions(run: Run, folder: Path) -> None:
             texts.setdefault(caption_key(text), text)
     kept = [texts[key] for key, _ in counts.most_common(MOST)]
     try:
-        encode = PlainTextEncoder(FolderTokenizer(folder))
-        states = UntrainedBase(ModelConfig(**read_motion_config(folder)["model"]), encode).states(kept)
+        tokenizer, model = FolderTokenizer(folder), ModelConfig(**read_motion_config(folder)["model"])
+        states = UntrainedBase(model, PlainTextEncoder(tokenizer), text_start(tokenizer)).states(kept)
     except UnknownToFastLoading as reason:
         log.info("  sentences in new words will be asked as they are written, because of %s", reason)
     else:

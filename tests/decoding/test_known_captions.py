@@ -20,7 +20,7 @@ from motion_llm.network.base import ModelConfig
 from motion_llm.network.folder import ModelError
 from motion_llm.network.folder_tokenizer import FolderTokenizer
 from motion_llm.network.known_bases import UnknownToFastLoading
-from templates import PlainTextEncoder
+from templates import PlainTextEncoder, text_start
 
 WORDS = [f"word{i}" for i in range(12)]
 
@@ -141,7 +141,8 @@ def read_twice(folder: str):
     """An untrained base by our reader and by transformers, with its tokenizer."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    base = UntrainedBase(ModelConfig(folder, 64, 4, 8, "float32", 0, False), PlainTextEncoder(FolderTokenizer(folder)))
+    ours = FolderTokenizer(folder)
+    base = UntrainedBase(ModelConfig(folder, 64, 4, 8, "float32", 0, False), PlainTextEncoder(ours), text_start(ours))
     return base, AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
 
 
