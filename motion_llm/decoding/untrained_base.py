@@ -58,7 +58,8 @@ class UntrainedBase:
         ids = torch.zeros(len(sequences), max(map(len, sequences)), dtype=torch.long)
         for row, sequence in enumerate(sequences):
             ids[row, :len(sequence)] = torch.tensor(sequence)
-        (states,) = self.network.states(ids, [layer])
+        with self.network.borrow(*ids.shape) as network:  # another thread may ask at the same time
+            (states,) = network.states(ids, [layer])
         return [rows[first:len(sequence)] for rows, sequence in zip(states, sequences, strict=True)]
 
     def information(self, text: str, captions: Sequence[str]) -> np.ndarray:
