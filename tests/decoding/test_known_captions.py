@@ -5,6 +5,8 @@ generate.py is imported inside the tests, as its fixtures need Unsloth, which mu
 
 import json
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -163,6 +165,21 @@ def test_states_of_the_base_are_those_of_transformers(tiny_base, kind):
         if late == len(network.model.layers):  # transformers gives the last layer's states behind the norm
             meaning = network.model.norm(torch.from_numpy(meaning)).detach()
         np.testing.assert_allclose(meaning, hidden, atol=2e-3)
+
+
+def test_threads_that_ask_the_base_at_once_get_what_each_would_get_alone(tiny_base):
+    base, *_ = read_twice(tiny_base("llama"))
+    texts = [" ".join(["a person bows"] * count) for count in (1, 9, 3, 7)]
+    alone, start = [base.states([text]) for text in texts], threading.Barrier(len(texts))
+
+    def asked(text: str) -> list[np.ndarray]:
+        start.wait(60)
+        return [base.states([text]) for _ in range(30)]
+
+    with ThreadPoolExecutor(len(texts)) as threads:
+        for expected, answers in zip(alone, threads.map(asked, texts), strict=True):
+            for states in answers:
+                np.testing.assert_allclose(states, expected, atol=1e-4)
 
 
 @KINDS
