@@ -13,9 +13,9 @@ from templates import Example, MotionTemplate, MotionVocabulary
 IGNORED = -100  # the label of a position without loss, as in torch and transformers
 
 
-def row_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """The generator of everything drawn for a row in an epoch, so that a resumed run draws the same."""
-    return np.random.default_rng([seed, epoch, index])
+def row_generator(seed: int, showing: int, index: int) -> np.random.Generator:
+    """The generator of everything drawn for a showing of a row, so that a resumed run draws the same."""
+    return np.random.default_rng([seed, showing, index])
 
 
 def corrupt(codes: np.ndarray, rng: np.random.Generator, streams: Streams) -> np.ndarray:
@@ -110,7 +110,7 @@ def with_noisy_history(example: Example, rng: np.random.Generator, rate: float,
 
 @dataclass(frozen=True)
 class ExampleDrawer:
-    """Draws the example of a row in an epoch: its task, its noise, and whether its participant is named.
+    """Draws the example of a row each time that it is shown: its task, its noise, and whether its participant is named.
 
     task_mix: {"t2m": 0.5, ...}, shares that sum to 1. participant_dropout: the share of examples with <PID_NULL>
     instead of their participant, so that decoding without one works. history_noise: called for each example, returns
@@ -133,9 +133,10 @@ class ExampleDrawer:
         rng = np.random.default_rng([self.seed, epoch])
         return rng.choice(list(self.task_mix), size=count, p=list(self.task_mix.values()))
 
-    def __call__(self, task: str, epoch: int, index: int, row: Mapping) -> Example:
-        """row: text_query, codes (T * Q,) flat, participant_id or None."""
-        rng = row_generator(self.seed, epoch, index)
+    def __call__(self, task: str, showing: int, index: int, row: Mapping) -> Example:
+        """showing: how often the row's motion was shown before. row: text_query, codes (T * Q,) flat, participant_id
+        or None."""
+        rng = row_generator(self.seed, showing, index)
         participant_id = row["participant_id"] if rng.random() >= self.participant_dropout else None
         codes = np.asarray(row["codes"])
         noisy = corrupt(codes, rng, self.template.vocabulary.streams) if task == "denoise" else None
@@ -232,7 +233,7 @@ def length_sorted_batches(lengths: Sequence[int], batch_size: int, rng: np.rando
 
 
 class DrawnExamples(Dataset):
-    """Examples by (task, epoch, position); the order of access and the process change nothing."""
+    """Examples by (task, showing, position); the order of access and the process change nothing."""
 
     def __init__(self, rows, drawer: ExampleDrawer):
         self.rows = rows
@@ -242,42 +243,74 @@ class DrawnExamples(Dataset):
         return len(self.rows)
 
     def __getitem__(self, key: tuple[str, int, int]) -> Example:
-        task, epoch, position = key
-        return self.drawer(task, epoch, position, self.rows[position])
+        task, showing, position = key
+        return self.drawer(task, showing, position, self.rows[position])
+
+
+GOLDEN_RATIO = (5 ** 0.5 - 1) / 2  # its multiples, modulo 1, spread more evenly than random numbers
+
+
+def shares_of_motions(motions: Sequence[int], captions: Sequence[int]) -> np.ndarray:
+    """(M,): how often a pass shows each motion, 1 in the mean, so that rare captions are learned too.
+
+    motions, captions (N,): those of each row, from 0. Together, the clips of a caption are shown in proportion to the
+    root of their number, as images of a hashtag in Mahajan et al. 2018: a lone clip more often, each of many less.
+    A motion with several captions gets the mean of what each asks for.
+    """
+    weights = np.bincount(captions)[np.asarray(captions)] ** -0.5  # of n clips these sum to the root of n
+    of_motion = np.bincount(motions, weights) / np.bincount(motions)
+    return of_motion / of_motion.mean()
 
 
 class Captions:
-    """The rows of each motion, which are its captions: an epoch shows each motion once, under one of them.
+    """Which rows an epoch shows, where the rows of a motion are its captions: M rows, as many as there are motions.
 
-    motions (N,): the motion of each row, from 0. The first caption is drawn, with `seed`; then they follow one another,
-    so that k epochs show all k captions of a motion.
+    motions (N,): the motion of each row, from 0. shares (M,): how often an epoch shows each motion in the mean of many
+    epochs, 1 in the mean of all motions; by default once. The first caption of a motion is drawn, with `seed`; then
+    they follow one another, so that k showings are all its k captions.
     """
 
-    def __init__(self, motions: Sequence[int], seed: int):
+    def __init__(self, motions: Sequence[int], seed: int, shares: np.ndarray | None = None):
         motions = np.asarray(motions)
+        rng = np.random.default_rng([seed, len(motions)])
         self.order = np.argsort(motions, kind="stable")  # the rows of a motion are adjacent
         self.counts = np.bincount(motions)
         self.starts = np.cumsum(self.counts) - self.counts
-        self.first = np.random.default_rng([seed, len(motions)]).integers(self.counts)
+        self.first = rng.integers(self.counts)
+        self.ends = np.cumsum(np.ones(len(self.counts)) if shares is None else shares)
+        self.ends[-1] = len(self.counts)  # which their sum is but for rounding
+        self.offset = rng.random()
 
-    def rows(self, epoch: int) -> np.ndarray:
-        """(motions,): the row that stands for each motion in an epoch, ascending."""
-        return np.sort(self.order[self.starts + (self.first + epoch) % self.counts])
+    def showings(self, epoch: int) -> np.ndarray:
+        """(M,): how often an epoch shows each motion: systematic sampling, whose offset moves by the golden ratio, so
+        that also a few epochs together keep close to the shares."""
+        offset = (self.offset + epoch * GOLDEN_RATIO) % 1
+        return np.diff(np.floor(self.ends + offset).astype(np.int64), prepend=0)
+
+    def rows(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """(M,) each: the rows of an epoch, those of a motion one after another, and how often their motion was shown
+        before."""
+        times = self.showings(epoch)
+        before = sum((self.showings(earlier) for earlier in range(epoch)), np.zeros_like(times))
+        motion = np.repeat(np.arange(len(times)), times)
+        showing = np.arange(len(motion)) + np.repeat(before - np.cumsum(times) + times, times)
+        return self.order[self.starts[motion] + (self.first[motion] + showing) % self.counts[motion]], showing
 
 
 class EpochBatches:
-    """Batch sampler: lists of (task, epoch, position), rows of similar length together, a new order in every epoch.
+    """Batch sampler: lists of (task, showing, position), rows of similar length together, a new order in every epoch.
 
-    motion_tokens, text_tokens (N,): token counts of each row; estimates are enough. motions (N,): see Captions; by
-    default every row is a motion of its own. batch_size: rows of a process. Where `processes` train together, number
-    `process` gets every `processes`-th row of batches of processes * batch_size rows: together they train on the same
-    batches as a single process with such batches. first_epoch: what epoch 0 draws as, so that a stage that goes on
-    draws other examples than before.
+    motion_tokens, text_tokens (N,): token counts of each row; estimates are enough. motions (N,), shares (M,): see
+    Captions; by default every row is a motion of its own, shown once. batch_size: rows of a process. Where `processes`
+    train together, number `process` gets every `processes`-th row of batches of processes * batch_size rows: together
+    they train on the same batches as a single process with such batches. first_epoch: what epoch 0 draws as, so that a
+    stage that goes on draws other examples than before.
     """
 
     def __init__(self, motion_tokens: Sequence[int], text_tokens: Sequence[int], drawer: ExampleDrawer, batch_size: int,
-                 processes: int = 1, process: int = 0, motions: Sequence[int] | None = None, first_epoch: int = 0):
-        self.captions = Captions(range(len(motion_tokens)) if motions is None else motions, drawer.seed)
+                 processes: int = 1, process: int = 0, motions: Sequence[int] | None = None, first_epoch: int = 0,
+                 shares: np.ndarray | None = None):
+        self.captions = Captions(range(len(motion_tokens)) if motions is None else motions, drawer.seed, shares)
         self.count = len(self.captions.counts)
         if self.count < processes:
             raise ValueError(f"{self.count} training clips for {processes} processes: start fewer")
@@ -297,7 +330,7 @@ class EpochBatches:
         return max(1, full + (remainder >= self.processes))
 
     def __iter__(self):
-        rows, tasks = self.captions.rows(self.epoch), self.drawer.tasks(self.epoch, self.count)
+        (rows, showings), tasks = self.captions.rows(self.epoch), self.drawer.tasks(self.epoch, self.count)
         lengths = np.empty(self.count, np.int64)
         for task in np.unique(tasks):
             of_task = rows[tasks == task]
@@ -305,4 +338,4 @@ class EpochBatches:
                 str(task), self.text_tokens[of_task], self.motion_tokens[of_task])
         rng = np.random.default_rng([self.drawer.seed, self.epoch, self.count])
         for batch in length_sorted_batches(lengths, self.processes * self.batch_size, rng, least=self.processes):
-            yield [(str(tasks[i]), self.epoch, int(rows[i])) for i in batch[self.process::self.processes]]
+            yield [(str(tasks[i]), int(showings[i]), int(rows[i])) for i in batch[self.process::self.processes]]

@@ -19,9 +19,9 @@ import torch
 from transformers import ProgressCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from collators import DrawnExamples, EpochBatches, ExampleDrawer, collate
+from collators import DrawnExamples, EpochBatches, ExampleDrawer, collate, shares_of_motions
 from model import MotionLanguageModel, read_weights, shapes_of
-from motion_llm.dataset.rows import row_lengths, row_motions
+from motion_llm.dataset.rows import row_captions, row_lengths, row_motions
 from motion_llm.training.batch_size import examples_of_update
 from motion_llm.training.checkpoints import BEST, TrainingError, begun_with, whole_checkpoints
 from motion_llm.training.forecast import StageAhead, foretell, passes_made
@@ -244,9 +244,10 @@ def _trainer(model, planned: Sequence[Stage], place: int, rows, heldout, work: P
         model.template, stage.task_mix, options.participant_dropout, 10 * options.seed + stage.number,
         lambda: options.history_noise * noise_left(last, clock.of_whole(clock.share)), options.caption_dropout,
         options.edit_captions, options.max_seq_len)
-    earlier, lengths = finished.get(stage.folder), row_lengths(rows)
+    earlier, lengths, motions = finished.get(stage.folder), row_lengths(rows), row_motions(rows)
+    shares = None if stage.heldout_task == "lm" else shares_of_motions(motions, row_captions(rows))
     batches = EpochBatches(*lengths, drawer, options.batch_size, arguments.world_size, arguments.process_index,
-                           row_motions(rows), math.ceil(passes_made(earlier)) if earlier else 0)
+                           motions, math.ceil(passes_made(earlier)) if earlier else 0, shares)
     made = passes_made(earlier) if earlier and options.minutes is None else 0  # with minutes the epochs are but shares
     passes = [one.epochs + made * (one is stage) for one in planned]
     rates = rates_of_stage(passes, place, sum(one.number == 1 for one in planned))

@@ -23,6 +23,7 @@ from collators import (
     length_sorted_batches,
     micro_batches,
     row_generator,
+    shares_of_motions,
     with_gap,
     with_noise,
     with_noisy_history,
@@ -337,8 +338,52 @@ def test_a_pass_shows_each_motion_once_and_in_turn_under_each_of_its_captions():
 
 def test_motions_do_not_all_begin_with_their_first_caption():
     motions = np.repeat(np.arange(200), 3)
-    rows = Captions(motions, 0).rows(0)
-    assert np.bincount(rows % 3).min() > 40 and (Captions(motions, 1).rows(0) != rows).any()
+    rows, _ = Captions(motions, 0).rows(0)
+    assert np.bincount(rows % 3).min() > 40 and (Captions(motions, 1).rows(0)[0] != rows).any()
+
+
+def test_the_clips_of_a_caption_are_shown_by_the_root_of_their_number():
+    captions = [0] * 100 + [1] * 25 + [2] * 4 + [3]  # a clip each
+    of_caption = np.bincount(captions, shares_of_motions(range(130), captions))
+    np.testing.assert_allclose(of_caption / of_caption[3], [10, 5, 2, 1])
+    assert of_caption.sum() == pytest.approx(130)
+
+
+def test_without_common_captions_every_motion_is_shown_once_in_a_pass():
+    np.testing.assert_allclose(shares_of_motions([0, 1, 2, 0, 3], [0, 1, 2, 3, 4]), np.ones(4))
+
+
+def test_a_motion_of_several_captions_is_shown_as_often_as_these_ask_in_the_mean():
+    motions, captions = [0, 0, 1, 2, 3], [0, 1, 0, 0, 0]  # caption 0 has four clips, of which one has caption 1 too
+    shares = shares_of_motions(motions, captions)
+    np.testing.assert_allclose(shares / shares[1], [(0.5 + 1) / 2 / 0.5, 1, 1, 1])
+
+
+def test_passes_keep_to_the_shares_of_motions_and_to_their_own_size():
+    shares = np.array([2.5] * 20 + [0.4] * 50)  # 70 in all
+    captions = Captions(range(70), 0, shares)
+    shown = np.array([captions.showings(epoch) for epoch in range(50)])
+    assert (shown.sum(1) == 70).all() and set(np.unique(shown[:, :20])) == {2, 3}
+    for passes in (3, 10, 50):
+        assert np.abs(shown[:passes].sum(0) - passes * shares).max() < 2
+
+
+def test_a_clip_that_comes_again_is_another_example():
+    """Its caption is the next one, and nothing drawn for it is drawn again: noise, participant, an empty caption."""
+    motions, shares = [0, 0, 0, 1, 2, 3], np.array([2.5, 0.5, 0.5, 0.5])
+    batches = EpochBatches([5] * 6, [5] * 6, drawer(), 2, motions=motions, shares=shares)
+    shown = []
+    for epoch in range(12):
+        batches.set_epoch(epoch)
+        shown.append(sorted((showing, row) for batch in batches for _, showing, row in batch))
+        assert len(shown[-1]) == 4
+    for motion, rows in enumerate(({0, 1, 2}, {3}, {4}, {5})):
+        keys = [key for one in shown for key in one if key[1] in rows]
+        assert [showing for showing, _ in keys] == list(range(len(keys)))
+        assert abs(len(keys) - 12 * shares[motion]) < 2
+        assert {row for _, row in keys[:len(rows)]} == rows
+    batches.set_epoch(7)
+    assert sorted((showing, row) for batch in batches for _, showing, row in batch) == shown[7]  # as when resumed
 
 
 def test_rows_share_a_batch_by_what_their_task_makes_of_motion_and_caption():

@@ -361,7 +361,7 @@ def test_duplicates_and_similar_captions(tmp_path):
 def test_several_captions_of_a_motion_are_told_as_a_fact(tmp_path):
     report = read(tmp_path, [GOOD, GOOD | {"text_query": "someone strolls"}, GOOD | {"text_query": "walking"},
                              GOOD | {"motion_tokens": "4"}])
-    assert "2 distinct; captions for each: min 1, median 2, mean 2.0, max 3 (a pass" in " ".join(
+    assert "2 distinct; captions for each: min 1, median 2, mean 2.0, max 3 (each time that" in " ".join(
         data.format_report(report).split())
     assert "captions for each" not in data.format_report(read(tmp_path, [GOOD, GOOD | {"motion_tokens": "4"}]))
 

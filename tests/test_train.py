@@ -34,10 +34,10 @@ def trained(tiny_base, tmp_path, data, heldout, **changes):
     from train import Stage, TrainingOptions, train_stage
 
     model = build(ModelConfig(tiny_base(), 128, 4, 8, "float32"), 8, [])
-    epochs = changes.pop("epochs", 2)
+    epochs, task = changes.pop("epochs", 2), changes.pop("task", "t2m")
     options = dict(batch_size=8, grad_accum=1, lr=1e-3, lr_new_rows=1e-2, participant_dropout=0.0, history_noise=0.0,
                    seed=0, save_steps=100, eval_batch=4, max_seq_len=128) | changes
-    stage = Stage(3, "stage3_t2m_sft", "text to motion", {"t2m": 1.0}, "t2m", epochs)
+    stage = Stage(3, "stage3_t2m_sft", "text to motion", {task: 1.0}, task, epochs)
     return model, train_stage(model, [stage], 0, Dataset.from_list(data), heldout, tmp_path, TrainingOptions(**options))
 
 
@@ -291,6 +291,20 @@ def flipped(content: bytes) -> bytes:
     return content[:-1] + bytes([content[-1] ^ 0x40])
 
 
+@pytest.mark.parametrize(("task", "lone"), [("t2m", 4 * 17 / 5), ("m2t", 4 * 17 / 5), ("lm", 4)])
+def test_what_has_a_caption_of_its_own_is_shown_more_often_where_captions_are_read(tiny_base, tmp_path, monkeypatch,
+                                                                                   task, lone):
+    data = [row | {"text_query": "a person bows" if i == 5 else "a person walks"} for i, row in enumerate(rows(17))]
+    shown, plain = [], collators.DrawnExamples.__getitem__
+    monkeypatch.setattr(collators.DrawnExamples, "__getitem__",
+                        lambda self, key: shown.append(key) or plain(self, key))
+    trained(tiny_base, tmp_path, data, {}, epochs=4, task=task)
+    times = np.bincount([position for _, _, position in shown])
+    assert times.sum() == 4 * 17 and len(set(shown)) == len(shown)
+    # 16 clips of a caption have together 4 times the showings of a lone one, so each has a quarter of these.
+    assert abs(times[5] - lone) < 2 and abs(np.delete(times, 5) - (4 * 17 - lone) / 16).max() < 2
+
+
 def test_tasks_are_drawn_afresh_each_epoch_whatever_the_order(tiny_base):
     from model import ModelConfig, build
 
@@ -520,7 +534,7 @@ def test_the_noise_of_a_stage_depends_on_its_progress(tiny_base, tmp_path, monke
         rates.append(rate), plain(example, rng, rate, vocabulary))[1])
     clips = rows(40)
     trained(tiny_base, tmp_path, clips, {}, history_noise=0.5, epochs=4, batch_size=4)
-    assert len(rates) == 4 * len({tuple(row["codes"]) for row in clips})  # a pass shows each motion once
+    assert len(rates) == 4 * len({tuple(row["codes"]) for row in clips})  # a pass has as many examples as motions
     # A clip's rate is drawn from 0 to twice the mean rate, which falls from 1/2 to 1/12.
     assert max(rates) > 0.8 and max(rates[-40:]) < 0.4
     assert sum(rates[:40]) > 2 * sum(rates[-40:]) > 0

@@ -318,6 +318,12 @@ def row_motions(table) -> np.ndarray:
     return np.array(motions, np.int64)
 
 
+def row_captions(table) -> np.ndarray:
+    """(N,): the caption of each row of a `datasets` table, numbered from 0; rows with the same text have the same."""
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(text, len(numbers)) for text in table["text_query"]], np.int64)
+
+
 def distinct_motions(chunks: Iterable[Columns]) -> Iterator[np.ndarray]:
     """The codes (T,) of each motion once, however many captions it has."""
     seen = set()

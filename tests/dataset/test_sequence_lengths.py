@@ -7,7 +7,7 @@ import pytest
 from tiny import tiny_tokenizer
 
 import model
-from motion_llm.dataset.rows import Columns, Row, distinct_motions, row_lengths, row_motions
+from motion_llm.dataset.rows import Columns, Row, distinct_motions, row_captions, row_lengths, row_motions
 from motion_llm.dataset.sequence_lengths import SHOWN, find_unfit
 from templates import MotionTemplate
 
@@ -90,6 +90,14 @@ def test_rows_of_the_same_codes_are_one_motion():
     assert row_motions(table).tolist() == [0, 1, 2, 3, 0, 4, 1]
     assert row_motions(table.select([6, 4, 3, 1, 0])).tolist() == [0, 1, 2, 0, 1]
     assert row_motions(table.select(range(3, 7))).tolist() == [0, 1, 2, 3]
+
+
+def test_captions_are_numbered_by_their_text():
+    from datasets import Dataset
+
+    table = Dataset.from_dict({"text_query": ["a bow", "A bow", "a bow", "ein Gruß"], "codes": [[1], [1], [2], [3]]})
+    assert row_captions(table).tolist() == [0, 1, 0, 2]
+    assert row_captions(table.select([3, 2, 0])).tolist() == [0, 1, 1]
 
 
 def test_a_motion_with_several_captions_is_read_once():
