@@ -168,8 +168,8 @@ def _facts(report: Report) -> list[tuple[str, str]]:
         ("form", report.form + _numbering(report)),
         ("rows", f"{len(rows):,}" + (" without errors" if report.errors else "")),
         ("motions", f"{motions.count:,} distinct" + (
-            f"; captions for each: {_spread(motion_sizes)} (each time that a motion is shown in training, it is under the next "
-            "of them)" if motion_sizes.max() > 1 else "")),
+            f"; captions for each: {_spread(motion_sizes)} (each time that a motion is shown in training, it "
+            "is under the next of them)" if motion_sizes.max() > 1 else "")),
         *_motion_facts(report, size_source),
         ("captions", f"{keys.count:,} distinct; motions for each: {_spread(motions_of_key)}"),
         ("participants", f"{len(counts):,} (rows: {', '.join(names)})" if len(counts) else "none given"),
