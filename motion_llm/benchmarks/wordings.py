@@ -12,13 +12,13 @@ import logging
 import random
 import subprocess
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from data import read_rows
-from motion_llm.benchmarks.sentences import format_sentences, read_sentences, score_sentences, share
+from motion_llm.benchmarks.sentences import format_sentences, mean, read_sentences, score_sentences
 from motion_llm.benchmarks.wording_sets import NEUTRAL, REWORDINGS, Wordings, WordingSplit, read_wordings
 from motion_llm.dataset.prepared import load_prepared
 from motion_llm.dataset.report import raise_on_errors
@@ -50,10 +50,12 @@ class CaptionSet:
 
 @dataclass(frozen=True)
 class Recognisers:
-    """styles: None where the captions name none."""
+    """styles: None where the captions name none. on_real: see score_sentences, by recognisers that were fitted without
+    the clip."""
 
     actions: ActionRecogniser
     styles: ActionRecogniser | None
+    on_real: Mapping[tuple[str, str], Sequence[tuple[bool, bool]]] = field(default_factory=dict)
 
 
 def add_arguments(parser) -> None:
@@ -220,8 +222,7 @@ def _measure(model_path: Path, sets: Sequence[CaptionSet], sentences: Mapping, w
     for name, members in sentences.items():
         log.info("%s: %d sentences", name, len(members))
         results = _generated(generator, [(sentence.text, None) for sentence in members], settings, args)
-        figures["sentences"][name] = score_sentences(members, results, recognisers.actions, recognisers.styles,
-                                                     wordings)
+        figures["sentences"] |= score_sentences(name, members, results, recognisers, wordings)
     reworded = [scores for name, scores in figures["sets"].items() if name.startswith(REWORDED)]
     return figures | {"other_words_together": pooled(reworded)}
 
@@ -234,15 +235,18 @@ def _recognisers(sets: Sequence[CaptionSet], wordings: Wordings, rows: Sequence[
     meanings = [wordings.parse(row.text_query) for row in rows]
     unused = [i for i, clip in enumerate(clips) if clip not in evaluated]
 
-    def fitted(labels: Sequence[str]) -> tuple[ActionRecogniser, float]:
-        right = map(str.__eq__, cross_validate(clips, labels, seed=seed), labels)
-        return ActionRecogniser().fit([clips[i] for i in unused], [labels[i] for i in unused]), share(right)
+    def fitted(labels: Sequence[str]) -> tuple[ActionRecogniser, list[bool]]:
+        right = [*map(str.__eq__, cross_validate(clips, labels, seed=seed), labels)]
+        return ActionRecogniser().fit([clips[i] for i in unused], [labels[i] for i in unused]), right
 
-    actions, accuracy = fitted([meaning.action for meaning in meanings])
-    styles, style_accuracy = fitted([meaning.style for meaning in meanings]) if wordings.styles else (None, None)
-    return Recognisers(actions, styles), {
+    actions, right = fitted([meaning.action for meaning in meanings])
+    styles, style_right = fitted([meaning.style for meaning in meanings]) if wordings.styles else (None, [])
+    on_real = defaultdict(list)
+    for meaning, *both in zip(meanings, right, style_right or right, strict=True):
+        on_real[meaning.combination].append(tuple(both))
+    return Recognisers(actions, styles, on_real), {
         "clips": len(unused), "actions": len(actions.labels), "cross_validated_clips": len(clips),
-        "cross_validated_accuracy": accuracy, "cross_validated_style_accuracy": style_accuracy}
+        "cross_validated_accuracy": mean(right), "cross_validated_style_accuracy": mean(style_right)}
 
 
 def _generator(model_path: Path, settings: Mapping):
@@ -285,7 +289,7 @@ def score_set(captions: CaptionSet, clips: Sequence[Sequence[int]], recognisers:
                 for group, count in sorted(Counter(groups).items())}
     return {
         "rows": len(captions.rows), "clips": len(clips), "recognised": sum(right) / len(right),
-        "style_recognised": share(guess == style for guess, style in zip(guesses, styles, strict=True)
+        "style_recognised": mean(guess == style for guess, style in zip(guesses, styles, strict=True)
                                   if style != NEUTRAL),
         "real_recognised": recognisers.actions.accuracy([row["codes"] for row in captions.rows], captions.actions),
         "most_frequent": max(Counter(expected).values()) / len(expected),
@@ -296,12 +300,12 @@ def score_set(captions: CaptionSet, clips: Sequence[Sequence[int]], recognisers:
 
 def pooled(scores: Sequence[Mapping]) -> dict:
     """Figures of several sets together: shares weighted by clips, NLL by tokens."""
-    def mean(name: str, weight: str) -> float:
+    def weighted(name: str, weight: str) -> float:
         return sum(score[name] * score[weight] for score in scores) / sum(score[weight] for score in scores)
 
     return {"rows": sum(score["rows"] for score in scores), "clips": sum(score["clips"] for score in scores),
-            "recognised": mean("recognised", "clips"), "real_recognised": mean("real_recognised", "clips"),
-            "nll_per_token": mean("nll_per_token", "nll_tokens")}
+            "recognised": weighted("recognised", "clips"), "real_recognised": weighted("real_recognised", "clips"),
+            "nll_per_token": weighted("nll_per_token", "nll_tokens")}
 
 
 def format_figures(figures: Mapping) -> str:

@@ -100,6 +100,7 @@ def test_sentences_of_others_are_asked_and_judged(measured):
     short, plain = measured["sentences"]["short"], measured["sentences"]["plain"]
     assert (short["sentences"], short["clips"]) == (2, 4) and (plain["sentences"], plain["clips"]) == (1, 2)
     assert 0 <= short["recognised"] <= 1 and short["style_recognised"] is not None is plain["style_recognised"]
+    assert short["real_recognised"] == plain["real_recognised"] == 1 and plain["real_style_recognised"] is None
 
 
 def test_a_trained_folder_is_measured_without_training_and_says_what_it_knows(measured, files, capsys):

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from motion_llm.benchmarks.sentences import Sentence, format_sentences, read_sentences, score_sentences
+from motion_llm.benchmarks.sentences import FREQUENT, Sentence, format_sentences, read_sentences, score_sentences
 from motion_llm.benchmarks.wording_sets import WordingError, read_wordings
 
 WORDINGS = "data/bandai_wordings.json"
@@ -42,13 +42,24 @@ def test_answers_are_judged_by_the_sentence_and_what_it_was_taken_for(wordings):
     sentences = [Sentence("a", "run", "neutral"), Sentence("b", "bow", "sad")]
     results = [SimpleNamespace(codes=[code], taken_for=taken) for code, taken in (
         (1, "a person runs forward"), (2, None), (2, "a person bows"), (2, "a person kicks sadly"))]
-    judge = SimpleNamespace(predict=lambda clips: ["run" if clip == [1] else "bow" for clip in clips])
-    styles = SimpleNamespace(predict=lambda clips: ["sad" if clip == [2] else "angry" for clip in clips])
-    score = score_sentences(sentences, results, judge, styles, wordings)
-    assert score == {"sentences": 2, "clips": 4, "recognised": 3 / 4, "style_recognised": 1.0, "taken": 3 / 4,
-                     "taken_action": 2 / 3, "taken_style": 1 / 2}
-    bare = score_sentences(sentences[:1], results[1:2], judge, None, wordings)
-    assert bare["style_recognised"] is bare["taken_action"] is bare["taken_style"] is None and bare["taken"] == 0
-    table = format_sentences({"strangers": score, "none": bare})
-    assert [word for word in table[2].split() if "%" in word] == ["75.0%", "100.0%", "75.0%", "66.7%", "50.0%"]
-    assert table[3].split() == ["none", "1", "0.0%", "0.0%"]
+    judge = SimpleNamespace(
+        actions=SimpleNamespace(predict=lambda clips: ["run" if clip == [1] else "bow" for clip in clips]),
+        styles=SimpleNamespace(predict=lambda clips: ["sad" if clip == [2] else "angry" for clip in clips]),
+        on_real={("run", "neutral"): [(True, False)] * FREQUENT, ("bow", "sad"): [(True, True), (False, True)]})
+    scores = score_sentences("strangers", sentences, results, judge, wordings)
+    assert scores == {
+        "strangers": {"sentences": 2, "clips": 4, "recognised": 3 / 4, "style_recognised": 1.0,
+                      "real_recognised": 3 / 4, "real_style_recognised": 1.0, "taken": 3 / 4, "taken_action": 2 / 3,
+                      "taken_style": 1 / 2},
+        "strangers: frequent": {"sentences": 1, "clips": 2, "recognised": 1 / 2, "style_recognised": None,
+                                "real_recognised": 1.0, "real_style_recognised": None, "taken": 1 / 2,
+                                "taken_action": 1.0, "taken_style": None}}
+    judge.styles, judge.on_real = None, {}
+    bare = score_sentences("none", sentences[:1], results[1:2], judge, wordings)
+    assert bare == {"none": {"sentences": 1, "clips": 1, "recognised": 0.0, "style_recognised": None,
+                             "real_recognised": None, "real_style_recognised": None, "taken": 0.0,
+                             "taken_action": None, "taken_style": None}}
+    table = format_sentences(scores | bare)
+    assert [word for word in table[2].split() if "%" in word] == [
+        "75.0%", "75.0%", "100.0%", "100.0%", "75.0%", "66.7%", "50.0%"]
+    assert table[4].split() == ["none", "1", "0.0%", "0.0%"]
