@@ -5,11 +5,12 @@ those of the wordings file (wording_sets.py), "neutral" is the style of a senten
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from motion_llm.benchmarks.wording_sets import NEUTRAL, WordingError, Wordings
 from motion_llm.decoding.request import MotionResult
+from motion_llm.evaluation.recogniser import ActionRecogniser
 from motion_llm.json_files import parse_json, read_text
 
 FREQUENT = 10  # real clips of an action in a style; recognisers are seldom right on clips of rarer ones (docs/log.md)
@@ -26,6 +27,16 @@ class Sentence:
         return self.action, self.style
 
 
+@dataclass(frozen=True)
+class Recognisers:
+    """styles: None where the captions name none. on_real: (action, style) -> whether both are recognised in each of its
+    real clips, by recognisers that were fitted without the clip."""
+
+    actions: ActionRecogniser
+    styles: ActionRecogniser | None
+    on_real: Mapping[tuple[str, str], Sequence[tuple[bool, bool]]] = field(default_factory=dict)
+
+
 def read_sentences(path: str | Path, wordings: Wordings) -> dict[str, list[Sentence]]:
     """The sets by name. Raises WordingError naming the file and the entry, OSError where it cannot be read."""
     content = parse_json(read_text(path, WordingError), str(path), WordingError)
@@ -39,19 +50,18 @@ def _sentence(path: str | Path, place: str, entry: object, wordings: Wordings) -
     if not isinstance(entry, dict) or set(entry) != {"text", "action", "style"} or not all(
             isinstance(value, str) and value.strip() for value in entry.values()):
         raise WordingError(f"{path}: {place} is {entry!r}, expected an object with text, action and style")
-    for field, labels in (("action", wordings.actions), ("style", {*wordings.styles, NEUTRAL})):
-        if entry[field] not in labels:
-            raise WordingError(f"{path}: {place} has the {field} {entry[field]!r}, expected one of {wordings.path}: "
+    for name, labels in (("action", wordings.actions), ("style", {*wordings.styles, NEUTRAL})):
+        if entry[name] not in labels:
+            raise WordingError(f"{path}: {place} has the {name} {entry[name]!r}, expected one of {wordings.path}: "
                                f"{', '.join(sorted(labels))}")
     return Sentence(**entry)
 
 
-def score_sentences(name: str, sentences: Sequence[Sentence], results: Sequence[MotionResult], recognisers,
-                    wordings: Wordings) -> dict[str, dict]:
+def score_sentences(name: str, sentences: Sequence[Sentence], results: Sequence[MotionResult],
+                    recognisers: Recognisers, wordings: Wordings) -> dict[str, dict]:
     """Figures of a set, and of its sentences whose meaning has FREQUENT real clips or more, which recognisers know.
 
-    results: the same number for each sentence, one after another. recognisers: with actions, styles (None where
-    captions name none), and on_real: (action, style) -> whether both are recognised in each of its real clips.
+    results: the same number for each sentence, one after another.
 
     recognised, style_recognised: shares of the clips whose recognised action and style are the sentence's, the style
     where it names one. real_recognised, real_style_recognised: what real clips of the same meanings get. taken: the
@@ -65,18 +75,19 @@ def score_sentences(name: str, sentences: Sequence[Sentence], results: Sequence[
     styles = [None] * len(clips) if recognisers.styles is None else recognisers.styles.predict(clips)
     answers = [*zip(asked, results, actions, styles, strict=True)]
     frequent = [answer for answer in answers if len(recognisers.on_real.get(answer[0].meaning, ())) >= FREQUENT]
-    return {title: _score(some, recognisers, wordings)
+    return {title: {"sentences": len(some) // samples} | _score(some, recognisers, wordings)
             for title, some in ((name, answers), (f"{name}: frequent", frequent)) if some}
 
 
-def _score(answers: Sequence[tuple[Sentence, MotionResult, str, str | None]], recognisers, wordings: Wordings) -> dict:
+def _score(answers: Sequence[tuple[Sentence, MotionResult, str, str | None]], recognisers: Recognisers,
+           wordings: Wordings) -> dict:
     taken = [(sentence, wordings.parse(result.taken_for)) for sentence, result, *_ in answers
              if result.taken_for is not None]
     real = [(sentence, [mean(right) for right in zip(*recognisers.on_real[sentence.meaning], strict=True)])
             for sentence, *_ in answers if sentence.meaning in recognisers.on_real]
     judges_styles = recognisers.styles is not None
     return {
-        "sentences": len({sentence for sentence, *_ in answers}), "clips": len(answers),
+        "clips": len(answers),
         "recognised": mean(action == sentence.action for sentence, _, action, _ in answers),
         "style_recognised": mean(style == sentence.style for sentence, _, _, style in answers
                                  if judges_styles and sentence.style != NEUTRAL),

@@ -14,11 +14,11 @@ import subprocess
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from data import read_rows
-from motion_llm.benchmarks.sentences import format_sentences, mean, read_sentences, score_sentences
+from motion_llm.benchmarks.sentences import Recognisers, format_sentences, mean, read_sentences, score_sentences
 from motion_llm.benchmarks.wording_sets import NEUTRAL, REWORDINGS, Wordings, WordingSplit, read_wordings
 from motion_llm.dataset.prepared import load_prepared
 from motion_llm.dataset.report import raise_on_errors
@@ -46,16 +46,6 @@ class CaptionSet:
     actions: list[str]
     styles: list[str]
     groups: list[str]
-
-
-@dataclass(frozen=True)
-class Recognisers:
-    """styles: None where the captions name none. on_real: see score_sentences, by recognisers that were fitted without
-    the clip."""
-
-    actions: ActionRecogniser
-    styles: ActionRecogniser | None
-    on_real: Mapping[tuple[str, str], Sequence[tuple[bool, bool]]] = field(default_factory=dict)
 
 
 def add_arguments(parser) -> None:
