@@ -5,7 +5,7 @@ those of the wordings file (wording_sets.py), "neutral" is the style of a senten
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from motion_llm.benchmarks.wording_sets import NEUTRAL, WordingError, Wordings
@@ -13,7 +13,7 @@ from motion_llm.decoding.request import MotionResult
 from motion_llm.evaluation.recogniser import ActionRecogniser
 from motion_llm.json_files import parse_json, read_text
 
-FREQUENT = 10  # real clips of an action in a style; recognisers are seldom right on clips of rarer ones (docs/log.md)
+FREQUENT = 10  # real clips of an action in a style; of a single one recognisers know too little (docs/log.md)
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Recognisers:
 
     actions: ActionRecogniser
     styles: ActionRecogniser | None
-    on_real: Mapping[tuple[str, str], Sequence[tuple[bool, bool]]] = field(default_factory=dict)
+    on_real: Mapping[tuple[str, str], Sequence[tuple[bool, bool]]]
 
 
 def read_sentences(path: str | Path, wordings: Wordings) -> dict[str, list[Sentence]]:

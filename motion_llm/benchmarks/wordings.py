@@ -280,7 +280,7 @@ def score_set(captions: CaptionSet, clips: Sequence[Sequence[int]], recognisers:
     return {
         "rows": len(captions.rows), "clips": len(clips), "recognised": sum(right) / len(right),
         "style_recognised": mean(guess == style for guess, style in zip(guesses, styles, strict=True)
-                                  if style != NEUTRAL),
+                                 if style != NEUTRAL),
         "real_recognised": recognisers.actions.accuracy([row["codes"] for row in captions.rows], captions.actions),
         "most_frequent": max(Counter(expected).values()) / len(expected),
         "mistakes": [[*pair, count] for pair, count in sorted(mistakes.items(), key=lambda item: (-item[1], item[0]))],

@@ -319,9 +319,10 @@ def row_motions(table) -> np.ndarray:
 
 
 def row_captions(table) -> np.ndarray:
-    """(N,): the caption of each row of a `datasets` table, numbered from 0; rows with the same text have the same."""
+    """(N,): the caption of each row of a `datasets` table, numbered from 0; rows with the same caption_key() have the
+    same."""
     numbers: dict[str, int] = {}
-    return np.array([numbers.setdefault(text, len(numbers)) for text in table["text_query"]], np.int64)
+    return np.array([numbers.setdefault(caption_key(text), len(numbers)) for text in table["text_query"]], np.int64)
 
 
 def distinct_motions(chunks: Iterable[Columns]) -> Iterator[np.ndarray]:

@@ -166,13 +166,13 @@ def test_settings_survive_the_command_line():
 def test_a_set_is_scored_by_what_is_recognised():
     captions = CaptionSet("a set", [{"codes": [code]} for code in (1, 1, 9)], ["left", "left", "right"],
                           ["neutral", "fast", "fast"], ["a", "b", "a"])
-    judges = Recognisers(Judge({1: "left", 2: "right", 9: "other"}), Judge({1: "fast", 2: "slow"}))
+    judges = Recognisers(Judge({1: "left", 2: "right", 9: "other"}), Judge({1: "fast", 2: "slow"}), {})
     score = bench_wordings.score_set(captions, [[1], [2], [2], [2], [2], [1]], judges)
     assert score == {"rows": 3, "clips": 6, "recognised": 2 / 6, "style_recognised": 1 / 4, "real_recognised": 2 / 3,
                      "most_frequent": 4 / 6, "mistakes": [["left", "right", 3], ["right", "left", 1]],
                      "by_group": {"a": [2, 4], "b": [0, 2]}}
     assert bench_wordings.score_set(replace(captions, styles=["neutral"] * 3), [[1], [2], [2]],
-                                    Recognisers(judges.actions, None))["style_recognised"] is None
+                                    Recognisers(judges.actions, None, {}))["style_recognised"] is None
 
 
 class Judge:
